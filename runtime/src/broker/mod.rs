@@ -1,0 +1,166 @@
+//! The queue engine as the rest of the runtime sees it. The embedded engine is one implementation; others (NATS
+//! JetStream, RabbitMQ, Redis Streams) stand behind the same trait.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::delivery::{Delivery, Lease, MessageId, NewMessage, QueueName, Settlement};
+
+/// A boxed future, so that `dyn Broker` works.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A queue engine. All methods may be called from any thread; waiting for durability is the future's part.
+pub trait Broker: Send + Sync + 'static {
+    /// Makes a queue known. An existing queue keeps its messages and gets the new limits.
+    fn declare(&self, queue: &QueueName, limits: QueueLimits) -> Pending<'_, Result<(), BrokerError>>;
+
+    /// Sends messages to one queue, all or none. Resolves once they are durable.
+    fn publish(&self, queue: &QueueName, messages: Vec<NewMessage>)
+    -> Pending<'_, Result<Vec<MessageId>, BrokerError>>;
+
+    /// Leases up to `max` ready messages, waiting until there is at least one. Dropping the future leases nothing.
+    fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>>;
+
+    /// Writes down that the attempt begins, so that a handler that takes the whole process down is still counted.
+    /// Cheap, and not durable against a power loss. False if the lease is gone: then the handler must not run.
+    fn begin(&self, lease: Lease) -> bool;
+
+    /// Puts settlements on record, each atomic by itself. One answer for each, in order, once durable.
+    fn settle(&self, settlements: Vec<Settlement>) -> Pending<'_, Vec<Result<(), BrokerError>>>;
+
+    /// Prolongs a lease to `lease` from now.
+    fn extend(&self, lease: Lease, by: Duration) -> Result<(), BrokerError>;
+
+    /// All queues, by name.
+    fn queues(&self) -> Pending<'_, Result<Vec<QueueStats>, BrokerError>>;
+
+    /// One queue.
+    fn queue(&self, queue: &QueueName) -> Pending<'_, Result<QueueStats, BrokerError>>;
+
+    /// The first `limit` messages of a queue in its order, without claiming them.
+    fn peek(&self, queue: &QueueName, limit: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>>;
+
+    /// Moves messages from a dead-letter queue back (to the queue in their facts, or to `to`).
+    fn redrive(&self, request: Redrive) -> Pending<'_, Result<Redriven, BrokerError>>;
+
+    /// Why the engine has stopped confirming, if it has.
+    fn failure(&self) -> Option<String>;
+}
+
+/// Limits of one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// A send that would take the queue over this is refused.
+    pub bytes_max: u64,
+}
+
+/// The counts of one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Its name.
+    pub name: QueueName,
+    /// Messages that can be claimed now, or could if an earlier message of their key were not in the way.
+    pub ready: u64,
+    /// Messages that are not due yet.
+    pub delayed: u64,
+    /// Messages that are being handled.
+    pub leased: u64,
+    /// Bytes of bodies and attributes.
+    pub bytes: u64,
+    /// When the oldest message was sent, in milliseconds of the Unix epoch.
+    pub oldest_enqueued_at_ms: Option<u64>,
+}
+
+/// The state that a peeked message is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageState {
+    /// Can be claimed.
+    Ready,
+    /// Not due yet.
+    Delayed,
+    /// Being handled.
+    Leased,
+}
+
+impl fmt::Display for MessageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MessageState::Ready => "ready",
+            MessageState::Delayed => "delayed",
+            MessageState::Leased => "leased",
+        })
+    }
+}
+
+/// A message that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeekedMessage {
+    /// The message.
+    pub message: crate::delivery::Message,
+    /// Where it is in its life.
+    pub state: MessageState,
+    /// Attempts that have started so far.
+    pub attempts: u32,
+    /// When it is due, in milliseconds of the Unix epoch, if it is delayed.
+    pub due_at_ms: Option<u64>,
+}
+
+/// Which dead letters go back, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redrive {
+    /// The dead-letter queue.
+    pub from: QueueName,
+    /// Where they go; by default the source queue that each one names.
+    pub to: Option<QueueName>,
+    /// At most this many, oldest first.
+    pub limit: Option<usize>,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// What a redrive did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// Messages that went back, or would have.
+    pub moved: u64,
+    /// Messages that stayed because they name no source queue, or one that is not declared.
+    pub skipped: u64,
+}
+
+/// Why the engine said no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// The queue is not declared.
+    #[error("there is no queue {0}")]
+    NoSuchQueue(QueueName),
+    /// The queue holds `bytes_max` already.
+    #[error("queue {queue} is full ({bytes_max} bytes)")]
+    QueueFull {
+        /// Which one.
+        queue: QueueName,
+        /// Its limit.
+        bytes_max: u64,
+    },
+    /// The engine has no room for more messages.
+    #[error("{0}")]
+    StoreFull(String),
+    /// A message is larger than the engine takes.
+    #[error("a message of {bytes} bytes is larger than the limit of {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The lease has expired, was settled, or was never given.
+    #[error("the lease is no longer valid: it expired or the delivery was settled")]
+    LeaseLost,
+    /// The engine has stopped: it confirms nothing more.
+    #[error("the queue engine has stopped: {0}")]
+    Stopped(String),
+    /// Reading failed.
+    #[error("{0}")]
+    Read(String),
+}

@@ -1,0 +1,75 @@
+//! What happens to one delivery: its outcome, what its handler sent, and the settlement that puts both on record.
+
+use std::time::Duration;
+
+pub use linecook_store::{Delivery, Lease, Message, MessageId, NewMessage, QueueName};
+
+/// How a handler, or what became of it, answers for a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done: the message is gone.
+    Ack,
+    /// A failed attempt. It comes back after `after`, or after the consumer's backoff.
+    Retry {
+        /// What failed, for people.
+        reason: String,
+        /// The handler's own wish for the delay.
+        after: Option<Duration>,
+    },
+    /// Not now, and no attempt is used up.
+    Snooze {
+        /// How long it waits.
+        after: Duration,
+    },
+    /// It can never succeed.
+    DeadLetter {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// A message that a handler sent. It exists only if the delivery is acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The queue that it goes to.
+    pub queue: QueueName,
+    /// What is sent.
+    pub message: NewMessage,
+}
+
+/// What is put on record for one delivery, in one atomic step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// The right to settle. If it is no longer valid, nothing of this settlement happens.
+    pub lease: Lease,
+    /// What becomes of the message.
+    pub resolution: Resolution,
+    /// What is sent in the same step.
+    pub sends: Vec<Outgoing>,
+}
+
+/// What becomes of the message: the outcome after the consumer's policy (backoff, limits) was applied to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// The message is gone.
+    Ack,
+    /// A failed attempt: the message is due again after `delay`.
+    Retry {
+        /// How long until it is ready.
+        delay: Duration,
+    },
+    /// The message is due again after `delay`, and its attempt does not count.
+    Snooze {
+        /// How long until it is ready.
+        delay: Duration,
+    },
+    /// The message moves to `queue` and gains `facts` as attributes; `attempt` starts again at 1 there.
+    DeadLetter {
+        /// The dead-letter queue.
+        queue: QueueName,
+        /// Attributes that replace those of the same name.
+        facts: Vec<(Box<str>, Box<str>)>,
+    },
+    /// The attempt never started: back to ready as if it had not been claimed.
+    Release,
+}

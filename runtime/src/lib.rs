@@ -1,0 +1,9 @@
+//! Linecook: durable queues on disk whose consumers are sandboxed WebAssembly plugins.
+//!
+//! `ARCHITECTURE.md` beside this crate has the picture, the code map and the invariants.
+
+pub mod broker;
+pub mod config;
+pub mod delivery;
+pub mod sandbox;
+pub mod status;

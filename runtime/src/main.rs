@@ -1,0 +1,2 @@
+//! The `linecook` binary.
+fn main() {}

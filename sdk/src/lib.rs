@@ -1,0 +1,1 @@
+//! Write a Linecook consumer as a small Rust function.
