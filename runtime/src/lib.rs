@@ -4,6 +4,7 @@
 
 pub mod broker;
 pub mod config;
+pub mod dead_letter;
 pub mod delivery;
 pub mod sandbox;
 pub mod status;
