@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` beside this crate has the picture, the code map and the invariants.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod delivery;

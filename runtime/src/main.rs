@@ -1,2 +1,13 @@
-//! The `linecook` binary.
-fn main() {}
+//! The `linecook` binary: arguments → command → exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use linecook::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => failed.report(),
+    }
+}

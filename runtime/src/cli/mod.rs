@@ -1,0 +1,67 @@
+//! The command line. One file a command, and every command has the same shape:
+//!
+//! ```ignore
+//! /// The command's one-line help.
+//! #[derive(Debug, clap::Args)]
+//! pub struct Args { /* flags and values, each with a doc comment: it is the help text */ }
+//!
+//! /// What it does.
+//! pub fn run(args: Args, context: &Context) -> CommandResult { … }
+//! ```
+//!
+//! A command is announced in three places of this file: its `mod`, its variant of [`Command`], its arm in
+//! [`Cli::run`]. It reads its configuration with [`Context::load_config`], prints results with [`terminal::print`] and
+//! everything else on stderr, and starts an async runtime of its own if it needs one.
+//!
+//! Exit codes: 0 done, 1 it failed and says why ([`Failed`]), 2 usage (clap says so before a command starts).
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+pub mod failed;
+pub mod terminal;
+
+pub use failed::Failed;
+
+/// How a command ends. `Err` is printed for people and becomes exit code 1.
+pub type CommandResult = Result<(), Failed>;
+
+/// Durable queues on disk whose consumers are sandboxed WebAssembly plugins.
+#[derive(Debug, Parser)]
+#[command(
+    name = "linecook",
+    version,
+    max_term_width = 100,
+    after_help = "Without a command, linecook runs what queue.toml declares."
+)]
+pub struct Cli {
+    /// The file that declares queues and consumers; its relative paths are relative to its folder
+    #[arg(long, global = true, value_name = "FILE", default_value = "queue.toml")]
+    pub config: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// The commands, in the order in which the help shows them.
+#[derive(Debug, Subcommand)]
+pub enum Command {}
+
+/// What every command is told beside its own arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    /// The `--config` file. It may not exist: [`Context::load_config`] says so in a way that helps.
+    pub config_path: PathBuf,
+}
+
+impl Cli {
+    /// Carries out the command.
+    pub fn run(self) -> CommandResult {
+        let context = Context { config_path: self.config };
+        match self.command {
+            None => Err(Failed::new("there is no command yet")),
+            Some(command) => match command {},
+        }
+    }
+}
