@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::terminal;
+use crate::config::ConfigErrors;
 
 /// Why a command failed. It is printed once, by `main`, and never logged as well.
 #[derive(Debug)]
@@ -12,9 +13,23 @@ pub struct Failed(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Told { heading: String, cause: Option<Box<dyn Error + Send + Sync>>, hint: Option<String> },
+    Told {
+        heading: String,
+        cause: Option<Box<dyn Error + Send + Sync>>,
+        hint: Option<String>,
+    },
     /// Whoever read our stdout has gone. They have what they wanted (`linecook peek | head`).
     ReaderGone,
+    /// A `queue.toml` that can't be used: it has its own way to be shown.
+    Config(ConfigErrors),
+    /// It was printed already, for a program to read.
+    AlreadyTold,
+}
+
+impl From<ConfigErrors> for Failed {
+    fn from(errors: ConfigErrors) -> Failed {
+        Failed(Kind::Config(errors))
+    }
 }
 
 impl Failed {
@@ -40,6 +55,11 @@ impl Failed {
         self
     }
 
+    /// The command has printed what went wrong itself, as JSON on stdout. Only the exit code is left to say.
+    pub fn already_told() -> Failed {
+        Failed(Kind::AlreadyTold)
+    }
+
     /// Writing to stdout failed. If that is because its reader has gone, the command ends quietly and well.
     pub fn stdout(error: io::Error) -> Failed {
         match error.kind() {
@@ -60,7 +80,11 @@ impl Failed {
 
     /// The text for stderr; empty if there is nothing to say.
     pub fn render(&self, colours: bool) -> String {
-        let Kind::Told { heading, cause, hint } = &self.0 else { return String::new() };
+        let (heading, cause, hint) = match &self.0 {
+            Kind::Told { heading, cause, hint } => (heading, cause, hint),
+            Kind::Config(errors) => return errors.render(colours),
+            Kind::ReaderGone | Kind::AlreadyTold => return String::new(),
+        };
         let (red, cyan, bold, reset) =
             if colours { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[1m", "\x1b[0m") } else { ("", "", "", "") };
         let mut text = format!("{red}error{reset}{bold}: {heading}{reset}\n");

@@ -6,10 +6,11 @@
 //! pub struct Args { /* flags and values, each with a doc comment: it is the help text */ }
 //!
 //! /// What it does.
-//! pub fn run(args: Args, context: &Context) -> CommandResult { … }
+//! pub fn run(args: &Args, context: &Context) -> CommandResult { … }
 //! ```
 //!
-//! A command is announced in three places of this file: its `mod`, its variant of [`Command`], its arm in
+//! A command is announced in three places of this file: its `mod`, its variant of [`Command`] (whose doc comment is its
+//! line in the help), its arm in
 //! [`Cli::run`]. It reads its configuration with [`Context::load_config`], prints results with [`terminal::print`] and
 //! everything else on stderr, and starts an async runtime of its own if it needs one.
 //!
@@ -19,6 +20,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::{self, Config};
+
+pub mod check;
 pub mod failed;
 pub mod terminal;
 
@@ -46,7 +50,10 @@ pub struct Cli {
 
 /// The commands, in the order in which the help shows them.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Check queue.toml, and that what it names is there, without starting anything
+    Check(check::Args),
+}
 
 /// What every command is told beside its own arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +67,15 @@ impl Cli {
     pub fn run(self) -> CommandResult {
         let context = Context { config_path: self.config };
         match self.command {
-            None => Err(Failed::new("there is no command yet")),
-            Some(command) => match command {},
+            None => Err(Failed::new("there is nothing to do").hint("`linecook --help` lists the commands")),
+            Some(Command::Check(args)) => check::run(&args, &context),
         }
+    }
+}
+
+impl Context {
+    /// Reads and checks `queue.toml`.
+    pub fn load_config(&self) -> Result<Config, Failed> {
+        Ok(config::load(&self.config_path)?)
     }
 }

@@ -1,11 +1,63 @@
 //! `queue.toml` as plain values. Nothing below this module sees TOML.
+//!
+//! The text is parsed into a tree with spans (`toml`), which is read key by key (`read`, `reader`, `keys`, `units`), then
+//! checked as a whole (`check`). All errors of a file are collected and shown together (`errors`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use linecook_store::QueueName;
+use toml::de::DeTable;
+
+use self::reader::{Errors, TableReader};
+
+mod check;
+mod errors;
+mod file;
+mod keys;
+mod outside;
+mod read;
+mod reader;
+mod syntax;
+pub mod units;
+
+pub use self::errors::{ConfigError, ConfigErrors, Position};
+
+/// Reads and checks a file. What it names outside itself may be missing: see [`check`].
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    parse(&file::read(path)?, path)
+}
+
+/// As [`load`], and the packages, components and folders that the file names must be there.
+pub fn check(path: &Path) -> Result<Config, ConfigErrors> {
+    examine(&file::read(path)?, path, outside::check)
+}
+
+/// Checks a text as if it had been read from `path`, which relative paths are resolved against.
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    examine(text, path, |_, _| ())
+}
+
+fn examine(text: &str, path: &Path, more: fn(&read::Document, &Errors)) -> Result<Config, ConfigErrors> {
+    let refuse = |errors| ConfigErrors::new(path, text, errors);
+    let (tree, syntax_errors) = DeTable::parse_recoverable(text);
+    if !syntax_errors.is_empty() {
+        // What was recovered of a text that is no TOML has errors that are none.
+        return Err(refuse(syntax::errors(text, &syntax_errors)));
+    }
+    let errors = Errors::default();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let document = read::document(TableReader::document(tree.get_ref(), &errors), folder, &errors);
+    check::references(&document, &errors);
+    more(&document, &errors);
+    let errors = errors.into_inner();
+    if !errors.is_empty() {
+        return Err(refuse(errors));
+    }
+    Ok(document.into_config(path))
+}
 
 /// A checked `queue.toml`. All paths are absolute or relative to the working folder, ready to be opened.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,62 @@
+//! What must fit together: consumers and queues, grants and queues.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use linecook_store::QueueName;
+
+use super::errors::ConfigError;
+use super::keys::nearest;
+use super::read::Document;
+use super::reader::{Errors, Located};
+
+/// Checks the document as a whole.
+pub(super) fn references(document: &Document, errors: &Errors) {
+    let dead_letter_queues: BTreeSet<&QueueName> = document
+        .consumers
+        .iter()
+        .filter_map(|consumer| consumer.dead_letter_queue.as_ref().map(|queue| &queue.value))
+        .collect();
+    let mut served: BTreeMap<&QueueName, &Located<QueueName>> = BTreeMap::new();
+    for consumer in &document.consumers {
+        if let Some(queue) = &consumer.queue {
+            if !document.queues.contains_key(&queue.value) {
+                let hint = missing_queue_hint(&queue.value, document.queues.keys());
+                errors.push(
+                    ConfigError::at(queue.span.clone(), format!("there is no queue `{}`", queue.value)).hint(hint),
+                );
+            }
+            match served.get(&queue.value) {
+                Some(first) => errors.push(
+                    ConfigError::at(queue.span.clone(), format!("queue `{}` has two consumers", queue.value))
+                        .related(first.span.clone(), "the first one")
+                        .hint("a queue has at most one consumer; `max_concurrency` makes it wider"),
+                ),
+                None => _ = served.insert(&queue.value, queue),
+            }
+            if let Some(dead) = consumer.dead_letter_queue.as_ref().filter(|dead| dead.value == queue.value) {
+                errors.push(
+                    ConfigError::at(
+                        dead.span.clone(),
+                        "a consumer's dead-letter queue can't be the queue it works off",
+                    )
+                    .hint(format!("leave it out: the default is \"{}.dead\"", queue.value)),
+                );
+            }
+        }
+        for (queue, span) in consumer.grants.send.iter().zip(&consumer.send_spans) {
+            if !document.queues.contains_key(queue) && !dead_letter_queues.contains(queue) {
+                let known = document.queues.keys().chain(dead_letter_queues.iter().copied());
+                let message = format!("the grant names queue `{queue}`, which does not exist");
+                errors.push(ConfigError::at(span.clone(), message).hint(missing_queue_hint(queue, known)));
+            }
+        }
+    }
+}
+
+fn missing_queue_hint<'q>(missing: &QueueName, known: impl Iterator<Item = &'q QueueName> + Clone) -> String {
+    match nearest(missing.as_str(), known.map(QueueName::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if missing.as_str().contains('.') => format!("declare it with [queues.\"{missing}\"]"),
+        None => format!("declare it with [queues.{missing}]"),
+    }
+}

@@ -1,0 +1,175 @@
+//! The keys of `queue.toml`, table by table: those that work, and those that a later version will have.
+
+/// A table of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    /// The file itself.
+    File,
+    /// `[runtime]`.
+    Runtime,
+    /// `[queues.NAME]`.
+    Queue,
+    /// `[consumers.NAME]`.
+    Consumer,
+    /// `[consumers.NAME.grants]`.
+    Grants,
+    /// An item of `dirs` in `[consumers.NAME.grants]`.
+    Dir,
+}
+
+/// A key of the design that this version does not have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LaterKey {
+    pub(super) table: Table,
+    pub(super) key: &'static str,
+    /// The one value that is accepted, because it is the default and says what happens anyway.
+    pub(super) accepted: Option<Accepted>,
+}
+
+/// A value that is accepted although the key is not there yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Accepted {
+    Text(&'static str),
+    Integer(u64),
+    False,
+    EmptyArray,
+}
+
+const fn later(table: Table, key: &'static str) -> LaterKey {
+    LaterKey { table, key, accepted: None }
+}
+
+const fn only(table: Table, key: &'static str, accepted: Accepted) -> LaterKey {
+    LaterKey { table, key, accepted: Some(accepted) }
+}
+
+/// A key moves from here to [`Table::keys`] when it starts to work.
+const LATER: &[LaterKey] = &[
+    later(Table::File, "producers"),
+    later(Table::Runtime, "auth"),
+    later(Table::Runtime, "tls"),
+    later(Table::Queue, "retention"),
+    later(Table::Queue, "dedup_window"),
+    only(Table::Queue, "subscribe", Accepted::EmptyArray),
+    only(Table::Queue, "history", Accepted::Text("0s")),
+    only(Table::Consumer, "max_batch_size", Accepted::Integer(1)),
+    // It has no effect on batches of one message.
+    only(Table::Consumer, "max_batch_timeout", Accepted::Text("1s")),
+    only(Table::Consumer, "instance", Accepted::Text("fresh")),
+    later(Table::Consumer, "rate_limit"),
+    only(Table::Grants, "http", Accepted::EmptyArray),
+    only(Table::Grants, "tcp", Accepted::EmptyArray),
+    only(Table::Grants, "secrets", Accepted::EmptyArray),
+    only(Table::Grants, "state", Accepted::False),
+];
+
+impl Table {
+    const ALL: [Table; 6] = [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Dir];
+
+    /// The keys that it may have, in the order in which they are documented.
+    pub(super) fn keys(self) -> &'static [&'static str] {
+        match self {
+            Table::File => &["runtime", "queues", "consumers"],
+            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes"],
+            Table::Queue => &["max_bytes"],
+            Table::Consumer => &[
+                "queue",
+                "source",
+                "component",
+                "max_concurrency",
+                "timeout",
+                "max_retries",
+                "retry_delay",
+                "retry_delay_max",
+                "dead_letter_queue",
+                "memory_limit",
+                "grants",
+            ],
+            Table::Grants => &["send", "env", "dirs"],
+            Table::Dir => &["host", "guest", "access"],
+        }
+    }
+
+    /// The key of a later version, if it is one.
+    pub(super) fn later(self, key: &str) -> Option<&'static LaterKey> {
+        LATER.iter().find(|later| later.table == self && later.key == key)
+    }
+
+    /// What a person calls it.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Table::File => "the top level",
+            Table::Runtime => "[runtime]",
+            Table::Queue => "[queues.NAME]",
+            Table::Consumer => "[consumers.NAME]",
+            Table::Grants => "[consumers.NAME.grants]",
+            Table::Dir => "an item of `dirs`",
+        }
+    }
+
+    /// What to do about a key that this table does not have.
+    pub(super) fn hint(self, unknown: &str) -> String {
+        if let Some(near) = nearest(unknown, self.keys().iter().copied()) {
+            return format!("did you mean `{near}`?");
+        }
+        match Table::ALL.iter().find(|table| **table != self && table.keys().contains(&unknown)) {
+            Some(home) => format!("`{unknown}` belongs in {}", home.title()),
+            None => {
+                let keys: Vec<_> = self.keys().iter().map(|key| format!("`{key}`")).collect();
+                format!("the keys here are {}", keys.join(", "))
+            }
+        }
+    }
+}
+
+/// The candidate that somebody who wrote `word` most likely meant, if one is close: a slip of the fingers, or one
+/// name that is a part of the other (`retries` for `max_retries`).
+pub(super) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> Option<&'c str> {
+    // The distance takes time and memory by the product of the lengths, and nobody mistypes a short name as a long one.
+    if word.len() > 200 {
+        return None;
+    }
+    let plain = |name: &str| name.to_ascii_lowercase().replace('-', "_");
+    let word = plain(word);
+    let typed = candidates
+        .clone()
+        .map(|candidate| (strsim::damerau_levenshtein(&word, &plain(candidate)), candidate))
+        .filter(|(distance, candidate)| *distance <= word.len().max(candidate.len()).div_ceil(4))
+        .min_by_key(|(distance, _)| *distance);
+    let part = || {
+        candidates.clone().find(|candidate| {
+            let candidate = plain(candidate);
+            word.len() >= 4 && candidate.len() >= 4 && (candidate.contains(&word) || word.contains(&candidate))
+        })
+    };
+    typed.map(|(_, candidate)| candidate).or_else(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_what_a_person_meant() {
+        let keys = Table::Consumer.keys().iter().copied();
+        for (word, meant) in [
+            ("max_retires", Some("max_retries")),
+            ("max-retries", Some("max_retries")),
+            ("Timeout", Some("timeout")),
+            ("retries", Some("max_retries")),
+            ("concurrency", Some("max_concurrency")),
+            ("colour", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, keys.clone()), meant, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_key_works_or_comes_later() {
+        for later in LATER {
+            assert!(!later.table.keys().contains(&later.key), "{} is in both lists", later.key);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a `queue.toml` names outside itself: Cargo packages, component files, folders. Checked by `linecook check`,
+//! and not when the file is loaded: `linecook send` needs none of it.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+
+use super::errors::ConfigError;
+use super::read::Document;
+use super::reader::Errors;
+use super::{DirGrant, Source};
+
+/// Checks that everything named is there.
+pub(super) fn check(document: &Document, errors: &Errors) {
+    for consumer in &document.consumers {
+        if let Some(source) = &consumer.source {
+            let error = match &source.value {
+                Source::Package(folder) => package(folder, &source.span),
+                Source::Component(file) => component(file, &source.span),
+            };
+            if let Some(error) = error {
+                errors.push(error);
+            }
+        }
+        for (grant, span) in consumer.grants.dirs.iter().zip(&consumer.dir_spans) {
+            if let Some(error) = host_folder(grant, span) {
+                errors.push(error);
+            }
+        }
+    }
+}
+
+fn package(folder: &Path, span: &Range<usize>) -> Option<ConfigError> {
+    let refuse = |message: String, hint: &str| Some(ConfigError::at(span.clone(), message).hint(hint));
+    if !folder.is_dir() {
+        let message = format!("there is no folder {}", folder.display());
+        return refuse(message, "name the folder of a Cargo package, relative to this file");
+    }
+    let manifest = folder.join("Cargo.toml");
+    let text = match fs::read_to_string(&manifest) {
+        Ok(text) => text,
+        Err(error) => {
+            let message = format!("can't read {}: {error}", manifest.display());
+            return refuse(message, "name the folder of a Cargo package, relative to this file");
+        }
+    };
+    match toml::de::DeTable::parse(&text) {
+        Err(error) => refuse(
+            format!("{} is not valid TOML: {}", manifest.display(), error.message()),
+            "`cargo check` in that folder says more",
+        ),
+        Ok(table) if !table.get_ref().contains_key("package") => refuse(
+            format!("{} has no [package]", manifest.display()),
+            "name the folder of one package, not of a workspace",
+        ),
+        Ok(_) => None,
+    }
+}
+
+fn component(file: &Path, span: &Range<usize>) -> Option<ConfigError> {
+    if file.is_file() {
+        return None;
+    }
+    let error = ConfigError::at(span.clone(), format!("there is no file {}", file.display()));
+    Some(error.hint("build it first, or use `source` so that `linecook run` builds it"))
+}
+
+/// A folder that is granted for writing is made when the runtime starts; one that is only read must have something.
+fn host_folder(grant: &DirGrant, span: &Range<usize>) -> Option<ConfigError> {
+    let shown = grant.host.display();
+    match fs::metadata(&grant.host) {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) => Some(ConfigError::at(span.clone(), format!("{shown} is not a folder")).hint("grant its folder")),
+        Err(_) if grant.write => None,
+        Err(error) => {
+            let error = ConfigError::at(span.clone(), format!("can't find folder {shown}: {error}"));
+            Some(error.hint("make it, or correct the path, which is relative to this file"))
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! `queue.toml`, table by table: which keys there are, their defaults and their limits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use linecook_store::QueueName;
+
+use super::errors::ConfigError;
+use super::keys::Table;
+use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
+use super::{Config, ConsumerConfig, DirGrant, Grants, QueueConfig, RuntimeConfig, Source};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+const WORKERS: RangeInclusive<u64> = 1..=1024;
+/// The log consists of several files that are worth having only from this size on.
+const LOG_BYTES: RangeInclusive<u64> = 16 * MIB..=TIB;
+const QUEUE_BYTES: RangeInclusive<u64> = KIB..=1024 * TIB;
+const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(12 * 3600);
+const RETRIES: RangeInclusive<u64> = 0..=1000;
+const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * DAY.as_secs());
+/// Up to what a 32-bit guest can address.
+const MEMORY_BYTES: RangeInclusive<u64> = MIB..=4 * GIB;
+
+const CONSUMER_NAME_BYTES_MAX: usize = 64;
+
+/// The file as far as it could be read. What is missing in it was reported.
+pub(super) struct Document {
+    pub(super) runtime: RuntimeConfig,
+    pub(super) queues: BTreeMap<QueueName, QueueConfig>,
+    pub(super) consumers: Vec<Consumer>,
+}
+
+/// `[consumers.NAME]`, with the places that the cross-checks point at.
+pub(super) struct Consumer {
+    /// `None` if it is no valid name.
+    pub(super) name: Option<String>,
+    pub(super) queue: Option<Located<QueueName>>,
+    pub(super) source: Option<Located<Source>>,
+    pub(super) max_concurrency: usize,
+    pub(super) timeout: Duration,
+    pub(super) max_retries: u32,
+    pub(super) retry_delay: Duration,
+    pub(super) retry_delay_max: Duration,
+    /// By default it stands where the queue stands.
+    pub(super) dead_letter_queue: Option<Located<QueueName>>,
+    pub(super) memory_bytes_max: u64,
+    pub(super) grants: Grants,
+    /// Where the names of `grants.send` stand.
+    pub(super) send_spans: Vec<Range<usize>>,
+    /// Where the host folders of `grants.dirs` stand.
+    pub(super) dir_spans: Vec<Range<usize>>,
+}
+
+impl Document {
+    /// The plain values. To be called only if no error was reported: then nothing is missing.
+    pub(super) fn into_config(self, path: &Path) -> Config {
+        let consumers = self.consumers.into_iter().map(Consumer::into_config);
+        let consumers = consumers.map(|consumer| consumer.expect("what is missing in a consumer was reported"));
+        Config {
+            path: path.to_owned(),
+            runtime: self.runtime,
+            queues: self.queues,
+            consumers: consumers.map(|consumer| (consumer.name.clone(), consumer)).collect(),
+        }
+    }
+}
+
+impl Consumer {
+    fn into_config(self) -> Option<ConsumerConfig> {
+        Some(ConsumerConfig {
+            name: self.name?,
+            queue: self.queue?.value,
+            source: self.source?.value,
+            max_concurrency: self.max_concurrency,
+            timeout: self.timeout,
+            max_retries: self.max_retries,
+            retry_delay: self.retry_delay,
+            retry_delay_max: self.retry_delay_max,
+            dead_letter_queue: self.dead_letter_queue?.value,
+            memory_bytes_max: self.memory_bytes_max,
+            grants: self.grants,
+        })
+    }
+}
+
+/// Reads the document. `folder` is what relative paths are relative to.
+pub(super) fn document(table: TableReader<'_>, folder: &Path, errors: &Errors) -> Document {
+    let runtime = table.get("runtime").and_then(|value| value.table(Table::Runtime));
+    let runtime = match runtime {
+        Some(table) => self::runtime(table, folder),
+        None => default_runtime(folder),
+    };
+    let mut queues = BTreeMap::new();
+    for value in table.get("queues").iter().flat_map(|value| value.named("[queues.NAME]")) {
+        let name = value.key_as_queue_name();
+        let Some(table) = value.table(Table::Queue) else { continue };
+        let config = queue(table);
+        queues.extend(name.map(|name| (name, config)));
+    }
+    let consumers = table.get("consumers");
+    let consumers = consumers.iter().flat_map(|value| value.named("[consumers.NAME]"));
+    let consumers = consumers.filter_map(|value| {
+        let name = consumer_name(&value);
+        Some(consumer(name, value.table(Table::Consumer)?, folder, errors))
+    });
+    let document = Document { runtime, queues, consumers: consumers.collect() };
+    table.finish();
+    document
+}
+
+fn default_runtime(folder: &Path) -> RuntimeConfig {
+    RuntimeConfig {
+        data_dir: folder.join("data"),
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7878)),
+        drain_timeout: Duration::from_secs(25),
+        workers: thread::available_parallelism().map_or(1, usize::from),
+        log_bytes_max: GIB,
+    }
+}
+
+fn runtime(table: TableReader<'_>, folder: &Path) -> RuntimeConfig {
+    let mut runtime = default_runtime(folder);
+    if let Some(dir) = table.get("data_dir").and_then(|value| value.path("\"data\"")) {
+        runtime.data_dir = folder.join(dir.value);
+    }
+    if let Some(value) = table.get("listen")
+        && let Some(address) = value.socket_address("\"127.0.0.1:7878\"")
+    {
+        if address.ip().to_canonical().is_loopback() {
+            runtime.listen = address;
+        } else {
+            value.refuse(
+                format!("listening on {} needs [runtime.auth], which this version doesn't have yet", address.ip()),
+                format!("listen on a loopback address: \"127.0.0.1:{}\"", address.port()),
+            );
+        }
+    }
+    if let Some(timeout) = table.get("drain_timeout").and_then(|value| value.duration(DRAIN_TIMEOUT)) {
+        runtime.drain_timeout = timeout;
+    }
+    if let Some(workers) = table.get("workers").and_then(|value| value.integer(WORKERS)) {
+        runtime.workers = workers as usize;
+    }
+    if let Some(bytes) = table.get("log_max_bytes").and_then(|value| value.size(LOG_BYTES)) {
+        runtime.log_bytes_max = bytes;
+    }
+    table.finish();
+    runtime
+}
+
+fn queue(table: TableReader<'_>) -> QueueConfig {
+    let bytes_max = table.get("max_bytes").and_then(|value| value.size(QUEUE_BYTES)).unwrap_or(10 * GIB);
+    table.finish();
+    QueueConfig { bytes_max }
+}
+
+fn consumer_name(value: &Value<'_>) -> Option<String> {
+    let text = value.key;
+    let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && text.len() <= CONSUMER_NAME_BYTES_MAX;
+    if !good {
+        let hint = format!(
+            "it is made of letters, digits, `-` and `_`, starts with a letter or a digit, and has at most \
+             {CONSUMER_NAME_BYTES_MAX} characters"
+        );
+        value.refuse_key(format!("{} is not a consumer name", name(text)), hint);
+    }
+    good.then(|| text.to_owned())
+}
+
+fn consumer(name: Option<String>, table: TableReader<'_>, folder: &Path, errors: &Errors) -> Consumer {
+    let queue = table.require("queue", "\"signups\"").and_then(|value| value.queue_name());
+    let dead_letter_queue = match table.get("dead_letter_queue") {
+        Some(value) => value.queue_name(),
+        None => queue.as_ref().and_then(|queue| default_dead_letter_queue(queue, errors)),
+    };
+    let (retry_delay, retry_delay_max) = retry_delays(&table);
+    let (grants, send_spans, dir_spans) = table
+        .get("grants")
+        .and_then(|value| value.table(Table::Grants))
+        .map(|table| grants(table, folder))
+        .unwrap_or_default();
+    let consumer = Consumer {
+        name,
+        queue,
+        source: source(&table, folder, errors),
+        max_concurrency: table.get("max_concurrency").and_then(|value| value.integer(CONCURRENCY)).unwrap_or(8)
+            as usize,
+        timeout: table.get("timeout").and_then(|value| value.duration(TIMEOUT)).unwrap_or(Duration::from_secs(30)),
+        max_retries: table.get("max_retries").and_then(|value| value.integer(RETRIES)).unwrap_or(4) as u32,
+        retry_delay,
+        retry_delay_max,
+        dead_letter_queue,
+        memory_bytes_max: table.get("memory_limit").and_then(|value| value.size(MEMORY_BYTES)).unwrap_or(128 * MIB),
+        grants,
+        send_spans,
+        dir_spans,
+    };
+    table.finish();
+    consumer
+}
+
+fn default_dead_letter_queue(queue: &Located<QueueName>, errors: &Errors) -> Option<Located<QueueName>> {
+    match QueueName::new(&format!("{}.dead", queue.value)) {
+        Ok(value) => Some(Located { value, span: queue.span.clone() }),
+        Err(_) => {
+            let message = "the queue's name is too long to make the name of its dead-letter queue, \"<queue>.dead\"";
+            let hint = "name one: `dead_letter_queue = \"dead\"`";
+            errors.push(ConfigError::at(queue.span.clone(), message).hint(hint));
+            None
+        }
+    }
+}
+
+fn source(table: &TableReader<'_>, folder: &Path, errors: &Errors) -> Option<Located<Source>> {
+    let (package, component) = (table.get("source"), table.get("component"));
+    match (package, component) {
+        (Some(package), None) => {
+            let path = package.path("\"plugins/welcome-email\"")?;
+            Some(Located { value: Source::Package(folder.join(path.value)), span: path.span })
+        }
+        (None, Some(component)) => {
+            let path = component.path("\"welcome_email.wasm\"")?;
+            Some(Located { value: Source::Component(folder.join(path.value)), span: path.span })
+        }
+        (Some(package), Some(component)) => {
+            let error = ConfigError::at(component.key_span, "`source` and `component` exclude each other")
+                .related(package.key_span, "the other one")
+                .hint("keep `source` to build a Cargo package, or `component` to load a .wasm file");
+            errors.push(error);
+            None
+        }
+        (None, None) => {
+            let error = ConfigError::at(table.span(), "neither `source` nor `component` says where the code is")
+                .hint("add `source = \"path/to/cargo-package\"` or `component = \"path/to/file.wasm\"`");
+            errors.push(error);
+            None
+        }
+    }
+}
+
+fn retry_delays(table: &TableReader<'_>) -> (Duration, Duration) {
+    let (delay_value, max_value) = (table.get("retry_delay"), table.get("retry_delay_max"));
+    let delay = delay_value.as_ref().and_then(|value| value.duration(RETRY_DELAY));
+    let max = max_value.as_ref().and_then(|value| value.duration(RETRY_DELAY));
+    // One of them alone may well be beyond the other's default: the smaller one counts.
+    if let (Some(value), Some(delay), Some(max)) = (delay_value, delay, max)
+        && delay > max
+    {
+        value.refuse("`retry_delay` is longer than `retry_delay_max`", "make `retry_delay_max` at least as long");
+    }
+    (delay.unwrap_or(Duration::from_secs(1)), max.unwrap_or(Duration::from_secs(600)))
+}
+
+/// The grants, and where the queues and the host folders stand that they name.
+fn grants(table: TableReader<'_>, folder: &Path) -> (Grants, Vec<Range<usize>>, Vec<Range<usize>>) {
+    let (mut grants, mut send_spans, mut dir_spans) = (Grants::default(), Vec::new(), Vec::new());
+    for item in table.get("send").iter().flat_map(|value| value.items("[\"audit\"]")) {
+        let Some(queue) = item.queue_name() else { continue };
+        if grants.send.contains(&queue.value) {
+            item.refuse(format!("queue `{}` is granted twice", queue.value), "name it once");
+            continue;
+        }
+        grants.send.push(queue.value);
+        send_spans.push(queue.span);
+    }
+    for value in table.get("env").iter().flat_map(|value| value.named("`env = { NAME = \"value\" }`")) {
+        if value.key.is_empty() || value.key.contains(['=', '\0']) {
+            let hint = "a name is not empty and has no `=` and no zero byte";
+            value.refuse_key(format!("{} can't name an environment variable", name(value.key)), hint);
+        } else if let Some(text) = value.text("\"value\"") {
+            grants.env.insert(value.key.to_owned(), text.value.to_owned());
+        }
+    }
+    let mut guests = BTreeSet::new();
+    for item in table.get("dirs").iter().flat_map(|value| value.items(DIRS_EXAMPLE)) {
+        let Some((grant, span)) = item.table(Table::Dir).and_then(|table| dir(table, folder, &mut guests)) else {
+            continue;
+        };
+        grants.dirs.push(grant);
+        dir_spans.push(span);
+    }
+    table.finish();
+    (grants, send_spans, dir_spans)
+}
+
+const DIRS_EXAMPLE: &str = "[{ host = \"templates\", guest = \"/templates\", access = \"read\" }]";
+
+fn dir(table: TableReader<'_>, folder: &Path, guests: &mut BTreeSet<String>) -> Option<(DirGrant, Range<usize>)> {
+    let host = table.require("host", "\"templates\"").and_then(|value| value.path("\"templates\""));
+    let guest = table.require("guest", "\"/templates\"").and_then(|value| guest_path(&value, guests));
+    let write = table.require("access", "\"read\"").and_then(|value| {
+        let text = value.text("\"read\"")?;
+        match text.value {
+            "read" => Some(false),
+            "read-write" => Some(true),
+            other => {
+                value.refuse(format!("{:?} is not an access", excerpt(other)), "write \"read\" or \"read-write\"");
+                None
+            }
+        }
+    });
+    table.finish();
+    let host = host?;
+    Some((DirGrant { host: folder.join(host.value), guest: guest?, write: write? }, host.span))
+}
+
+/// The absolute name of a folder inside, without a slash at its end.
+fn guest_path(value: &Value<'_>, taken: &mut BTreeSet<String>) -> Option<String> {
+    let text = value.text("\"/templates\"")?.value;
+    let Some(inside) = text.strip_prefix('/') else {
+        let hint = format!("write {:?}", format!("/{}", excerpt(text)));
+        value.refuse("`guest` must be an absolute path: it is the folder's name inside the sandbox", hint);
+        return None;
+    };
+    let inside = inside.strip_suffix('/').unwrap_or(inside);
+    if !inside.is_empty() && inside.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        value.refuse("`guest` has an empty, `.` or `..` part", "write the path without it");
+        return None;
+    }
+    let path = format!("/{inside}");
+    if !taken.insert(path.clone()) {
+        value.refuse(
+            format!("two folders are granted as {:?}", excerpt(&path)),
+            "give each folder a name of its own inside the sandbox",
+        );
+        return None;
+    }
+    Some(path)
+}
