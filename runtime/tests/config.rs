@@ -1,0 +1,253 @@
+//! `queue.toml`: what is refused and how it is said, what is accepted and what it means.
+//!
+//! Each `tests/config/bad/*.toml` has the text that people get beside it. After a change that is meant, write them anew
+//! with `UPDATE_GOLDEN=1 cargo test --release -p linecook --test config`, and read the difference.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use linecook::config::{self, Config, ConfigErrors, DirGrant, Grants, Source};
+use linecook::delivery::QueueName;
+use proptest::prelude::*;
+
+const GOOD: &str = include_str!("config/good/every-key.toml");
+
+/// The `.toml` files of a folder, by name; relative, so that the golden texts don't depend on where the checkout is.
+fn cases(folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    cases.sort();
+    cases
+}
+
+fn assert_golden(folder: &str, cases_min: usize, load: fn(&Path) -> Result<Config, ConfigErrors>) {
+    let cases = cases(folder);
+    assert!(cases.len() >= cases_min, "only {} files in {folder}", cases.len());
+    let mut different = Vec::new();
+    for case in cases {
+        let errors = load(&case).expect_err(&format!("{} must be refused", case.display()));
+        for error in errors.errors() {
+            assert!(error.position.is_some(), "{}: {:?} has no place", case.display(), error.message);
+            assert!(error.hint.is_some(), "{}: {:?} has no hint", case.display(), error.message);
+        }
+        let (golden, rendered) = (case.with_extension("stderr"), errors.render(false));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, &rendered).unwrap();
+        }
+        if fs::read_to_string(&golden).unwrap_or_default() != rendered {
+            different.push(format!("{}:\n{rendered}", golden.display()));
+        }
+    }
+    assert!(different.is_empty(), "these texts differ from their golden files:\n\n{}", different.join("\n"));
+}
+
+#[test]
+fn bad_files_are_refused_with_the_place_and_a_hint() {
+    assert_golden("tests/config/bad", 30, config::load);
+}
+
+#[test]
+fn check_also_looks_for_what_the_file_names() {
+    for case in cases("tests/config/absent") {
+        assert!(config::load(&case).is_ok(), "{} is right in itself", case.display());
+    }
+    assert_golden("tests/config/absent", 5, config::check);
+}
+
+#[test]
+fn every_good_file_is_accepted() {
+    for case in cases("tests/config/good") {
+        if let Err(errors) = config::load(&case) {
+            panic!("{errors}");
+        }
+    }
+}
+
+fn queue(name: &str) -> QueueName {
+    QueueName::new(name).unwrap()
+}
+
+#[test]
+fn every_key_says_what_it_says() {
+    let config = config::parse(GOOD, Path::new("etc/queue.toml")).unwrap();
+    assert_eq!(config.path, Path::new("etc/queue.toml"));
+    assert_eq!(config.runtime.data_dir, Path::new("/var/lib/linecook"));
+    assert_eq!(config.runtime.listen, "[::1]:0".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.runtime.drain_timeout, Duration::ZERO);
+    assert_eq!(config.runtime.workers, 3);
+    assert_eq!(config.runtime.log_bytes_max, 64 << 20);
+    assert_eq!(config.queues.keys().map(QueueName::as_str).collect::<Vec<_>>(), ["a.b", "audit", "signups"]);
+    assert_eq!(config.queues["signups"].bytes_max, 5_000_000);
+    assert_eq!(config.queues["audit"].bytes_max, 10 << 30);
+
+    assert_eq!(config.consumers.len(), 1);
+    let mail = &config.consumers["mail"];
+    assert_eq!(mail.name, "mail");
+    assert_eq!(mail.queue, queue("signups"));
+    assert_eq!(mail.source, Source::Component("etc/mail.wasm".into()));
+    assert_eq!(mail.max_concurrency, 1000);
+    assert_eq!(mail.timeout, Duration::from_millis(1));
+    assert_eq!(mail.max_retries, 0);
+    assert_eq!(mail.retry_delay, Duration::from_millis(250));
+    assert_eq!(mail.retry_delay_max, Duration::from_secs(24 * 3600));
+    assert_eq!(mail.dead_letter_queue, queue("graveyard"));
+    assert_eq!(mail.memory_bytes_max, 1 << 20);
+    assert_eq!(
+        mail.grants,
+        Grants {
+            send: ["audit", "graveyard", "a.b", "signups"].map(queue).into(),
+            env: BTreeMap::from([("EMPTY", ""), ("FROM", "hello@example.com")].map(|(k, v)| (k.into(), v.into()))),
+            dirs: vec![
+                DirGrant { host: "etc/templates".into(), guest: "/templates".into(), write: false },
+                DirGrant { host: "/srv/outbox".into(), guest: "/".into(), write: true },
+            ],
+        }
+    );
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let text = include_str!("config/good/defaults.toml");
+    let config = config::parse(text, Path::new("queue.toml")).unwrap();
+    assert_eq!(config.runtime.data_dir, Path::new("data"));
+    assert_eq!(config.runtime.listen, "127.0.0.1:7878".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.runtime.drain_timeout, Duration::from_secs(25));
+    assert!(config.runtime.workers >= 1);
+    assert_eq!(config.runtime.log_bytes_max, 1 << 30);
+    let mail = &config.consumers["mail"];
+    assert_eq!(mail.source, Source::Package("plugins/mail".into()));
+    assert_eq!(mail.max_concurrency, 8);
+    assert_eq!(mail.timeout, Duration::from_secs(30));
+    assert_eq!(mail.max_retries, 4);
+    assert_eq!(mail.retry_delay, Duration::from_secs(1));
+    assert_eq!(mail.retry_delay_max, Duration::from_secs(600));
+    assert_eq!(mail.dead_letter_queue, queue("signups.dead"));
+    assert_eq!(mail.memory_bytes_max, 128 << 20);
+    assert_eq!(mail.grants, Grants::default());
+}
+
+#[test]
+fn the_demo_is_right_in_itself() {
+    let config = config::load(Path::new("../queue.toml")).unwrap();
+    assert_eq!(
+        config.queues.keys().map(QueueName::as_str).collect::<Vec<_>>(),
+        ["audit", "images", "signups", "thumbnails-done"]
+    );
+    assert_eq!(config.consumers.keys().collect::<Vec<_>>(), ["thumbnail", "welcome-email"]);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |path: &Path| config::load(path).unwrap_err().errors()[0].message.clone();
+    let path = folder.path().join("queue.toml");
+    assert_eq!(message(&path), format!("there is no {}", path.display()));
+    assert_eq!(message(folder.path()), format!("{} is a folder", folder.path().display()));
+    fs::write(&path, "# ".repeat(2 << 20)).unwrap();
+    assert!(config::load(&path).is_ok(), "4 MiB is the limit");
+    fs::write(&path, "# ".repeat(2 << 20) + "x").unwrap();
+    assert!(message(&path).ends_with("is larger than 4 MiB, which no queue.toml needs"));
+}
+
+#[test]
+fn a_byte_order_mark_is_no_error() {
+    assert!(config::parse(&format!("\u{feff}{GOOD}"), Path::new("queue.toml")).is_ok());
+}
+
+/// Must neither panic nor point outside the text.
+fn assert_told_well(text: &str) {
+    let Err(errors) = config::parse(text, Path::new("queue.toml")) else { return };
+    assert!(!errors.errors().is_empty());
+    for error in errors.errors() {
+        let span = error.span.clone().expect("an error about a text has a span");
+        assert!(text.get(span.clone()).is_some(), "{span:?} is no span of the text: {}", error.message);
+        let position = error.position.expect("an error with a span has a position");
+        assert!(position.line <= text.split('\n').count(), "{position:?}: {}", error.message);
+        assert!(!error.message.is_empty() && !error.message.contains('\n'), "{:?}", error.message);
+    }
+    for colours in [false, true] {
+        assert!(errors.render(colours).contains("error"));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Remove { at: usize, length: usize },
+    Insert { at: usize, text: String },
+    Copy { from: usize, length: usize, to: usize },
+}
+
+/// What is likely to matter to a TOML reader.
+const PIECES: &[&str] = &[
+    "[",
+    "]",
+    "{",
+    "}",
+    "=",
+    "\"",
+    "'",
+    "\n",
+    "\r",
+    ".",
+    "#",
+    "-",
+    "\\",
+    "\\u0000",
+    "ä",
+    "漢",
+    "\u{0}",
+    "\u{1b}[31m",
+    "[[queues]]",
+    "x = 1",
+    "18446744073709551616",
+    "1979-05-27",
+    "\"\"\"\n",
+    "true",
+    "inf",
+];
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (any::<usize>(), 0..40usize).prop_map(|(at, length)| Change::Remove { at, length }),
+        (any::<usize>(), prop_oneof![proptest::sample::select(PIECES).prop_map(str::to_owned), any::<String>()])
+            .prop_map(|(at, text)| Change::Insert { at, text }),
+        (any::<usize>(), 0..60usize, any::<usize>()).prop_map(|(from, length, to)| Change::Copy { from, length, to }),
+    ]
+}
+
+fn apply(text: &str, change: &Change) -> String {
+    let place = |at: usize| text.floor_char_boundary(at % (text.len() + 1));
+    let end = |at: usize, length: usize| text.floor_char_boundary((at + length).min(text.len()));
+    match change {
+        Change::Remove { at, length } => {
+            let at = place(*at);
+            format!("{}{}", &text[..at], &text[end(at, *length)..])
+        }
+        Change::Insert { at, text: piece } => {
+            let at = place(*at);
+            format!("{}{piece}{}", &text[..at], &text[at..])
+        }
+        Change::Copy { from, length, to } => {
+            let (from, to) = (place(*from), place(*to));
+            format!("{}{}{}", &text[..to], &text[from..end(from, *length)], &text[to..])
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_change_of_a_good_file_breaks_the_reader(changes in proptest::collection::vec(change(), 1..6)) {
+        let text = changes.iter().fold(GOOD.to_owned(), |text, change| apply(&text, change));
+        assert_told_well(&text);
+    }
+
+    #[test]
+    fn no_text_breaks_the_reader(text in any::<String>()) {
+        assert_told_well(&text);
+    }
+}
