@@ -64,7 +64,8 @@ const LATER: &[LaterKey] = &[
 ];
 
 impl Table {
-    const ALL: [Table; 6] = [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Dir];
+    pub(super) const ALL: [Table; 6] =
+        [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Dir];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {

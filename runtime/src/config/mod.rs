@@ -151,3 +151,30 @@ pub struct DirGrant {
     /// Whether the guest may change it (`access = "read-write"`).
     pub write: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::keys::Table;
+    use super::*;
+
+    #[test]
+    fn every_key_that_is_announced_is_read() {
+        for table in Table::ALL {
+            let before = match table {
+                Table::File => "",
+                Table::Runtime => "[runtime]\n",
+                Table::Queue => "[queues.a]\n",
+                Table::Consumer => "[consumers.a]\n",
+                Table::Grants => "[consumers.a.grants]\n",
+                Table::Dir => "[[consumers.a.grants.dirs]]\n",
+            };
+            for key in table.keys() {
+                // No key takes a time, so that one that is read is refused.
+                let errors = parse(&format!("{before}{key} = 00:00:00\n"), Path::new("queue.toml")).unwrap_err();
+                let refused = format!("`{key}` must be ");
+                let found = errors.errors().iter().any(|error| error.message.starts_with(&refused));
+                assert!(found, "{key} of {table:?} is not read:\n{errors}");
+            }
+        }
+    }
+}

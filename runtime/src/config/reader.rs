@@ -55,6 +55,8 @@ pub(super) struct Value<'d> {
     pub(super) span: Range<usize>,
     /// Where the key stands.
     pub(super) key_span: Range<usize>,
+    /// Whether it is an item of the array that stands under the key.
+    item: bool,
     value: &'d DeValue<'d>,
     errors: &'d Errors,
 }
@@ -104,7 +106,7 @@ impl<'d> TableReader<'d> {
 impl<'d> Value<'d> {
     fn new(key: &'d Spanned<std::borrow::Cow<'d, str>>, value: &'d Spanned<DeValue<'d>>, errors: &'d Errors) -> Self {
         let (span, key_span) = (value.span(), key.span());
-        Value { key: key.get_ref(), span, key_span, value: value.get_ref(), errors }
+        Value { key: key.get_ref(), span, key_span, item: false, value: value.get_ref(), errors }
     }
 
     /// Reports an error about the value.
@@ -128,15 +130,21 @@ impl<'d> Value<'d> {
             DeValue::Table(_) => "a table",
         };
         // The span of a table that has a header is the header, which does not show what is wrong: the key does.
-        let span = if self.value.is_table() { self.key_span.clone() } else { self.span.clone() };
-        let message = format!("{} must be {wanted}, not {found}", name(self.key));
+        let span = if self.value.is_table() && !self.item { self.key_span.clone() } else { self.span.clone() };
+        let what = if self.item { "an item of " } else { "" };
+        let message = format!("{what}{} must be {wanted}, not {found}", name(self.key));
         self.errors.push(ConfigError::at(span, message).hint(hint));
+    }
+
+    /// A hint that shows what may stand here.
+    fn example(&self, value: &str) -> String {
+        if self.item { format!("write {value}") } else { format!("write `{} = {value}`", excerpt(self.key)) }
     }
 
     /// A text without zero bytes, which neither paths nor environments can hold.
     pub(super) fn text(&self, example: &str) -> Option<Located<&'d str>> {
         let Some(text) = self.value.as_str() else {
-            self.refuse_type("a string", format!("write `{} = {example}`", self.key));
+            self.refuse_type("a string", self.example(example));
             return None;
         };
         if text.contains('\0') {
@@ -150,7 +158,7 @@ impl<'d> Value<'d> {
     pub(super) fn path(&self, example: &str) -> Option<Located<&'d str>> {
         let text = self.text(example)?;
         if text.value.is_empty() {
-            self.refuse(format!("{} is empty", name(self.key)), format!("write `{} = {example}`", self.key));
+            self.refuse(format!("{} is empty", name(self.key)), self.example(example));
             return None;
         }
         Some(text)
@@ -178,7 +186,7 @@ impl<'d> Value<'d> {
 
     /// A size within the limits, in bytes.
     pub(super) fn size(&self, limits: RangeInclusive<u64>) -> Option<u64> {
-        self.quantity("size", "128MiB", "MiB", units::parse_size, units::format_size, limits)
+        self.quantity("size", "128MiB", "B", units::parse_size, units::format_size, limits)
     }
 
     fn quantity<T: PartialOrd + Copy>(
@@ -256,13 +264,14 @@ impl<'d> Value<'d> {
     /// The items of an array. They have the array's key.
     pub(super) fn items(&self, example: &str) -> Vec<Value<'d>> {
         let Some(items) = self.value.as_array() else {
-            self.refuse_type("an array", format!("write `{} = {example}`", self.key));
+            self.refuse_type("an array", self.example(example));
             return Vec::new();
         };
         let item = |item: &'d Spanned<DeValue<'d>>| Value {
             key: self.key,
             span: item.span(),
             key_span: self.key_span.clone(),
+            item: true,
             value: item.get_ref(),
             errors: self.errors,
         };
@@ -272,7 +281,11 @@ impl<'d> Value<'d> {
     /// A table whose keys are ours.
     pub(super) fn table(&self, kind: Table) -> Option<TableReader<'d>> {
         let Some(entries) = self.value.as_table() else {
-            self.refuse_type("a table", format!("write it as {}", kind.title()));
+            let hint = match kind {
+                Table::Dir => "write { host = \"templates\", guest = \"/templates\", access = \"read\" }".to_owned(),
+                _ => format!("write it as {}", kind.title().replace("NAME", &excerpt(self.key))),
+            };
+            self.refuse_type("a table", hint);
             return None;
         };
         // An item of an array has no key of its own to point at.
