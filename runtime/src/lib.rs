@@ -7,5 +7,6 @@ pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod delivery;
+pub mod http;
 pub mod sandbox;
 pub mod status;
