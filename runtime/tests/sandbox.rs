@@ -13,6 +13,7 @@ use linecook::sandbox::{InstanceSettings, LoadError, Module, Report, Sandbox, Sa
 use tempfile::TempDir;
 
 #[path = "support/guests.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
 mod guests;
 
 /// Longer than anything here takes on the busiest machine.
