@@ -167,3 +167,63 @@ fn check(message: &Wanted) -> std::result::Result<usize, SendError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Wanted {
+        Wanted { body: b"{}".to_vec(), content_type: None, key: None, attributes: Vec::new(), delay_ms: 0 }
+    }
+
+    fn with_attribute(name: &str, value: &str) -> Wanted {
+        Wanted { attributes: vec![(name.to_owned(), value.to_owned())], ..message() }
+    }
+
+    #[test]
+    fn a_message_may_be_as_large_as_the_limits_say() {
+        let largest = Wanted {
+            body: vec![0; SEND_BODY_BYTES_MAX],
+            content_type: Some("t".repeat(CONTENT_TYPE_BYTES_MAX)),
+            key: Some("k".repeat(KEY_BYTES_MAX)),
+            attributes: vec![("n".repeat(ATTRIBUTE_NAME_BYTES_MAX), "v".repeat(100)); ATTRIBUTES_MAX],
+            delay_ms: DELAY_MAX.as_millis() as u64,
+        };
+        let bytes = SEND_BODY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + KEY_BYTES_MAX + ATTRIBUTES_MAX * 356;
+        assert_eq!(check(&largest).unwrap(), bytes);
+        assert_eq!(check(&with_attribute("n", &"v".repeat(ATTRIBUTE_VALUE_BYTES_MAX))).unwrap(), 3 + (8 << 10));
+    }
+
+    #[test]
+    fn anything_beyond_is_refused_with_the_limit() {
+        let delay_ms = DELAY_MAX.as_millis() as u64 + 1;
+        for (wrong, says) in [
+            (Wanted { body: vec![0; SEND_BODY_BYTES_MAX + 1], ..message() }, "a message may have 1 MiB"),
+            (Wanted { key: Some(String::new()), ..message() }, "a key has 1 to 512 bytes; this one has 0"),
+            (Wanted { key: Some("k".repeat(513)), ..message() }, "a key has 1 to 512 bytes; this one has 513"),
+            (Wanted { content_type: Some(String::new()), ..message() }, "a content type has 1 to 256 bytes"),
+            (Wanted { delay_ms, ..message() }, "is longer than 365 days"),
+            (Wanted { delay_ms: u64::MAX, ..message() }, "is longer than 365 days"),
+            (Wanted { attributes: vec![("a".into(), "b".into()); 65], ..message() }, "a message may have 64"),
+            (with_attribute("", "b"), "1 to 256 bytes; this one has 0"),
+            (with_attribute(&"a".repeat(257), "b"), "1 to 256 bytes; this one has 257"),
+            (with_attribute("a", &"b".repeat((8 << 10) + 1)), "a value may have 8 KiB"),
+            (with_attribute("linecook-reason", "mine"), "are Linecook's own"),
+            (with_attribute("Linecook-Reason", "mine"), "are Linecook's own"),
+        ] {
+            let (SendError::NotGranted(text) | SendError::LimitExceeded(text) | SendError::Invalid(text)) =
+                check(&wrong).unwrap_err();
+            assert!(text.contains(says), "{text:?} does not say {says:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_remembered_once_and_not_without_end() {
+        let refused = Refused::default();
+        assert!(refused.note("a", "q"));
+        assert!(!refused.note("a", "q"));
+        assert!(refused.note("b", "q"));
+        let noted = (0..1000).filter(|number| refused.note("a", &number.to_string())).count();
+        assert_eq!(noted, Refused::NAMES_MAX - 2);
+    }
+}
