@@ -34,6 +34,8 @@ fn export(arguments: &TokenStream, item: &TokenStream) -> Result<TokenStream, Er
         const _: () = {
             #check_input
             #check_output
+            // In a native build that is no test, nobody else uses the function.
+            let _ = #name;
         };
 
         #[cfg(target_family = "wasm")]
