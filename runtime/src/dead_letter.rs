@@ -66,7 +66,8 @@ pub fn source_queue(message: &Message) -> Option<QueueName> {
     QueueName::new(name).ok()
 }
 
-fn rfc3339(at_ms: u64) -> String {
+/// Milliseconds of the Unix epoch as RFC 3339 in UTC, with milliseconds.
+pub(crate) fn rfc3339(at_ms: u64) -> String {
     // Beyond the year 9999 there is no RFC 3339 text; a clock that far off is shown as its last second.
     const YEAR_9999_MS: u64 = 253_402_300_799_000;
     humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(at_ms.min(YEAR_9999_MS))).to_string()

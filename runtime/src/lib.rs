@@ -8,5 +8,6 @@ pub mod config;
 pub mod dead_letter;
 pub mod delivery;
 pub mod dispatch;
+pub mod http;
 pub mod sandbox;
 pub mod status;

@@ -1,1 +1,111 @@
 //! Write a Linecook consumer as a small Rust function.
+//!
+//! ```
+//! use linecook_sdk::{Message, Outcome, consumer, queues};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Deserialize)]
+//! struct Order {
+//!     number: u64,
+//!     cents: Vec<u64>,
+//! }
+//!
+//! #[derive(Serialize)]
+//! struct Billed {
+//!     number: u64,
+//!     total_cents: u64,
+//! }
+//!
+//! #[consumer]
+//! fn bill(message: Message) -> Outcome {
+//!     // A body that can't be parsed is dead-lettered: another attempt would not parse it either.
+//!     let order: Order = message.json()?;
+//!     // Committed together with the acknowledgement of `message`, or not at all.
+//!     queues::send("billed", &Billed { number: order.number, total_cents: order.cents.iter().sum() })?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! What the function returns is the answer for the message:
+//!
+//! | returned | what happens |
+//! | --- | --- |
+//! | `Ok(())` | The message is acknowledged, and what the handler sent is sent: one step, on record together. |
+//! | [`Failure::retry`] | A failed attempt. The message comes back after the consumer's backoff, until its attempts are used up. |
+//! | any error, by `?` | The same, with the error's text as the reason. |
+//! | [`Failure::snooze`] | Not now. The message comes back later, and no attempt is used up. |
+//! | [`Failure::dead_letter`] | It can never succeed: the message goes to the dead-letter queue with the reason. |
+//! | a panic, an exit, a timeout, too much memory | A failed attempt. It costs this delivery only. |
+//!
+//! A message can come more than once (its handler ran, but the process ended before the acknowledgement was on record).
+//! Inside Linecook that does no harm, because sends and acknowledgement are one step. For calls to the outside, pass
+//! [`Message::id`] on as the idempotency key: it stays the same over all attempts.
+//!
+//! # Build
+//!
+//! A consumer is a library of its own, with crate type `cdylib`:
+//!
+//! ```toml
+//! [lib]
+//! crate-type = ["cdylib"]
+//!
+//! [profile.release]
+//! opt-level = "s"   # a small module is loaded and instantiated faster
+//! lto = true
+//! ```
+//!
+//! `cargo build --release --target wasm32-wasip2` makes the component; `source = "path/to/the/package"` in
+//! `queue.toml` lets the runtime do it.
+//!
+//! `println!` and `eprintln!` reach the runtime's log, with the message's id. The tail of stderr is kept with a dead
+//! letter.
+//!
+//! # Test
+//!
+//! On any other target than WebAssembly the function is an ordinary function, and [`testing`] stands in for the
+//! runtime: `cargo test` needs no runtime and no WebAssembly.
+
+mod failure;
+mod message;
+pub mod queues;
+
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+#[doc(hidden)]
+#[path = "rt/mod.rs"]
+pub mod __rt;
+
+pub use failure::{Failure, Outcome};
+/// The function takes one [`Message`] and returns an [`Outcome`]; it stays an ordinary function that tests can call.
+/// A component has exactly one consumer.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, consumer};
+///
+/// #[consumer]
+/// fn greet(message: Message) -> Outcome {
+///     println!("hello, {}", message.text()?);
+///     Ok(())
+/// }
+/// ```
+///
+/// Anything else is refused when it is compiled:
+///
+/// ```compile_fail,E0277
+/// # use linecook_sdk::{Outcome, consumer};
+/// #[consumer]
+/// fn greet(message: String) -> Outcome {
+///     Ok(())
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use linecook_sdk::{Message, consumer};
+/// #[consumer]
+/// fn greet(message: Message) -> Result<(), std::io::Error> {
+///     Ok(())
+/// }
+/// ```
+pub use linecook_sdk_macros::consumer;
+pub use message::Message;

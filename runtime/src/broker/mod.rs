@@ -1,6 +1,8 @@
 //! The queue engine as the rest of the runtime sees it. The embedded engine is one implementation; others (NATS
 //! JetStream, RabbitMQ, Redis Streams) stand behind the same trait.
 
+pub mod embedded;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

@@ -125,7 +125,7 @@ impl Table {
 
 /// The candidate that somebody who wrote `word` most likely meant, if one is close: a slip of the fingers, or one
 /// name that is a part of the other (`retries` for `max_retries`).
-pub(super) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> Option<&'c str> {
     // The distance takes time and memory by the product of the lengths, and nobody mistypes a short name as a long one.
     if word.len() > 200 {
         return None;

@@ -24,6 +24,7 @@ mod syntax;
 pub mod units;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
+pub(crate) use self::keys::nearest;
 
 /// Reads and checks a file. What it names outside itself may be missing: see [`check`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {

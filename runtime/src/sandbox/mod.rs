@@ -2,12 +2,36 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Mutex, oneshot};
+
+use self::cache::CodeCache;
+use self::engine::Host;
+use self::imports::Refused;
+use self::load::Linked;
+use self::worker::{Ticker, WorkerThread};
 use crate::config::Grants;
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
+
+mod bindings;
+mod cache;
+mod call;
+mod engine;
+mod grants;
+mod imports;
+mod limits;
+mod load;
+mod output;
+mod state;
+mod worker;
+
+pub use self::engine::engine_config;
+pub use self::load::LoadError;
+pub use self::worker::{Slot, Worker};
 
 /// How many threads run guests, and where compiled code is kept.
 #[derive(Debug, Clone)]
@@ -21,20 +45,30 @@ pub struct SandboxOptions {
 }
 
 /// The worker threads, each with its own engine, pool, linker and current-thread tokio runtime.
-#[derive(Debug)]
-pub struct Sandbox {}
-
-/// A worker, as the tasks see it that run on its thread. Cheap to clone, and stays on its thread.
-#[derive(Debug, Clone)]
-pub struct Worker {}
+pub struct Sandbox {
+    // The order is that of dropping: the threads hear of it first.
+    workers: Vec<WorkerThread>,
+    hosts: Arc<[Host]>,
+    cache: Arc<CodeCache>,
+    /// Held while a component is tried out: each engine has one slot more than its worker gives away.
+    trial: Mutex<()>,
+    _ticker: Ticker,
+}
 
 /// The SHA-256 of a component's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ModuleHash(pub [u8; 32]);
 
 /// A compiled component, linked and type-checked for every worker. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Module {}
+#[derive(Clone)]
+pub struct Module(Arc<Loaded>);
+
+struct Loaded {
+    hash: ModuleHash,
+    /// One for each worker.
+    linked: Vec<Linked>,
+    refused: Arc<Refused>,
+}
 
 /// What one consumer's instances may use.
 #[derive(Debug, Clone)]
@@ -64,77 +98,106 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
-/// Why a component can't be used.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LoadError {
-    /// The placeholder of the skeleton; the real variants name what is wrong and what to do.
-    #[error("{0}")]
-    Other(String),
-}
-
 impl Sandbox {
-    /// Starts the workers.
-    pub fn start(_options: SandboxOptions) -> std::io::Result<Sandbox> {
-        todo!()
+    /// Starts the workers. Fails if the cache folder can't be made, or if there is no room for the pools: a slot takes
+    /// 4 GiB of address space, so that all workers together can have about 30,000.
+    pub fn start(options: SandboxOptions) -> io::Result<Sandbox> {
+        let SandboxOptions { workers, slots, cache_dir } = options;
+        let cache = CodeCache::open(cache_dir.clone()).map_err(|error| {
+            let text = format!("the folder for compiled code, {}, can't be used: {error}", cache_dir.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        let hosts: Vec<_> =
+            (0..workers)
+                .map(|_| Host::new(slots.saturating_add(1)))
+                .collect::<wasmtime::Result<_>>()
+                .map_err(|error| io::Error::other(format!("{workers} workers with {slots} slots each: {error:#}")))?;
+        let ticker = Ticker::start(hosts.iter().map(|host| host.engine.clone()).collect())?;
+        let workers = (0..workers).map(|index| WorkerThread::start(index, slots)).collect::<io::Result<_>>()?;
+        Ok(Sandbox { workers, hosts: hosts.into(), cache: cache.into(), trial: Mutex::new(()), _ticker: ticker })
     }
 
     /// How many there are.
     pub fn workers(&self) -> usize {
-        todo!()
+        self.workers.len()
     }
 
-    /// Runs a task on a worker's thread. The future need not be `Send`.
-    pub fn spawn<F, T>(&self, _worker: usize, _task: F)
+    /// Runs a task on a worker's thread. The future need not be `Send`. A task that panics is logged.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such worker.
+    pub fn spawn<F, T>(&self, worker: usize, task: F)
     where
         F: FnOnce(Worker) -> T + Send + 'static,
         T: Future<Output = ()> + 'static,
     {
-        todo!()
+        self.workers[worker].spawn(task);
     }
 
     /// Compiles a component (or takes it from the cache), links and type-checks it against the world and the grants,
-    /// and instantiates it once. Works on a blocking thread: the workers go on.
-    pub async fn load(&self, _component: Arc<[u8]>, _settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
-        todo!()
+    /// and instantiates it once. Works on a blocking thread of the caller's tokio runtime: the workers go on.
+    pub async fn load(&self, component: Arc<[u8]>, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
+        let (hosts, cache, grants) = (self.hosts.clone(), self.cache.clone(), settings.grants.clone());
+        let loaded = tokio::task::spawn_blocking(move || {
+            let hash = load::hash(&component);
+            let linked = load::link(&component, hash, &hosts, &cache)?;
+            grants::prepare_folders(&grants)?;
+            Ok(Loaded { hash, linked, refused: Arc::default() })
+        });
+        let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
+
+        let _trial = self.trial.lock().await;
+        let (answer, answered) = oneshot::channel();
+        let tried = module.clone();
+        self.spawn(0, move |_| async move {
+            // Nobody listens any more if the load was given up.
+            let _ = answer.send(call::try_out(&tried.0.linked[0], tried.0.hash, &settings).await);
+        });
+        answered.await.map_err(|_| LoadError::internal("the worker has stopped, or panicked"))??;
+        Ok(module)
     }
 
-    /// Stops the workers once their tasks have ended, or drops the tasks after `patience`.
-    pub fn stop(self, _patience: Duration) {
-        todo!()
+    /// Stops the workers once their tasks have ended, or drops the tasks after `patience`. Blocks until then.
+    pub fn stop(self, patience: Duration) {
+        self.workers.iter().for_each(|worker| worker.stop(patience));
+        self.workers.into_iter().for_each(WorkerThread::join);
     }
 }
-
-impl Worker {
-    /// 0 to `workers - 1`.
-    pub fn index(&self) -> usize {
-        todo!()
-    }
-
-    /// Waits for up to `max` free instance slots, at least one. They are given back when dropped.
-    pub async fn slots(&self, _max: usize) -> Vec<Slot> {
-        todo!()
-    }
-}
-
-/// The right to one instance of a worker's pool.
-#[derive(Debug)]
-pub struct Slot {}
 
 impl Module {
     /// What it was made of.
     pub fn hash(&self) -> ModuleHash {
-        todo!()
+        self.0.hash
     }
 
     /// Hands one delivery to a fresh instance on this worker's thread. Never fails: whatever happens is the outcome.
+    ///
+    /// The worker must be of the sandbox that loaded the module.
     pub async fn call(
         &self,
-        _worker: &Worker,
-        _slot: Slot,
-        _settings: &Arc<InstanceSettings>,
-        _delivery: &Delivery,
+        worker: &Worker,
+        slot: Slot,
+        settings: &Arc<InstanceSettings>,
+        delivery: &Delivery,
     ) -> Report {
-        todo!()
+        let Loaded { hash, linked, refused } = &*self.0;
+        let report = call::call(&linked[worker.index()], *hash, refused, settings, delivery).await;
+        // The instance is gone: its slot is free.
+        drop(slot);
+        report
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("workers", &self.workers.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Module").field(&self.0.hash).finish()
     }
 }
 

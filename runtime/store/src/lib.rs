@@ -3,9 +3,34 @@
 //! It knows queues, messages, leases and transactions, and nothing of WASM, HTTP, TOML or async runtimes. Time and
 //! randomness come in as arguments, and all disk access goes through [`disk::Disk`], so that a simulated disk can
 //! stand in for the real one.
+//!
+//! Follow a send: [`Store::submit`] → `committer` (the thread) → `engine` (admit, write, apply) → `wal` (frame, fdatasync)
+//! → `queues` (now it can be claimed) → the caller's callback.
 
+mod attempts;
+mod clean;
+mod clock;
+mod commit;
+mod committer;
+pub mod disk;
+mod engine;
+mod error;
 mod message;
+mod open;
+mod queues;
+mod record;
+mod room;
+mod shared;
+#[cfg(test)]
+mod simulation;
+mod store;
+mod transaction;
+mod wal;
 
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use error::OpenError;
 pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
 };
+pub use store::{Options, Peeked, QueueStats, State, Store};
+pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Transaction};

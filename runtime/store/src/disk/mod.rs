@@ -8,6 +8,8 @@
 //! - A file that was created, renamed or removed is so for certain only after [`Disk::sync_folder`].
 //! - After a failed write or sync nothing is known about the bytes that it was for. It is never tried again.
 
+#[cfg(test)]
+mod conformance;
 mod real;
 mod simulated;
 
@@ -52,6 +54,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An open file. Reads and writes may come from several threads.
+#[expect(clippy::len_without_is_empty, reason = "the length costs a system call and may fail; nobody asks for empty")]
 pub trait File: Send + Sync {
     /// Its length in bytes.
     fn len(&self) -> Result<u64, DiskError>;
@@ -67,7 +70,11 @@ pub trait File: Send + Sync {
 }
 
 /// A small mapped file of 64-bit words.
+#[expect(clippy::len_without_is_empty, reason = "nobody maps no words")]
 pub trait Words: Send + Sync {
+    /// How many there are.
+    fn len(&self) -> usize;
+
     /// Reads a word.
     fn load(&self, index: usize) -> u64;
 

@@ -1,0 +1,276 @@
+//! The embedded engine: [`linecook_store::Store`] behind the [`Broker`] trait.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Refusal, State, Store, Transaction};
+use tokio::sync::{Notify, oneshot};
+
+use super::{Broker, BrokerError, MessageState, PeekedMessage, Pending, QueueLimits, QueueStats, Redrive, Redriven};
+use crate::dead_letter;
+use crate::delivery::{Delivery, Lease, MessageId, NewMessage, QueueName, Resolution, Settlement};
+
+/// Messages that a redrive moves in one step: bounded, so that it never holds up other traffic.
+const REDRIVE_BATCH: usize = 256;
+
+/// How long a redrive may hold a message before others may claim it again.
+const REDRIVE_LEASE: Duration = Duration::from_secs(60);
+
+/// The queues of one folder on disk.
+pub struct Embedded {
+    store: Store,
+    // Written when a queue is declared, read by every claim that has to wait.
+    arrivals: RwLock<HashMap<QueueName, Arc<Notify>>>,
+    folder: PathBuf,
+}
+
+impl Embedded {
+    /// Opens the folder, or makes it. The folder is locked until the process ends or [`Embedded::close`].
+    pub fn open(folder: &Path, log_bytes_max: u64) -> Result<Embedded, OpenError> {
+        let options = Options { log_bytes_max, ..Options::default() };
+        let store = Store::open(folder, &options)?;
+        Ok(Embedded { store, arrivals: RwLock::default(), folder: folder.to_owned() })
+    }
+
+    /// The folder on disk.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Waits for what is on its way to the disk, and stops. Later calls answer [`BrokerError::Stopped`].
+    pub fn close(&self) {
+        self.store.close();
+    }
+
+    fn arrival(&self, queue: &QueueName) -> Result<Arc<Notify>, BrokerError> {
+        let arrivals = self.arrivals.read().unwrap_or_else(PoisonError::into_inner);
+        arrivals.get(queue).cloned().ok_or_else(|| BrokerError::NoSuchQueue(queue.clone()))
+    }
+
+    /// Puts transactions on record and waits for it.
+    async fn commit(&self, transactions: Vec<Transaction>) -> Vec<Result<Vec<MessageId>, Refusal>> {
+        let count = transactions.len();
+        let (done, answered) = oneshot::channel();
+        self.store.submit(transactions, move |answers| {
+            // Nobody may be waiting any more: the transactions happened all the same.
+            let _ = done.send(answers);
+        });
+        answered.await.unwrap_or_else(|_| vec![Err(Refusal::Stopped("it was closed".into())); count])
+    }
+
+    async fn redrive_batch(
+        &self,
+        request: &Redrive,
+        max: usize,
+        held: &mut Vec<Lease>,
+    ) -> Result<Option<u64>, BrokerError> {
+        let claimed = self.store.claim(&request.from, max, REDRIVE_LEASE.as_millis() as u64)?;
+        if claimed.is_empty() {
+            return Ok(None);
+        }
+        let mut moves = Vec::with_capacity(claimed.len());
+        for delivery in claimed {
+            let target = request.to.clone().or_else(|| dead_letter::source_queue(&delivery.message));
+            match target.filter(|queue| self.arrival(queue).is_ok()) {
+                Some(queue) => moves.push(Transaction {
+                    settle: Some((delivery.lease, Action::Move { queue, attributes: AttributeEdit::StripReserved })),
+                    sends: Vec::new(),
+                }),
+                None => held.push(delivery.lease),
+            }
+        }
+        let leases: Vec<Lease> = moves.iter().filter_map(|one| one.settle.as_ref()).map(|(lease, _)| *lease).collect();
+        let mut moved = 0;
+        let mut refused = None;
+        for (lease, answer) in leases.into_iter().zip(self.commit(moves).await) {
+            match answer {
+                Ok(_) => moved += 1,
+                // Somebody else had it first.
+                Err(Refusal::LeaseLost) => {}
+                Err(error) => {
+                    held.push(lease);
+                    refused = Some(error);
+                }
+            }
+        }
+        match refused {
+            Some(error) if moved == 0 => Err(error.into()),
+            _ => Ok(Some(moved)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+impl Broker for Embedded {
+    fn declare(&self, queue: &QueueName, limits: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
+        let queue = queue.clone();
+        Box::pin(async move {
+            self.store.declare(&queue, limits.bytes_max);
+            let mut arrivals = self.arrivals.write().unwrap_or_else(PoisonError::into_inner);
+            if !arrivals.contains_key(&queue) {
+                let arrival = Arc::new(Notify::new());
+                arrivals.insert(queue.clone(), arrival.clone());
+                self.store.watch(&queue, Arc::new(move || arrival.notify_one()));
+            }
+            Ok(())
+        })
+    }
+
+    fn publish(
+        &self,
+        queue: &QueueName,
+        messages: Vec<NewMessage>,
+    ) -> Pending<'_, Result<Vec<MessageId>, BrokerError>> {
+        let sends = messages.into_iter().map(|message| (queue.clone(), message)).collect();
+        let commit = self.commit(vec![Transaction { settle: None, sends }]);
+        Box::pin(async move { Ok(commit.await.pop().expect("one answer for one transaction")?) })
+    }
+
+    fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
+        let queue = queue.clone();
+        Box::pin(async move {
+            let arrival = self.arrival(&queue)?;
+            loop {
+                let arrived = arrival.notified();
+                let claimed = self.store.claim(&queue, max, lease.as_millis() as u64)?;
+                if !claimed.is_empty() {
+                    // One arrival wakes one claimer; it wakes the next as long as something is left.
+                    if self.store.has_claimable(&queue) {
+                        arrival.notify_one();
+                    }
+                    return Ok(claimed);
+                }
+                match self.store.next_due_in(&queue) {
+                    Some(due_in) => {
+                        // The wall clock may be set meanwhile: look again at least every few seconds.
+                        let wait = due_in.min(Duration::from_secs(5));
+                        let _ = tokio::time::timeout(wait, arrived).await;
+                    }
+                    None => arrived.await,
+                }
+            }
+        })
+    }
+
+    fn begin(&self, lease: Lease) -> bool {
+        self.store.begin(lease)
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> Pending<'_, Vec<Result<(), BrokerError>>> {
+        let transactions = settlements
+            .into_iter()
+            .map(|settlement| Transaction {
+                settle: Some((settlement.lease, action(settlement.resolution))),
+                sends: settlement.sends.into_iter().map(|send| (send.queue, send.message)).collect(),
+            })
+            .collect();
+        let commit = self.commit(transactions);
+        Box::pin(async move { commit.await.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect() })
+    }
+
+    fn extend(&self, lease: Lease, by: Duration) -> Result<(), BrokerError> {
+        if self.store.extend(lease, by.as_millis() as u64) { Ok(()) } else { Err(BrokerError::LeaseLost) }
+    }
+
+    fn queues(&self) -> Pending<'_, Result<Vec<QueueStats>, BrokerError>> {
+        Box::pin(async move { Ok(self.store.queues().into_iter().map(stats).collect()) })
+    }
+
+    fn queue(&self, queue: &QueueName) -> Pending<'_, Result<QueueStats, BrokerError>> {
+        let queue = queue.clone();
+        Box::pin(async move { self.store.queue(&queue).map(stats).ok_or(BrokerError::NoSuchQueue(queue)) })
+    }
+
+    fn peek(&self, queue: &QueueName, limit: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>> {
+        let queue = queue.clone();
+        Box::pin(async move { Ok(self.store.peek(&queue, limit)?.into_iter().map(peeked).collect()) })
+    }
+
+    fn redrive(&self, request: Redrive) -> Pending<'_, Result<Redriven, BrokerError>> {
+        Box::pin(async move {
+            let limit = request.limit.unwrap_or(usize::MAX);
+            if let Some(to) = &request.to {
+                self.arrival(to)?;
+            }
+            if request.dry_run {
+                let mut would = Redriven::default();
+                for one in self.store.peek(&request.from, limit)? {
+                    let target = request.to.clone().or_else(|| dead_letter::source_queue(&one.message));
+                    match target.filter(|queue| self.arrival(queue).is_ok()) {
+                        Some(_) => would.moved += 1,
+                        None => would.skipped += 1,
+                    }
+                }
+                return Ok(would);
+            }
+            // A message moves under a lease, so that a consumer of the dead-letter queue and a redrive never both get it.
+            let mut done = Redriven::default();
+            let mut held = Vec::new();
+            let result = loop {
+                let max = REDRIVE_BATCH.min(limit - done.moved as usize);
+                if max == 0 {
+                    break Ok(());
+                }
+                match self.redrive_batch(&request, max, &mut held).await {
+                    Ok(Some(moved)) => done.moved += moved,
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            // Held back until now, so that they were not claimed over and over.
+            done.skipped = held.len() as u64;
+            let release = |lease| Transaction { settle: Some((lease, Action::Release)), sends: Vec::new() };
+            self.commit(held.into_iter().map(release).collect()).await;
+            result.map(|()| done)
+        })
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.store.failure().map(|why| why.to_string())
+    }
+}
+
+fn action(resolution: Resolution) -> Action {
+    match resolution {
+        Resolution::Ack => Action::Ack,
+        Resolution::Retry { delay } => Action::Retry { delay_ms: delay.as_millis() as u64 },
+        Resolution::Snooze { delay } => Action::Snooze { delay_ms: delay.as_millis() as u64 },
+        Resolution::DeadLetter { queue, facts } => Action::Move { queue, attributes: AttributeEdit::Set(facts) },
+        Resolution::Release => Action::Release,
+    }
+}
+
+fn stats(stats: linecook_store::QueueStats) -> QueueStats {
+    let linecook_store::QueueStats { name, ready, delayed, leased, bytes, oldest_enqueued_at_ms } = stats;
+    QueueStats { name, ready, delayed, leased, bytes, oldest_enqueued_at_ms }
+}
+
+fn peeked(peeked: Peeked) -> PeekedMessage {
+    let state = match peeked.state {
+        State::Ready => MessageState::Ready,
+        State::Delayed => MessageState::Delayed,
+        State::Leased => MessageState::Leased,
+    };
+    PeekedMessage { message: peeked.message, state, attempts: peeked.attempts, due_at_ms: peeked.due_at_ms }
+}
+
+impl From<Refusal> for BrokerError {
+    fn from(refusal: Refusal) -> BrokerError {
+        match refusal {
+            Refusal::NoSuchQueue(queue) => BrokerError::NoSuchQueue(queue),
+            Refusal::QueueFull { queue, bytes_max } => BrokerError::QueueFull { queue, bytes_max },
+            Refusal::TooLarge { bytes, bytes_max } => BrokerError::TooLarge { bytes, bytes_max },
+            Refusal::LeaseLost => BrokerError::LeaseLost,
+            Refusal::Read(why) => BrokerError::Read(why.to_string()),
+            Refusal::Stopped(why) => BrokerError::Stopped(why.to_string()),
+            Refusal::LogFull { .. } => BrokerError::StoreFull(refusal.to_string()),
+        }
+    }
+}

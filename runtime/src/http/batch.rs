@@ -1,0 +1,246 @@
+//! `POST /queues/{queue}/messages/batch`: many messages, all or none.
+//!
+//! The body is NDJSON (content type `application/x-ndjson`: a message a line, empty lines don't count) or a JSON array.
+//! It is taken apart without copying; only what ends up in a message is copied out, so that a message that waits in
+//! memory does not hold the whole request there.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX};
+use super::path::Queue;
+use super::problem::Problem;
+use super::{Shared, body, fields, headers};
+use crate::delivery::NewMessage;
+
+/// Answers once all messages are durable.
+pub(super) async fn send(
+    State(shared): State<Shared>,
+    Queue(queue): Queue,
+    request_headers: HeaderMap,
+    request_body: Body,
+) -> Result<Response, Problem> {
+    if request_headers.contains_key(headers::IDEMPOTENCY_KEY) {
+        return Err(Problem::not_supported_yet("Idempotency-Key"));
+    }
+    let bytes = body::read(&request_headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
+    let messages = read(&request_headers, &bytes)?;
+    // Waiting for the disk does not need the text any more.
+    drop(bytes);
+    let ids = match shared.broker.publish(&queue, messages).await {
+        Ok(ids) => ids,
+        Err(error) => return Err(Problem::of(error, &*shared.broker).await),
+    };
+    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    Ok((StatusCode::ACCEPTED, Json(json!({ "ids": ids }))).into_response())
+}
+
+/// All messages of a batch, checked.
+fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
+    let messages = if is_lines(headers, bytes)? { of_lines(bytes) } else { of_array(bytes) }?;
+    if messages.is_empty() {
+        return Err(Problem::malformed("the batch is empty; send at least one message"));
+    }
+    Ok(messages)
+}
+
+/// By content type; without a telling one (curl sends a form's), by whether the body starts as an array.
+fn is_lines(headers: &HeaderMap, bytes: &[u8]) -> Result<bool, Problem> {
+    let media_type = headers.get(header::CONTENT_TYPE).map_or(Ok(""), |value| value.to_str());
+    let media_type = media_type.map_err(|_| Problem::malformed("Content-Type is not a media type"))?;
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    Ok(match essence.as_str() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => true,
+        "application/json" => false,
+        _ => !bytes.trim_ascii_start().starts_with(b"["),
+    })
+}
+
+fn of_lines(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
+    let mut messages = Vec::new();
+    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let index = messages.len();
+        let place = |problem: Problem| {
+            problem.at(&format!("line {} (message {index})", number + 1)).with("index", index).with("line", number + 1)
+        };
+        if index == BATCH_MESSAGES_MAX {
+            return Err(too_many());
+        }
+        messages.push(serde_json::from_slice(line).map_err(malformed).and_then(message).map_err(place)?);
+    }
+    Ok(messages)
+}
+
+fn of_array(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
+    let index = Cell::new(None);
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let parts = reader.deserialize_seq(Elements { index: &index }).and_then(|parts| reader.end().map(|()| parts));
+    let parts = parts.map_err(|error| match index.get() {
+        Some(BATCH_MESSAGES_MAX) => too_many(),
+        Some(index) => malformed(error).at(&format!("message {index}")).with("index", index),
+        None => Problem::malformed(format!("the batch is not a JSON array: {error}; send an array of messages")),
+    })?;
+    parts
+        .into_iter()
+        .enumerate()
+        .map(|(index, part)| {
+            let place = |problem: Problem| problem.at(&format!("message {index}")).with("index", index);
+            serde_json::from_str(part.get()).map_err(malformed).and_then(message).map_err(place)
+        })
+        .collect()
+}
+
+fn malformed(error: serde_json::Error) -> Problem {
+    Problem::malformed(format!("{error}; a message is {{\"body\":…}} or {{\"body_base64\":\"…\"}}"))
+}
+
+fn too_many() -> Problem {
+    Problem::too_large(format!("there are more than {BATCH_MESSAGES_MAX} messages; send them in several batches"))
+}
+
+/// Finds where each element of the array starts and ends. `index` is that of the element that is being read.
+struct Elements<'i> {
+    index: &'i Cell<Option<usize>>,
+}
+
+impl<'de> Visitor<'de> for Elements<'_> {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of messages")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        let mut parts = Vec::new();
+        loop {
+            self.index.set(Some(parts.len()));
+            let Some(part) = elements.next_element()? else {
+                self.index.set(None);
+                return Ok(parts);
+            };
+            if parts.len() == BATCH_MESSAGES_MAX {
+                return Err(A::Error::custom("too many messages"));
+            }
+            parts.push(part);
+        }
+    }
+}
+
+/// One message of a batch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item<'a> {
+    // `null` is a JSON value like any other, so it is a body.
+    #[serde(default, borrow, deserialize_with = "present")]
+    body: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    body_base64: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    content_type: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    key: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    delay: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    idempotency_key: Option<Cow<'a, str>>,
+    #[serde(default)]
+    attributes: Pairs,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+fn message(item: Item<'_>) -> Result<NewMessage, Problem> {
+    if item.idempotency_key.is_some() {
+        return Err(Problem::not_supported_yet("idempotency_key"));
+    }
+    let (body, implied_type) = match (item.body, &item.body_base64) {
+        (Some(raw), None) if raw.get().starts_with('"') => {
+            let text: Cow<'_, str> = serde_json::from_str(raw.get()).map_err(malformed)?;
+            (Bytes::copy_from_slice(text.as_bytes()), None)
+        }
+        (Some(raw), None) => (Bytes::copy_from_slice(raw.get().as_bytes()), Some("application/json")),
+        (None, Some(text)) => {
+            let bytes = BASE64_STANDARD.decode(text.as_bytes()).map_err(|error| {
+                Problem::malformed(format!(
+                    "body_base64 is not base64: {error}; use the standard alphabet with padding"
+                ))
+            })?;
+            (bytes.into(), None)
+        }
+        (None, None) => return Err(Problem::malformed("it has no body; give \"body\" or \"body_base64\"")),
+        (Some(_), Some(_)) => {
+            return Err(Problem::malformed("it has both \"body\" and \"body_base64\"; give one of them"));
+        }
+    };
+    if body.len() > BODY_BYTES_MAX {
+        let problem = format!("its body has {} bytes, and the limit is {BODY_BYTES_MAX}", body.len());
+        return Err(Problem::too_large(problem).with("bytes_max", BODY_BYTES_MAX));
+    }
+    let content_type = match (&item.content_type, implied_type) {
+        (Some(given), _) => Some(fields::content_type("content_type", given)?),
+        (None, implied) => implied.map(Into::into),
+    };
+    let mut attributes = Vec::new();
+    for (name, value) in &item.attributes.0 {
+        fields::add_attribute(&mut attributes, name, value)?;
+    }
+    Ok(NewMessage {
+        body,
+        content_type,
+        key: item.key.map(|key| fields::key("key", &key)).transpose()?,
+        attributes,
+        delay_ms: item.delay.map_or(Ok(0), |delay| fields::delay_ms("delay", &delay))?,
+    })
+}
+
+/// The members of an object, in the sender's order and with those that are there twice.
+#[derive(Default)]
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pairs, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = members.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Pairs, E> {
+                Ok(Pairs::default())
+            }
+        }
+
+        deserializer.deserialize_any(Members)
+    }
+}

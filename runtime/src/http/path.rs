@@ -1,0 +1,21 @@
+//! What the path of a request names.
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+
+use super::problem::Problem;
+use crate::delivery::QueueName;
+
+/// The queue in the path. Whether it exists is the broker's to say.
+pub(super) struct Queue(pub(super) QueueName);
+
+impl<S: Send + Sync> FromRequestParts<S> for Queue {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Queue, Problem> {
+        let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| {
+            Problem::malformed("the queue in the path is not UTF-8; its name has only ASCII characters")
+        })?;
+        QueueName::new(&name).map(Queue).map_err(|error| Problem::malformed(error.to_string()))
+    }
+}

@@ -1,0 +1,59 @@
+//! `GET /queues` and `GET /queues/{queue}`: how many messages are where.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::path::Queue;
+use super::problem::Problem;
+use crate::broker::QueueStats;
+use crate::status::ConsumerStatus;
+
+/// One queue, as the API shows it.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    ready: u64,
+    delayed: u64,
+    leased: u64,
+    bytes: u64,
+    oldest_age_ms: Option<u64>,
+    consumer: Option<&'a str>,
+}
+
+/// All queues, by name.
+pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
+    let queues = shared.broker.queues().await.map_err(|error| Problem::broker(&error))?;
+    let (consumers, now_ms) = (shared.board.all(), now_ms());
+    let queues: Vec<_> = queues.iter().map(|queue| show(queue, &consumers, now_ms)).collect();
+    Ok(Json(json!({ "queues": queues })))
+}
+
+/// One queue.
+pub(super) async fn one(State(shared): State<Shared>, Queue(name): Queue) -> Result<Json<Value>, Problem> {
+    match shared.broker.queue(&name).await {
+        Ok(queue) => Ok(Json(json!(show(&queue, &shared.board.all(), now_ms())))),
+        Err(error) => Err(Problem::of(error, &*shared.broker).await),
+    }
+}
+
+fn show<'a>(queue: &'a QueueStats, consumers: &'a [ConsumerStatus], now_ms: u64) -> Shown<'a> {
+    let consumer = consumers.iter().find(|consumer| consumer.queue == queue.name.as_str());
+    Shown {
+        name: queue.name.as_str(),
+        ready: queue.ready,
+        delayed: queue.delayed,
+        leased: queue.leased,
+        bytes: queue.bytes,
+        oldest_age_ms: queue.oldest_enqueued_at_ms.map(|at| now_ms.saturating_sub(at)),
+        consumer: consumer.map(|consumer| consumer.name.as_str()),
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,31 @@
+//! `POST /queues/{queue}/messages`: one message, its body as it is.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::limits::BODY_BYTES_MAX;
+use super::path::Queue;
+use super::problem::Problem;
+use super::{Shared, body, headers};
+
+/// Answers once the message is durable.
+pub(super) async fn send(
+    State(shared): State<Shared>,
+    Queue(queue): Queue,
+    request_headers: HeaderMap,
+    request_body: Body,
+) -> Result<Response, Problem> {
+    // What the headers say is checked first: a bad header costs no megabyte.
+    let mut message = headers::message(&request_headers, bytes::Bytes::new())?;
+    message.body = body::read(&request_headers, request_body, BODY_BYTES_MAX, shared.timeouts.body).await?;
+    let ids = match shared.broker.publish(&queue, vec![message]).await {
+        Ok(ids) => ids,
+        Err(error) => return Err(Problem::of(error, &*shared.broker).await),
+    };
+    let id = ids.first().map(ToString::to_string);
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
+}

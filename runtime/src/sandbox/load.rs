@@ -1,0 +1,228 @@
+//! From a component's bytes to a [`Module`](super::Module): recognized, compiled (or taken from the cache), linked and
+//! type-checked for every worker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, InstancePre};
+
+use super::ModuleHash;
+use super::bindings::ConsumerIndices;
+use super::cache::CodeCache;
+use super::engine::Host;
+use super::imports::OFFERED;
+use super::state::State;
+
+/// The interface that a component must export.
+const HANDLER: &str = "linecook:worker/handler@0.1.0";
+
+/// Why a component can't be used. The text says what is wrong and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// No WebAssembly at all.
+    #[error(
+        "this is not WebAssembly: it begins with {start}, not with \"\\0asm\". Give the .wasm file that \
+         `cargo build --target wasm32-wasip2` makes"
+    )]
+    NotWasm {
+        /// The first bytes, or that there are none.
+        start: String,
+    },
+    /// A module of the core language.
+    #[error("this is a core WebAssembly module, not a component. Build it with `cargo build --target wasm32-wasip2`")]
+    CoreModule,
+    /// Damaged, or beyond what the engine takes.
+    #[error(
+        "this component can't be compiled: {cause}. It is damaged, or uses what this version of linecook does not \
+         support; build it again with `cargo build --target wasm32-wasip2`"
+    )]
+    Compile {
+        /// What the compiler says.
+        cause: String,
+    },
+    /// The handler is missing.
+    #[error(
+        "this component does not export `{HANDLER}`; it exports {exports}. Write the handler with the `#[consumer]` of \
+         linecook-sdk, in a package with `crate-type = [\"cdylib\"]`"
+    )]
+    MissingExport {
+        /// What is exported instead.
+        exports: String,
+    },
+    /// The handler has another type.
+    #[error(
+        "this component's `{HANDLER}` is not the one that linecook calls: {cause}. Build it again with the linecook-sdk \
+         of this version"
+    )]
+    WrongExport {
+        /// The difference.
+        cause: String,
+    },
+    /// Interfaces that the runtime does not offer.
+    #[error(
+        "this component imports what linecook does not offer: {imports}. Remove the dependency that needs it, or build \
+         with a linecook that offers it"
+    )]
+    MissingImport {
+        /// Their names.
+        imports: String,
+    },
+    /// An interface that the runtime offers, but not so.
+    #[error(
+        "this component imports another version of an interface than linecook offers: {cause}. Build it again with the \
+         linecook-sdk of this version"
+    )]
+    WrongImport {
+        /// The name and the difference.
+        cause: String,
+    },
+    /// A granted folder.
+    #[error("the granted folder {} (the guest's {guest:?}) can't be used: {cause}. {hint}", host.display())]
+    Folder {
+        /// The folder outside.
+        host: PathBuf,
+        /// Its name inside.
+        guest: String,
+        /// What the system says.
+        cause: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The trial instance failed.
+    #[error("this component can't be started: {cause}")]
+    Instantiate {
+        /// What happened.
+        cause: String,
+    },
+    /// Not the component's fault.
+    #[error("loading failed in linecook itself: {cause}. This is a bug in linecook; please report it")]
+    Internal {
+        /// What is known.
+        cause: String,
+    },
+}
+
+impl LoadError {
+    pub(super) fn internal(cause: impl ToString) -> LoadError {
+        LoadError::Internal { cause: cause.to_string() }
+    }
+}
+
+/// A component linked for one worker.
+#[derive(Clone)]
+pub(super) struct Linked {
+    pub(super) instance: InstancePre<State>,
+    pub(super) exports: Arc<ConsumerIndices>,
+}
+
+/// The name of a component.
+pub(super) fn hash(component: &[u8]) -> ModuleHash {
+    ModuleHash(Sha256::digest(component).into())
+}
+
+/// Compiles and links; blocks for as long as the compiler needs (seconds for a large component).
+pub(super) fn link(
+    component: &[u8],
+    hash: ModuleHash,
+    hosts: &[Host],
+    cache: &CodeCache,
+) -> Result<Vec<Linked>, LoadError> {
+    recognize(component)?;
+    let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
+    let (code, compiled) = compile(component, hash, &first.engine, cache)?;
+    check_world(&compiled, &first.engine)?;
+    let mut linked = vec![link_one(&compiled, first)?];
+    for host in rest {
+        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host)?);
+    }
+    Ok(linked)
+}
+
+fn recognize(bytes: &[u8]) -> Result<(), LoadError> {
+    match bytes {
+        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
+        [b'\0', b'a', b's', b'm', ..] => Ok(()),
+        [] => Err(LoadError::NotWasm { start: "nothing (the file is empty)".to_owned() }),
+        _ => Err(LoadError::NotWasm { start: format!("\"{}\"", bytes[..bytes.len().min(8)].escape_ascii()) }),
+    }
+}
+
+fn compile(
+    component: &[u8],
+    hash: ModuleHash,
+    engine: &Engine,
+    cache: &CodeCache,
+) -> Result<(Vec<u8>, Component), LoadError> {
+    if let Some(code) = cache.get(engine, hash) {
+        match revive(engine, &code) {
+            Ok(compiled) => return Ok((code, compiled)),
+            Err(error) => tracing::warn!(module = %hash, %error, "compiled code is not usable; compiling again"),
+        }
+    }
+    let refused = |error: wasmtime::Error| LoadError::Compile { cause: causes(&error) };
+    let code = engine.precompile_component(component).map_err(refused)?;
+    let compiled = revive(engine, &code).map_err(refused)?;
+    cache.put(engine, hash, &code);
+    Ok((code, compiled))
+}
+
+/// Makes code runnable in this engine.
+#[expect(unsafe_code, reason = "running compiled code is trusting it; only this function does")]
+fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the code comes from `precompile_component` of an engine with the same settings: directly, or from a folder
+    // that only the runtime may write, in a file whose checksum was right. Wasmtime checks version and settings itself.
+    unsafe { Component::deserialize(engine, code) }
+}
+
+/// Names what the component lacks, before the linker stops at the first of it.
+fn check_world(component: &Component, engine: &Engine) -> Result<(), LoadError> {
+    let world = component.component_type();
+    let quoted = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let foreign: Vec<_> = world
+        .imports(engine)
+        // A type that is imported is a name for something that another interface defines.
+        .filter(|(_, import)| !matches!(import.ty, ComponentItem::Type(_)))
+        .map(|(name, _)| name)
+        .filter(|name| !OFFERED.iter().any(|offered| name.starts_with(offered)))
+        .collect();
+    if !foreign.is_empty() {
+        return Err(LoadError::MissingImport { imports: quoted(foreign) });
+    }
+    if world.get_export(engine, HANDLER).is_none() {
+        let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
+        let exports = if exports.is_empty() { "nothing".to_owned() } else { quoted(exports) };
+        return Err(LoadError::MissingExport { exports });
+    }
+    Ok(())
+}
+
+fn link_one(component: &Component, host: &Host) -> Result<Linked, LoadError> {
+    let instance =
+        host.linker.instantiate_pre(component).map_err(|error| LoadError::WrongImport { cause: causes(&error) })?;
+    let exports = ConsumerIndices::new(&instance).map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
+    Ok(Linked { instance, exports: Arc::new(exports) })
+}
+
+/// An error with its causes, on one line.
+pub(super) fn causes(error: &wasmtime::Error) -> String {
+    let causes: Vec<_> = error.chain().map(|cause| cause.to_string().trim().replace('\n', " ")).collect();
+    causes.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_no_component_are_recognized_by_their_first_bytes() {
+        let text = |bytes: &[u8]| recognize(bytes).unwrap_err().to_string();
+        assert!(text(b"").starts_with("this is not WebAssembly: it begins with nothing (the file is empty)"));
+        assert!(text(b"#!/bin/sh\nexit").starts_with("this is not WebAssembly: it begins with \"#!/bin/s\""));
+        assert!(text(b"\x7fELF\x02").starts_with("this is not WebAssembly: it begins with \"\\x7fELF\\x02\""));
+        assert!(text(b"\0asm\x01\0\0\0").contains("wasm32-wasip2"));
+        assert!(recognize(b"\0asm\x0d\0\x01\0").is_ok());
+    }
+}

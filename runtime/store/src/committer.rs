@@ -1,0 +1,129 @@
+//! The committer: the one thread that writes. Everything that waits in its inbox goes into the next group.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::transaction::{Receipt, Refusal, Transaction};
+
+/// Called with one answer for each transaction, in order, on the committer's thread: it must be quick and never wait.
+pub(crate) type Done = Box<dyn FnOnce(Vec<Result<Receipt, Refusal>>) + Send>;
+
+/// What was submitted together. Each of its transactions is atomic by itself.
+pub(crate) struct Job {
+    pub(crate) transactions: Vec<Transaction>,
+    pub(crate) done: Done,
+}
+
+/// Where jobs wait for the committer.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    // Held to push and to take everything; never during I/O.
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: Vec<Job>,
+    closing: bool,
+    /// The committer sleeps until then, if it sleeps; milliseconds of the store's clock.
+    wakes_at_ms: Option<u64>,
+    /// A lease ends before that: look again.
+    poked: bool,
+}
+
+/// The longest that the committer sleeps while something is left to do without a job: a disk that was full may have room
+/// again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Inbox {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("the inbox is whole")
+    }
+
+    /// Leaves a job. Gives it back if the committer has ended.
+    pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
+        let mut waiting = self.waiting();
+        if waiting.closing {
+            return Err(job);
+        }
+        waiting.jobs.push(job);
+        if waiting.jobs.len() == 1 {
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// A lease ends at this time.
+    pub(crate) fn lease_ends(&self, at_ms: u64) {
+        let mut waiting = self.waiting();
+        if waiting.wakes_at_ms.is_none_or(|wakes_at_ms| at_ms < wakes_at_ms) {
+            waiting.wakes_at_ms = Some(at_ms);
+            waiting.poked = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// No more jobs: what waits is done, then the committer ends.
+    pub(crate) fn close(&self) {
+        self.waiting().closing = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for jobs, or until it is time. Answers the jobs and whether they were the last.
+    fn take(&self, engine: &Engine, more_to_do: bool) -> (Vec<Job>, bool) {
+        let mut waiting = self.waiting();
+        loop {
+            if !waiting.jobs.is_empty() || waiting.closing || more_to_do || waiting.poked {
+                waiting.poked = false;
+                return (std::mem::take(&mut waiting.jobs), waiting.closing);
+            }
+            drop(waiting);
+            let now_ms = engine.shared.clock.now_ms();
+            let expires_at_ms = engine.shared.state().queues.next_expiry();
+            waiting = self.waiting();
+            if !waiting.jobs.is_empty() || waiting.closing || waiting.poked {
+                continue;
+            }
+            let patience = match expires_at_ms {
+                Some(at_ms) if at_ms <= now_ms => return (Vec::new(), false),
+                Some(at_ms) => PATIENCE.min(Duration::from_millis(at_ms - now_ms)),
+                None => PATIENCE,
+            };
+            waiting.wakes_at_ms = expires_at_ms;
+            let (woken, timeout) = self.changed.wait_timeout(waiting, patience).expect("the inbox is whole");
+            waiting = woken;
+            if timeout.timed_out() {
+                return (std::mem::take(&mut waiting.jobs), waiting.closing);
+            }
+        }
+    }
+}
+
+/// Commits until the inbox is closed and empty.
+pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
+    let mut more_to_do = false;
+    loop {
+        let (jobs, closing) = inbox.take(&engine, more_to_do);
+        commit(&mut engine, jobs);
+        engine.expire();
+        more_to_do = engine.maintain();
+        if closing && inbox.waiting().jobs.is_empty() {
+            return;
+        }
+    }
+}
+
+fn commit(engine: &mut Engine, jobs: Vec<Job>) {
+    let mut transactions = Vec::new();
+    let mut callers = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        callers.push((job.transactions.len(), job.done));
+        transactions.extend(job.transactions);
+    }
+    let mut answers = engine.commit(transactions).into_iter();
+    for (count, done) in callers {
+        done(answers.by_ref().take(count).collect());
+    }
+}

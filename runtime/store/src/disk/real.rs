@@ -1,0 +1,178 @@
+//! The machine's disk: a folder of a local file system, through the standard library.
+
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::fs::{self, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Disk, DiskError, File, FolderLock, Words};
+
+/// Messages are nobody else's business.
+const FILE_MODE: u32 = 0o600;
+
+/// A folder of the machine's file system. It has to be a local one: network file systems lock and sync as they like.
+#[derive(Debug)]
+pub struct RealDisk {
+    folder: PathBuf,
+    /// Kept open for [`Disk::sync_folder`].
+    handle: fs::File,
+}
+
+impl RealDisk {
+    /// Opens a folder. If it is missing it is made, durably, and so are its parents.
+    pub fn open(folder: &Path) -> Result<RealDisk, DiskError> {
+        let folder = std::path::absolute(folder).map_err(failed("find", folder))?;
+        create_folder(&folder)?;
+        let handle = fs::File::open(&folder).map_err(failed("open", &folder))?;
+        Ok(RealDisk { folder, handle })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        debug_assert!(!name.is_empty() && !name.contains('/'), "{name:?} is not a plain file name");
+        self.folder.join(name)
+    }
+}
+
+impl Disk for RealDisk {
+    fn lock(&self, name: &str) -> Result<Box<dyn FolderLock>, DiskError> {
+        let path = self.path(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let file = options.open(&path).map_err(failed("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let error = io::Error::new(io::ErrorKind::WouldBlock, holder(&file));
+                return Err(failed("lock", &path)(error));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
+        }
+        // The number is there for people, so a disk that is too full for it is no reason not to start.
+        let _ = file.set_len(0).and_then(|()| file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0));
+        Ok(Box::new(RealLock { _file: file }))
+    }
+
+    fn list(&self) -> Result<Vec<String>, DiskError> {
+        let failed = || failed("list", &self.folder);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            // What is no file, or has a name that is no text, was not made through this trait.
+            if entry.file_type().map_err(failed())?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
+        let path = self.path(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
+        Ok(Arc::new(RealFile { file, path }))
+    }
+
+    fn create(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
+        let path = self.path(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(FILE_MODE);
+        let file = options.open(&path).map_err(failed("create", &path))?;
+        Ok(Arc::new(RealFile { file, path }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let (from, to) = (self.path(from), self.path(to));
+        fs::rename(&from, &to)
+            .map_err(|error| DiskError::new("rename", format!("{} to {}", from.display(), to.display()), error))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DiskError> {
+        let path = self.path(name);
+        fs::remove_file(&path).map_err(failed("remove", &path))
+    }
+
+    fn sync_folder(&self) -> Result<(), DiskError> {
+        self.handle.sync_all().map_err(failed("sync", &self.folder))
+    }
+
+    fn map_words(&self, name: &str, words: usize) -> Result<Arc<dyn Words>, DiskError> {
+        let path = self.path(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let file = options.open(&path).map_err(failed("open", &path))?;
+        Ok(Arc::new(words::MappedWords::new(&file, words).map_err(failed("map", &path))?))
+    }
+}
+
+struct RealFile {
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl File for RealFile {
+    fn len(&self) -> Result<u64, DiskError> {
+        let metadata = self.file.metadata().map_err(failed("measure", &self.path))?;
+        Ok(metadata.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.file.read_exact_at(buffer, offset).map_err(failed("read", &self.path))
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path))
+    }
+
+    fn sync(&self) -> Result<(), DiskError> {
+        self.file.sync_data().map_err(failed("sync", &self.path))
+    }
+}
+
+/// The operating system's lock goes with the open file, so also when the process is killed.
+struct RealLock {
+    _file: fs::File,
+}
+
+impl FolderLock for RealLock {}
+
+/// Says who holds a lock file.
+fn holder(file: &fs::File) -> String {
+    let mut text = [0; 20];
+    let length = file.read_at(&mut text, 0).unwrap_or(0);
+    let process = std::str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    match process {
+        Some(process) => format!("process {process} is using this folder"),
+        None => "another process is using this folder".to_owned(),
+    }
+}
+
+/// Makes a folder and whatever is missing above it. Each is on record in its parent before anything is put into it.
+fn create_folder(folder: &Path) -> Result<(), DiskError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        create_folder(parent)?;
+    }
+    match fs::create_dir(folder) {
+        // Somebody else was faster.
+        Err(_) if folder.is_dir() => {}
+        made => made.map_err(failed("create", folder))?,
+    }
+    if let Some(parent) = folder.parent() {
+        fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync", parent))?;
+    }
+    Ok(())
+}
+
+/// Names what was tried and where.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+    move |error| DiskError::new(action, path.display().to_string(), error)
+}

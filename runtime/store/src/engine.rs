@@ -1,0 +1,349 @@
+//! The commit path: one group of transactions becomes one frame, one write and one fdatasync, and only then becomes
+//! visible.
+//!
+//! 1. *Admit*, under the state's lock: leases are checked and held, room is reserved, sequence numbers are drawn.
+//! 2. *Write*, without the lock: records are encoded, the frame is appended and synced.
+//! 3. *Apply*, under the lock: the queues see what the log now says. Nobody can see a send before this point.
+//!
+//! The engine is synchronous and has one owner. [`crate::Store`] gives it a thread; the simulation drives it directly.
+//! After an error of the log it is *stopped*: it confirms nothing more, since nobody knows what is on disk.
+
+use std::iter::Peekable;
+use std::sync::Arc;
+use std::vec::IntoIter;
+
+use crate::clean::Cleaner;
+use crate::commit::{self, Admitted, Effect};
+use crate::disk::DiskError;
+use crate::queues::Location;
+use crate::record::{self, QueueNumber};
+use crate::room::{RESERVE_FILES, Room, transaction_bytes_max, usable_bytes};
+use crate::shared::{Shared, Watcher};
+use crate::transaction::{Action, Receipt, Refusal, Transaction};
+use crate::wal::{FramePlace, Wal, frame};
+
+/// Spare files below which the oldest file is cleaned, or the ring grows: one to go on in, one for cleaning to copy to.
+const SPARES_MIN: u64 = 2;
+
+/// Files that the ring has at least: the one that is written to, and the reserve.
+pub(crate) const FILES_MIN: u64 = RESERVE_FILES + 1;
+
+/// How long a disk that was full is left alone before it is asked for one more file.
+const GROW_AGAIN_MS: u64 = 1000;
+
+pub(crate) struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) wal: Wal,
+    cleaner: Cleaner,
+    /// The frame that is being built; reused from group to group.
+    frame: Vec<u8>,
+    /// When the disk had no room for one more file.
+    grow_failed_at_ms: Option<u64>,
+}
+
+impl Engine {
+    pub(crate) fn new(shared: Arc<Shared>, wal: Wal) -> Engine {
+        Engine { shared, wal, cleaner: Cleaner::default(), frame: Vec::new(), grow_failed_at_ms: None }
+    }
+
+    /// Puts transactions on record, in as few groups as they fit into. One answer for each, in order.
+    pub(crate) fn commit(&mut self, transactions: Vec<Transaction>) -> Vec<Result<Receipt, Refusal>> {
+        let mut answers = Vec::with_capacity(transactions.len());
+        let mut waiting = transactions.into_iter().peekable();
+        while waiting.peek().is_some() {
+            let group_answers = self.commit_group(&mut waiting);
+            answers.extend(group_answers);
+        }
+        answers
+    }
+
+    /// Commits the first of the transactions that wait: as many as a frame holds, at least one.
+    fn commit_group(&mut self, waiting: &mut Peekable<IntoIter<Transaction>>) -> Vec<Result<Receipt, Refusal>> {
+        let now_ms = self.shared.clock.now_ms();
+        let mut room = match self.make_room() {
+            Ok(room) => room,
+            Err(why) => return waiting.map(|_| Err(Refusal::Stopped(why.clone()))).collect(),
+        };
+        let bytes_max = transaction_bytes_max(room.file_bytes);
+        let mut group: Vec<Result<Admitted, Refusal>> = Vec::with_capacity(waiting.len());
+        {
+            let mut state = self.shared.state();
+            let mut bytes = 0;
+            while let Some(next) = waiting.peek() {
+                bytes += commit::bytes_max(&state, next);
+                if bytes > bytes_max && !group.is_empty() {
+                    break;
+                }
+                let next = waiting.next().expect("just peeked");
+                group.push(commit::admit(&mut state, &mut room, next, now_ms));
+            }
+        }
+        self.read_moved(&mut group);
+
+        let mut puts = Vec::new();
+        self.begin_frame();
+        self.name_queues(&group);
+        for admitted in group.iter().flatten() {
+            commit::encode(admitted, now_ms, &mut self.frame, &mut puts);
+        }
+        match self.write_frame() {
+            Ok(place) => self.apply(group, puts.into_iter(), place, now_ms),
+            // What was admitted stays held: only the next recovery can tell whether it is on disk.
+            Err(why) => group.into_iter().map(|one| one.and(Err(Refusal::Stopped(why.clone())))).collect(),
+        }
+    }
+
+    /// A message that moves is read before anything is written, so that an unreadable one moves nowhere.
+    fn read_moved(&self, group: &mut [Result<Admitted, Refusal>]) {
+        for one in group {
+            let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
+            let (sequence, location) = (settle.sequence(), settle.entry.location);
+            let Effect::Move { content, edit, .. } = &mut settle.effect else { continue };
+            let cached = self.shared.state().cache.get(sequence).cloned();
+            let read = match cached {
+                Some(content) => Ok(Some(content)),
+                None => self.shared.read(sequence, location),
+            };
+            let refusal = match read {
+                Ok(Some(mut moved)) => {
+                    edit.apply(&mut moved.message.attributes);
+                    *content = Some(moved);
+                    continue;
+                }
+                Ok(None) => Refusal::LeaseLost,
+                Err(why) => Refusal::Read(why),
+            };
+            if let Ok(admitted) = std::mem::replace(one, Err(refusal)) {
+                commit::withdraw(&mut self.shared.state(), admitted);
+            }
+        }
+    }
+
+    /// Queues that the log does not name yet come before the first message in them.
+    fn name_queues(&mut self, group: &[Result<Admitted, Refusal>]) {
+        let mut state = self.shared.state();
+        for number in group.iter().flatten().flat_map(Admitted::queues) {
+            if let Some(name) = state.queues.take_unnamed(number) {
+                record::encode_queue(&mut self.frame, number, name.as_str());
+            }
+        }
+    }
+
+    fn apply(
+        &self,
+        group: Vec<Result<Admitted, Refusal>>,
+        mut puts: impl Iterator<Item = commit::Span>,
+        place: Option<FramePlace>,
+        now_ms: u64,
+    ) -> Vec<Result<Receipt, Refusal>> {
+        let payload_at =
+            place.map_or(Location::NONE, |place| Location { file: place.file, offset: place.payload_offset, len: 0 });
+        let mut touched: Vec<QueueNumber> = Vec::new();
+        let mut answers = Vec::with_capacity(group.len());
+        let watchers: Vec<Watcher> = {
+            let mut state = self.shared.state();
+            for one in group {
+                answers.push(one.map(|admitted| {
+                    let sent = commit::apply(&mut state, admitted, payload_at, &mut puts, &mut touched, now_ms);
+                    sent.into_iter().map(|sequence| self.shared.id(sequence)).collect()
+                }));
+            }
+            touched.sort_unstable();
+            touched.dedup();
+            touched.iter().filter_map(|queue| state.watchers.get(queue)).flatten().cloned().collect()
+        };
+        // Whoever waits for messages is told outside of the lock.
+        watchers.iter().for_each(|arrived| arrived());
+        answers
+    }
+
+    /// Leases that are over: their messages are due again, and their attempts count if they had begun.
+    pub(crate) fn expire(&mut self) {
+        let now_ms = self.shared.clock.now_ms();
+        let expired = self.shared.state().queues.expired(now_ms);
+        if !expired.is_empty() {
+            let give_back = |(lease, begun)| {
+                let action = if begun { Action::Retry { delay_ms: 0 } } else { Action::Release };
+                Transaction { settle: Some((lease, action)), sends: Vec::new() }
+            };
+            self.commit(expired.into_iter().map(give_back).collect());
+        }
+    }
+
+    // --- the log ------------------------------------------------------------------------------------------------
+
+    /// Begins a frame in the buffer.
+    pub(crate) fn begin_frame(&mut self) {
+        self.frame.clear();
+        self.frame.resize(frame::HEADER_BYTES, 0);
+    }
+
+    /// The buffer of the frame that is being built.
+    pub(crate) fn frame(&mut self) -> &mut Vec<u8> {
+        &mut self.frame
+    }
+
+    /// Writes the frame that was built, if there is anything in it.
+    pub(crate) fn write_frame(&mut self) -> Result<Option<FramePlace>, Arc<str>> {
+        let payload_bytes = self.frame.len() - frame::HEADER_BYTES;
+        if payload_bytes == 0 {
+            return Ok(None);
+        }
+        let mut frame = std::mem::take(&mut self.frame);
+        let written = (|| {
+            if !self.wal.fits(payload_bytes) {
+                self.roll()?;
+            }
+            if self.wal.is_at_start() {
+                self.write_catalogue()?;
+            }
+            self.wal.append(&mut frame)
+        })();
+        self.frame = frame;
+        written.map(Some).map_err(|error| self.stop(&error.to_string()))
+    }
+
+    /// Goes on in the next file.
+    fn roll(&mut self) -> Result<(), DiskError> {
+        if self.wal.spares() == 0 {
+            self.wal.grow();
+            self.wal.collect(true)?;
+        }
+        if self.wal.spares() == 0 {
+            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, "all files of the log are in use");
+            return Err(DiskError::new("begin", "the next log file", full));
+        }
+        self.wal.roll()
+    }
+
+    /// Every file begins with the next sequence number and the names of the queues, so that nothing depends on files that
+    /// were given up. A file may have been begun by a process that did not come to write this.
+    fn write_catalogue(&mut self) -> Result<(), DiskError> {
+        let mut catalogue = vec![0; frame::HEADER_BYTES];
+        {
+            let state = self.shared.state();
+            record::encode_next(&mut catalogue, state.queues.next_sequence());
+            for (number, name) in state.queues.all() {
+                record::encode_queue(&mut catalogue, number, name.as_str());
+            }
+        }
+        self.wal.append(&mut catalogue)?;
+        Ok(())
+    }
+
+    /// Confirms nothing more.
+    pub(crate) fn stop(&mut self, why: &str) -> Arc<str> {
+        let mut state = self.shared.state();
+        state.stopped.get_or_insert_with(|| why.into()).clone()
+    }
+
+    /// Why nothing more is confirmed.
+    pub(crate) fn stopped(&self) -> Option<Arc<str>> {
+        self.shared.state().stopped.clone()
+    }
+
+    /// Sees to it that a group finds a file to go on in, and tells how much of the log is left for it. Something is done
+    /// here only when the ring is nearly full; otherwise [`Engine::maintain`] keeps ahead.
+    fn make_room(&mut self) -> Result<Room, Arc<str>> {
+        if let Some(why) = self.stopped() {
+            return Err(why);
+        }
+        self.collect(false)?;
+        let mut room = self.room();
+        // Only files that are there count, so that a disk that turns out to be full has not been promised to anyone.
+        while room.live_bytes + transaction_bytes_max(room.file_bytes) > room.live_bytes_max() {
+            let files = self.wal.files_ready();
+            self.grow();
+            self.collect(true)?;
+            if self.wal.files_ready() == files {
+                break;
+            }
+            room = self.room();
+        }
+        while self.wal.spares() < SPARES_MIN {
+            self.grow();
+            let coming = self.wal.files() > self.wal.files_ready();
+            if coming && self.wal.spares() > 0 {
+                break;
+            }
+            if coming {
+                self.collect(true)?;
+            } else if !self.clean_files()? {
+                break;
+            }
+        }
+        Ok(self.room())
+    }
+
+    fn room(&self) -> Room {
+        Room {
+            live_bytes: self.shared.state().queues.live_bytes(),
+            file_bytes: self.wal.options().file_bytes,
+            files: self.wal.files_ready(),
+            exhausted: self.wal.spares() == 0,
+        }
+    }
+
+    /// One step of what keeps the ring short of full. Answers whether there is more to do.
+    pub(crate) fn maintain(&mut self) -> bool {
+        if self.stopped().is_some() || self.collect(false).is_err() || self.wal.spares() >= SPARES_MIN {
+            return false;
+        }
+        self.grow();
+        if self.wal.files() > self.wal.files_ready() {
+            return false;
+        }
+        self.clean_step().unwrap_or(false)
+    }
+
+    /// Asks for one more file, while what lives in the log fills more than half of the ring that there is: below that,
+    /// cleaning is cheaper than disk space.
+    fn grow(&mut self) {
+        let live_bytes = self.shared.state().queues.live_bytes();
+        let comfortable =
+            self.wal.files().saturating_sub(RESERVE_FILES) * usable_bytes(self.wal.options().file_bytes) / 2;
+        let now_ms = self.shared.clock.now_ms();
+        let may_ask = self.grow_failed_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= GROW_AGAIN_MS);
+        if may_ask && (self.wal.files() < FILES_MIN || live_bytes > comfortable) {
+            self.wal.grow();
+        }
+    }
+
+    /// Takes in a file that was made ahead. A disk without room for it is no reason to stop.
+    fn collect(&mut self, wait: bool) -> Result<(), Arc<str>> {
+        let before = self.wal.files_ready();
+        match self.wal.collect(wait) {
+            Ok(()) => {
+                if self.wal.files_ready() > before {
+                    self.grow_failed_at_ms = None;
+                }
+                Ok(())
+            }
+            Err(error) if error.is_full() => {
+                self.grow_failed_at_ms = Some(self.shared.clock.now_ms());
+                Ok(())
+            }
+            Err(error) => Err(self.stop(&error.to_string())),
+        }
+    }
+
+    /// Cleans the oldest files until there is one more to go on in, at most the whole ring. Answers whether there is.
+    fn clean_files(&mut self) -> Result<bool, Arc<str>> {
+        let before = self.wal.spares();
+        for _ in 0..self.wal.files() {
+            let Some(epoch) = self.wal.oldest().map(|oldest| oldest.header.epoch) else { break };
+            while self.wal.oldest().is_some_and(|oldest| oldest.header.epoch == epoch) && self.clean_step()? {}
+            if self.wal.spares() > before {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn clean_step(&mut self) -> Result<bool, Arc<str>> {
+        let mut cleaner = std::mem::take(&mut self.cleaner);
+        let stepped = cleaner.step(self);
+        self.cleaner = cleaner;
+        stepped
+    }
+}

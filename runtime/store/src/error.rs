@@ -1,0 +1,33 @@
+//! Why a store can't be opened.
+
+use crate::disk::DiskError;
+
+/// Why a store can't be opened. Nothing on disk was changed but what an interrupted start left unfinished.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process works on the folder.
+    #[error("the data folder is in use by another process, which holds {lock_file}: stop it, or set another data_dir")]
+    Locked {
+        /// The file that the other process holds.
+        lock_file: String,
+    },
+    /// Something on disk is not what was written.
+    #[error("{file} is damaged at offset {offset}: {why}")]
+    Damaged {
+        /// The file's name in the data folder.
+        file: String,
+        /// Where, in bytes from its start.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// Files that must be there are not.
+    #[error("the data folder is incomplete: {0}")]
+    Incomplete(String),
+    /// The log could not be written to.
+    #[error("{0}")]
+    Stopped(std::sync::Arc<str>),
+    /// The disk said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}

@@ -1,0 +1,314 @@
+//! The state machine of all queues. Pure: it does no I/O, reads no clock and draws no numbers; what it knows, it was told
+//! by records ([`Queues::apply`]), in the order of the log, or by claims.
+//!
+//! ```text
+//!  put ──► [ready] ──claim──► [leased] ──remove─────────────► gone
+//!             ▲                  │ ├─ update, due later ────► [delayed] ─due─► [ready]
+//!   due ──────┤                  │ ├─ put into another queue: a dead letter, a redrive
+//!  [delayed] ─┘                  │ └─ release ──────────────► [ready]
+//!                                └─ a process that dies forgets the lease: [ready]
+//! ```
+//!
+//! Claims and releases are in memory only; everything else is a record. A settlement takes two steps: it is begun, which
+//! makes its lease worthless to everybody else, and ended when its record is durable and applied.
+
+mod entry;
+mod keys;
+mod line;
+mod phases;
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+
+pub(crate) use self::entry::{Entry, Location, Phase};
+use self::line::Line;
+use crate::record::{DeliveryState, PutPlace, QueueNumber, Record};
+use crate::{Lease, QueueName};
+
+#[derive(Default)]
+pub(crate) struct Queues {
+    entries: FxHashMap<u64, Entry>,
+    /// By number. A number whose queue was never named in the log is free after a restart, and stays so.
+    lines: Vec<Option<Line>>,
+    numbers: FxHashMap<QueueName, QueueNumber>,
+    /// (expires at, sequence)
+    leases: BTreeSet<(u64, u64)>,
+    next_sequence: u64,
+    next_token: u64,
+    /// Bytes of the puts that the entries live in.
+    live_bytes: u64,
+    /// Puts that entries live in, by the file that they stand in.
+    live_in_file: FxHashMap<u64, u64>,
+}
+
+/// What is handed out with a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claimed {
+    pub(crate) lease: Lease,
+    pub(crate) position: u64,
+    pub(crate) location: Location,
+    /// The number of the attempt that may begin now.
+    pub(crate) attempt: u32,
+    pub(crate) first_failed_at_ms: u64,
+}
+
+/// The counts of one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) ready: u64,
+    pub(crate) delayed: u64,
+    pub(crate) leased: u64,
+    pub(crate) bytes: u64,
+    pub(crate) oldest_enqueued_at_ms: Option<u64>,
+}
+
+impl Queues {
+    /// A store without messages. Sequence numbers begin at 1.
+    pub(crate) fn new() -> Queues {
+        Queues { next_sequence: 1, next_token: 1, ..Queues::default() }
+    }
+
+    // --- names ---------------------------------------------------------------------------------------------------
+
+    /// Makes a queue known, or changes its limit.
+    pub(crate) fn declare(&mut self, name: &QueueName, bytes_max: u64) -> QueueNumber {
+        let number = self.number_or_new(name);
+        let line = line_mut(&mut self.lines, number);
+        line.declared = true;
+        line.bytes_max = bytes_max;
+        number
+    }
+
+    fn number_or_new(&mut self, name: &QueueName) -> QueueNumber {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = QueueNumber(u32::try_from(self.lines.len()).expect("fewer queues than that"));
+        self.give_number(number, name);
+        number
+    }
+
+    fn give_number(&mut self, number: QueueNumber, name: &QueueName) {
+        let place = number.0 as usize;
+        if self.lines.len() <= place {
+            self.lines.resize_with(place + 1, || None);
+        }
+        self.lines[place] = Some(Line::new(name.clone()));
+        self.numbers.insert(name.clone(), number);
+    }
+
+    /// The number of a queue that messages may be sent to.
+    pub(crate) fn declared(&self, name: &QueueName) -> Option<QueueNumber> {
+        self.known(name).filter(|number| self.line(*number).declared)
+    }
+
+    /// The number of a queue that is declared, or was once.
+    pub(crate) fn known(&self, name: &QueueName) -> Option<QueueNumber> {
+        self.numbers.get(name).copied()
+    }
+
+    /// The queues that people should see: declared ones, and those that still hold messages.
+    pub(crate) fn visible(&self) -> impl Iterator<Item = (QueueNumber, &QueueName)> {
+        self.numbered().filter(|(_, line)| line.declared || !line.is_empty()).map(|(number, line)| (number, &line.name))
+    }
+
+    /// All queues that ever had a number, for the log's catalogue.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (QueueNumber, &QueueName)> {
+        self.numbered().map(|(number, line)| (number, &line.name))
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (QueueNumber, &Line)> {
+        let places = self.lines.iter().enumerate();
+        places.filter_map(|(place, line)| Some((QueueNumber(place as u32), line.as_ref()?)))
+    }
+
+    /// Queues that no durable record names yet; they are not returned again.
+    pub(crate) fn take_unnamed(&mut self, used: QueueNumber) -> Option<QueueName> {
+        let line = line_mut(&mut self.lines, used);
+        (!std::mem::replace(&mut line.named_in_log, true)).then(|| line.name.clone())
+    }
+
+    fn line(&self, number: QueueNumber) -> &Line {
+        self.lines[number.0 as usize].as_ref().expect("numbers come from names")
+    }
+
+    // --- numbers and room ----------------------------------------------------------------------------------------
+
+    /// Draws sequence numbers. They are used up also if nothing comes of it.
+    pub(crate) fn draw_sequence(&mut self) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        sequence
+    }
+
+    /// All smaller numbers may be in use.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// Holds room in a queue for a message that is about to be put there. Answers the queue's limit if there is none.
+    pub(crate) fn reserve(&mut self, queue: QueueNumber, bytes: u64) -> Result<(), u64> {
+        let line = line_mut(&mut self.lines, queue);
+        if line.bytes + line.bytes_reserved + bytes > line.bytes_max {
+            return Err(line.bytes_max);
+        }
+        line.bytes_reserved += bytes;
+        Ok(())
+    }
+
+    /// Gives reserved room back: the message was put, or will not be.
+    pub(crate) fn unreserve(&mut self, queue: QueueNumber, bytes: u64) {
+        line_mut(&mut self.lines, queue).bytes_reserved -= bytes;
+    }
+
+    /// Bytes of the log that live messages stand in.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// Messages that live in a file of the log.
+    pub(crate) fn live_in_file(&self, file: u64) -> u64 {
+        self.live_in_file.get(&file).copied().unwrap_or(0)
+    }
+
+    fn settle_in(&mut self, location: Location) {
+        self.live_bytes += u64::from(location.len);
+        *self.live_in_file.entry(location.file).or_default() += 1;
+    }
+
+    fn move_out(&mut self, location: Location) {
+        self.live_bytes -= u64::from(location.len);
+        let left = self.live_in_file.get_mut(&location.file).expect("its messages are counted");
+        *left -= 1;
+        if *left == 0 {
+            self.live_in_file.remove(&location.file);
+        }
+    }
+
+    // --- records -------------------------------------------------------------------------------------------------
+
+    /// What the log says happens, here too. `location` is where a put stands.
+    pub(crate) fn apply(&mut self, record: &Record<'_>, location: Location) -> Result<(), String> {
+        match record {
+            Record::Queue { number, name } => self.name_queue(*number, name),
+            Record::Next { sequence } => {
+                self.next_sequence = self.next_sequence.max(*sequence);
+                Ok(())
+            }
+            Record::Put(put) => {
+                if self.lines.get(put.place.queue.0 as usize).is_none_or(Option::is_none) {
+                    return Err(format!("a message stands in queue number {}, which has no name", put.place.queue.0));
+                }
+                let bytes = put.body.len() + put.key.map_or(0, str::len) + put.content_type.map_or(0, str::len);
+                let attributes: usize = put.attributes().map(|(name, value)| name.len() + value.len()).sum();
+                self.put(&put.place, put.key, (bytes + attributes) as u64, location);
+                Ok(())
+            }
+            Record::Update { sequence, state } => {
+                self.update(*sequence, *state);
+                Ok(())
+            }
+            Record::Remove { sequence } => {
+                self.remove(*sequence);
+                Ok(())
+            }
+        }
+    }
+
+    fn name_queue(&mut self, number: QueueNumber, name: &str) -> Result<(), String> {
+        let name = QueueName::new(name).map_err(|error| error.to_string())?;
+        let taken = self.lines.get(number.0 as usize).is_some_and(Option::is_some);
+        match self.known(&name) {
+            Some(known) if known == number => {}
+            None if !taken => self.give_number(number, &name),
+            _ => return Err(format!("queue {name} has number {}, which is another's, or has two", number.0)),
+        }
+        line_mut(&mut self.lines, number).named_in_log = true;
+        Ok(())
+    }
+
+    /// A message stands in a queue; if it stood somewhere before, no longer there.
+    pub(crate) fn put(&mut self, place: &PutPlace, key: Option<&str>, bytes: u64, location: Location) {
+        self.remove(place.sequence);
+        self.next_sequence = self.next_sequence.max(place.sequence + 1).max(place.position + 1);
+        self.settle_in(location);
+        let line = line_mut(&mut self.lines, place.queue);
+        let entry = Entry {
+            queue: place.queue,
+            position: place.position,
+            key: key.map(|key| line.keys.intern(key)),
+            enqueued_at_ms: place.enqueued_at_ms,
+            bytes,
+            location,
+            state: place.state,
+            phase: Phase::Absent,
+        };
+        line.bytes += bytes;
+        line.order.insert(place.position, place.sequence);
+        self.entries.insert(place.sequence, entry);
+        self.arrange(place.sequence, place.holds_key);
+    }
+
+    fn update(&mut self, sequence: u64, state: DeliveryState) {
+        if self.entries.contains_key(&sequence) {
+            self.withdraw(sequence);
+            self.entries.get_mut(&sequence).expect("just looked up").state = state;
+            self.arrange(sequence, true);
+        }
+    }
+
+    fn remove(&mut self, sequence: u64) {
+        if self.entries.contains_key(&sequence) {
+            self.withdraw(sequence);
+            let entry = self.entries.remove(&sequence).expect("just looked up");
+            let line = line_mut(&mut self.lines, entry.queue);
+            line.bytes -= entry.bytes;
+            line.order.remove(&entry.position);
+            if let Some(key) = &entry.key {
+                line.keys.forget(key);
+            }
+            self.move_out(entry.location);
+        }
+    }
+
+    /// The message was copied: it lives in `to` now if it lived in `from`. Answers whether it did.
+    pub(crate) fn relocate(&mut self, sequence: u64, from: Location, to: Location) -> bool {
+        let Some(entry) = self.entries.get_mut(&sequence).filter(|entry| entry.location == from) else { return false };
+        entry.location = to;
+        self.move_out(from);
+        self.settle_in(to);
+        true
+    }
+
+    // --- looking -------------------------------------------------------------------------------------------------
+
+    pub(crate) fn entry(&self, sequence: u64) -> Option<&Entry> {
+        self.entries.get(&sequence)
+    }
+
+    pub(crate) fn counts(&self, queue: QueueNumber) -> Counts {
+        let line = self.line(queue);
+        let delayed = line.delayed.len() as u64;
+        Counts {
+            ready: line.order.len() as u64 - delayed - line.leased,
+            delayed,
+            leased: line.leased,
+            bytes: line.bytes,
+            oldest_enqueued_at_ms: line
+                .order
+                .first_key_value()
+                .map(|(_, sequence)| self.entries[sequence].enqueued_at_ms),
+        }
+    }
+
+    /// The first messages of a queue in its order.
+    pub(crate) fn peek(&self, queue: QueueNumber, limit: usize) -> impl Iterator<Item = (u64, &Entry)> {
+        self.line(queue).order.values().take(limit).map(|sequence| (*sequence, &self.entries[sequence]))
+    }
+}
+
+/// One queue, while other fields of [`Queues`] are borrowed.
+fn line_mut(lines: &mut [Option<Line>], number: QueueNumber) -> &mut Line {
+    lines[number.0 as usize].as_mut().expect("numbers come from names")
+}

@@ -1,0 +1,475 @@
+//! The records that a frame's payload is made of.
+//!
+//! | kind | what | fields |
+//! | --- | --- | --- |
+//! | 1 | queue: gives a queue its number | number `v`, name `s` |
+//! | 2 | next: sequence numbers below this were used | sequence `v` |
+//! | 3 | put: a message stands in a queue, in this state | checksum `u32`, flags `u8`, queue `v`, sequence `u64`, enqueued at `u64`, then what the flags name, in order of their bits, then the body `s` |
+//! | 4 | update: a message's state changed | sequence `u64`, attempts `v`, due at `v`, first failed at `v` |
+//! | 5 | remove: a message is gone | sequence `u64` |
+//!
+//! `v` is a LEB128 number of at most 64 bits, `s` a length (`v`) and so many bytes, other numbers are little-endian.
+//! Times are milliseconds of the Unix epoch, 0 for none.
+//!
+//! | put flag | field |
+//! | --- | --- |
+//! | 1 | position `u64`; without it the position is the sequence |
+//! | 2 | attempts `v`, first failed at `v` |
+//! | 4 | due at `v` |
+//! | 8 | holds its key while it is delayed; no field |
+//! | 16 | key `s` |
+//! | 32 | content type `s` |
+//! | 64 | attributes: count `v`, then name `s` and value `s` each |
+//!
+//! A put is also what a message is read from when it is claimed long after, so it has a checksum of its own (CRC32C of
+//! what follows it): a frame's checksum can't be checked without reading the whole frame.
+//!
+//! A put of a message that is there already replaces it: messages are copied forward and moved between queues.
+
+use crate::NewMessage;
+
+const QUEUE: u8 = 1;
+const NEXT: u8 = 2;
+const PUT: u8 = 3;
+const UPDATE: u8 = 4;
+const REMOVE: u8 = 5;
+
+const HAS_POSITION: u8 = 1;
+const HAS_ATTEMPTS: u8 = 2;
+const HAS_DUE: u8 = 4;
+const HOLDS_KEY: u8 = 8;
+const HAS_KEY: u8 = 16;
+const HAS_CONTENT_TYPE: u8 = 32;
+const HAS_ATTRIBUTES: u8 = 64;
+
+/// The number that stands for a queue's name in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct QueueNumber(pub(crate) u32);
+
+/// One record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Record<'a> {
+    Queue { number: QueueNumber, name: &'a str },
+    Next { sequence: u64 },
+    Put(Put<'a>),
+    Update { sequence: u64, state: DeliveryState },
+    Remove { sequence: u64 },
+}
+
+/// What changes from delivery to delivery, and is kept over restarts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DeliveryState {
+    /// Attempts that started.
+    pub(crate) attempts: u32,
+    /// When it is due, 0 for at once.
+    pub(crate) due_at_ms: u64,
+    /// When an attempt first failed, 0 for never.
+    pub(crate) first_failed_at_ms: u64,
+}
+
+/// A message in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Put<'a> {
+    pub(crate) place: PutPlace,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) content_type: Option<&'a str>,
+    pub(crate) body: &'a [u8],
+    attributes: &'a [u8],
+}
+
+/// Where a message stands, and in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PutPlace {
+    pub(crate) queue: QueueNumber,
+    pub(crate) sequence: u64,
+    /// Its place in the queue's order.
+    pub(crate) position: u64,
+    pub(crate) enqueued_at_ms: u64,
+    pub(crate) state: DeliveryState,
+    /// It is delayed, and later messages of its key wait for it.
+    pub(crate) holds_key: bool,
+}
+
+impl<'a> Put<'a> {
+    pub(crate) fn attributes(&self) -> Attributes<'a> {
+        Attributes { input: Input { rest: self.attributes } }
+    }
+}
+
+/// Names and values that were checked when the record was decoded.
+pub(crate) struct Attributes<'a> {
+    input: Input<'a>,
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some((self.input.text().ok()?, self.input.text().ok()?))
+    }
+}
+
+/// Why bytes are no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("the record ends in the middle")]
+    Short,
+    #[error("there is no record of kind {0}")]
+    Kind(u8),
+    #[error("the record has unknown flags ({0:#x})")]
+    Flags(u8),
+    #[error("a number is too large")]
+    Number,
+    #[error("a text is not UTF-8")]
+    Text,
+    #[error("its checksum does not match")]
+    Checksum,
+}
+
+/// Reads the records of a payload one by one. After an error it ends.
+pub(crate) struct Records<'a> {
+    input: Input<'a>,
+    payload_bytes: usize,
+}
+
+/// A record, and which bytes of the payload it takes.
+pub(crate) struct Spanned<'a> {
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+    pub(crate) record: Record<'a>,
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn new(payload: &'a [u8]) -> Records<'a> {
+        Records { input: Input { rest: payload }, payload_bytes: payload.len() }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Spanned<'a>, (u32, Malformed)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.input.rest.is_empty() {
+            return None;
+        }
+        let offset = (self.payload_bytes - self.input.rest.len()) as u32;
+        match self.input.record() {
+            Ok(record) => {
+                let end = (self.payload_bytes - self.input.rest.len()) as u32;
+                Some(Ok(Spanned { offset, len: end - offset, record }))
+            }
+            Err(why) => {
+                self.input.rest = &[];
+                Some(Err((offset, why)))
+            }
+        }
+    }
+}
+
+/// Decodes exactly one record.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
+    let mut input = Input { rest: bytes };
+    let record = input.record()?;
+    if input.rest.is_empty() { Ok(record) } else { Err(Malformed::Number) }
+}
+
+pub(crate) fn encode_queue(out: &mut Vec<u8>, number: QueueNumber, name: &str) {
+    out.push(QUEUE);
+    put_number(out, u64::from(number.0));
+    put_bytes(out, name.as_bytes());
+}
+
+pub(crate) fn encode_next(out: &mut Vec<u8>, sequence: u64) {
+    out.push(NEXT);
+    put_number(out, sequence);
+}
+
+pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessage) {
+    let DeliveryState { attempts, due_at_ms, first_failed_at_ms } = place.state;
+    let mut flags = 0;
+    let mut flag = |set: bool, bit: u8| {
+        flags |= if set { bit } else { 0 };
+        set
+    };
+    let has_position = flag(place.position != place.sequence, HAS_POSITION);
+    let has_attempts = flag(attempts != 0 || first_failed_at_ms != 0, HAS_ATTEMPTS);
+    let has_due = flag(due_at_ms != 0, HAS_DUE);
+    flag(place.holds_key, HOLDS_KEY);
+    flag(message.key.is_some(), HAS_KEY);
+    flag(message.content_type.is_some(), HAS_CONTENT_TYPE);
+    let has_attributes = flag(!message.attributes.is_empty(), HAS_ATTRIBUTES);
+
+    out.push(PUT);
+    let crc_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.push(flags);
+    put_number(out, u64::from(place.queue.0));
+    out.extend_from_slice(&place.sequence.to_le_bytes());
+    out.extend_from_slice(&place.enqueued_at_ms.to_le_bytes());
+    if has_position {
+        out.extend_from_slice(&place.position.to_le_bytes());
+    }
+    if has_attempts {
+        put_number(out, u64::from(attempts));
+        put_number(out, first_failed_at_ms);
+    }
+    if has_due {
+        put_number(out, due_at_ms);
+    }
+    if let Some(key) = &message.key {
+        put_bytes(out, key.as_bytes());
+    }
+    if let Some(content_type) = &message.content_type {
+        put_bytes(out, content_type.as_bytes());
+    }
+    if has_attributes {
+        put_number(out, message.attributes.len() as u64);
+        for (name, value) in &message.attributes {
+            put_bytes(out, name.as_bytes());
+            put_bytes(out, value.as_bytes());
+        }
+    }
+    put_bytes(out, &message.body);
+    let crc = crc32c::crc32c(&out[crc_at + 4..]);
+    out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+pub(crate) fn encode_update(out: &mut Vec<u8>, sequence: u64, state: &DeliveryState) {
+    out.push(UPDATE);
+    out.extend_from_slice(&sequence.to_le_bytes());
+    put_number(out, u64::from(state.attempts));
+    put_number(out, state.due_at_ms);
+    put_number(out, state.first_failed_at_ms);
+}
+
+pub(crate) fn encode_remove(out: &mut Vec<u8>, sequence: u64) {
+    out.push(REMOVE);
+    out.extend_from_slice(&sequence.to_le_bytes());
+}
+
+/// The most bytes that the put of such a message may take, in whatever state.
+pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
+    // Kind, checksum, flags, and the fixed and variable numbers at their longest.
+    const NUMBERS_MAX: usize = 1 + 4 + 1 + 5 + 8 + 8 + 8 + 5 + 10 + 10 + 10 + 10;
+    const LENGTH_MAX: usize = 10;
+    let texts = message.key.iter().chain(&message.content_type).map(|text| text.len() + LENGTH_MAX);
+    let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 2 * LENGTH_MAX);
+    (NUMBERS_MAX + message.body.len() + texts.chain(attributes).sum::<usize>()) as u64
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+struct Input<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    fn record(&mut self) -> Result<Record<'a>, Malformed> {
+        match self.byte()? {
+            QUEUE => Ok(Record::Queue { number: self.queue_number()?, name: self.text()? }),
+            NEXT => Ok(Record::Next { sequence: self.number()? }),
+            PUT => self.put().map(Record::Put),
+            UPDATE => Ok(Record::Update {
+                sequence: self.fixed()?,
+                state: DeliveryState {
+                    attempts: self.number_u32()?,
+                    due_at_ms: self.number()?,
+                    first_failed_at_ms: self.number()?,
+                },
+            }),
+            REMOVE => Ok(Record::Remove { sequence: self.fixed()? }),
+            other => Err(Malformed::Kind(other)),
+        }
+    }
+
+    fn put(&mut self) -> Result<Put<'a>, Malformed> {
+        let crc = u32::from_le_bytes(self.array()?);
+        let checked = self.rest;
+        let flags = self.byte()?;
+        if flags & 0x80 != 0 {
+            return Err(Malformed::Flags(flags));
+        }
+        let has = |bit: u8| flags & bit != 0;
+        let queue = self.queue_number()?;
+        let sequence = self.fixed()?;
+        let enqueued_at_ms = self.fixed()?;
+        let position = if has(HAS_POSITION) { self.fixed()? } else { sequence };
+        let mut state = DeliveryState::default();
+        if has(HAS_ATTEMPTS) {
+            state.attempts = self.number_u32()?;
+            state.first_failed_at_ms = self.number()?;
+        }
+        if has(HAS_DUE) {
+            state.due_at_ms = self.number()?;
+        }
+        let key = has(HAS_KEY).then(|| self.text()).transpose()?;
+        let content_type = has(HAS_CONTENT_TYPE).then(|| self.text()).transpose()?;
+        let attributes = if has(HAS_ATTRIBUTES) { self.attributes()? } else { &[] };
+        let body = self.bytes()?;
+        if crc32c::crc32c(&checked[..checked.len() - self.rest.len()]) != crc {
+            return Err(Malformed::Checksum);
+        }
+        let place = PutPlace { queue, sequence, position, enqueued_at_ms, state, holds_key: has(HOLDS_KEY) };
+        Ok(Put { place, key, content_type, body, attributes })
+    }
+
+    /// The names and values, checked and still encoded.
+    fn attributes(&mut self) -> Result<&'a [u8], Malformed> {
+        let count = self.number()?;
+        let all = self.rest;
+        for _ in 0..count {
+            self.text()?;
+            self.text()?;
+        }
+        Ok(&all[..all.len() - self.rest.len()])
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(bytes).ok_or(Malformed::Short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        Ok(self.take(N)?.try_into().expect("so many were taken"))
+    }
+
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn fixed(&mut self) -> Result<u64, Malformed> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn number(&mut self) -> Result<u64, Malformed> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return Err(Malformed::Number);
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Malformed::Number)
+    }
+
+    fn number_u32(&mut self) -> Result<u32, Malformed> {
+        u32::try_from(self.number()?).map_err(|_| Malformed::Number)
+    }
+
+    fn queue_number(&mut self) -> Result<QueueNumber, Malformed> {
+        self.number_u32().map(QueueNumber)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = usize::try_from(self.number()?).map_err(|_| Malformed::Number)?;
+        self.take(len)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_text() -> impl Strategy<Value = Box<str>> {
+        ".{0,20}".prop_map(String::into_boxed_str)
+    }
+
+    prop_compose! {
+        fn any_message()(
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+            content_type in proptest::option::of(any_text()),
+            key in proptest::option::of(any_text()),
+            attributes in proptest::collection::vec((any_text(), any_text()), 0..4),
+        ) -> NewMessage {
+            NewMessage { body: Bytes::from(body), content_type, key, attributes, delay_ms: 0 }
+        }
+    }
+
+    prop_compose! {
+        fn any_state()(attempts: u32, due_at_ms: u64, first_failed_at_ms: u64) -> DeliveryState {
+            DeliveryState { attempts, due_at_ms, first_failed_at_ms }
+        }
+    }
+
+    prop_compose! {
+        fn any_place()(
+            queue: u32, sequence: u64, position: u64, enqueued_at_ms: u64, holds_key: bool,
+            state in prop_oneof![Just(DeliveryState::default()), any_state()],
+        ) -> PutPlace {
+            PutPlace { queue: QueueNumber(queue), sequence, position, enqueued_at_ms, state, holds_key }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn records_read_back(messages in proptest::collection::vec((any_place(), any_message()), 0..5), state in any_state()) {
+            let mut payload = Vec::new();
+            encode_queue(&mut payload, QueueNumber(300), "orders");
+            encode_next(&mut payload, u64::MAX);
+            for (place, message) in &messages {
+                let before = payload.len();
+                encode_put(&mut payload, place, message);
+                prop_assert!((payload.len() - before) as u64 <= put_bytes_max(message));
+            }
+            encode_update(&mut payload, 5, &state);
+            encode_remove(&mut payload, 6);
+
+            let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
+                prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
+                Ok(spanned.record)
+            }).unwrap()).collect::<Result<_, TestCaseError>>()?;
+            prop_assert_eq!(records.len(), messages.len() + 4);
+            prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders" });
+            prop_assert_eq!(records[1], Record::Next { sequence: u64::MAX });
+            for ((place, message), record) in messages.iter().zip(&records[2..]) {
+                let Record::Put(put) = record else { panic!("not a put") };
+                prop_assert_eq!(&put.place, place);
+                prop_assert_eq!(put.body, &message.body[..]);
+                prop_assert_eq!(put.key, message.key.as_deref());
+                prop_assert_eq!(put.content_type, message.content_type.as_deref());
+                let attributes: Vec<(Box<str>, Box<str>)> = put.attributes().map(|(n, v)| (n.into(), v.into())).collect();
+                prop_assert_eq!(&attributes, &message.attributes);
+            }
+            prop_assert_eq!(records[messages.len() + 2], Record::Update { sequence: 5, state });
+            prop_assert_eq!(records[messages.len() + 3], Record::Remove { sequence: 6 });
+        }
+
+        #[test]
+        fn a_damaged_put_is_never_taken_for_whole(place in any_place(), message in any_message(), at: proptest::sample::Index, flip in 1u8..) {
+            let mut bytes = Vec::new();
+            encode_put(&mut bytes, &place, &message);
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            prop_assert!(!matches!(decode(&bytes), Ok(Record::Put(_))));
+        }
+
+        #[test]
+        fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            Records::new(&bytes).for_each(drop);
+        }
+    }
+}

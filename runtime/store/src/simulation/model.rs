@@ -1,0 +1,165 @@
+//! What the store should contain, kept in the simplest way that could be right.
+
+use std::collections::BTreeMap;
+
+use crate::{Action, AttributeEdit, Lease, QueueName, Transaction};
+
+/// Tells messages apart: it is the start of each body.
+pub(super) type Nonce = u64;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) queue: QueueName,
+    pub(super) body: Vec<u8>,
+    pub(super) key: Option<String>,
+    pub(super) attributes: Vec<(String, String)>,
+    pub(super) attempts: u32,
+    /// The highest number of an attempt that began where the message stands now.
+    pub(super) most_begun: u32,
+    /// 0 for at once.
+    pub(super) due_at_ms: u64,
+    /// It is delayed after an attempt, so that others of its key wait.
+    pub(super) held: bool,
+    pub(super) lease: Option<Leased>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leased {
+    pub(super) lease: Lease,
+    pub(super) begun: bool,
+    pub(super) expires_at_ms: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Model {
+    pub(super) messages: BTreeMap<Nonce, Expected>,
+    /// The order of each queue.
+    pub(super) order: BTreeMap<QueueName, Vec<Nonce>>,
+}
+
+pub(super) fn nonce(body: &[u8]) -> Nonce {
+    u64::from_le_bytes(body[..8].try_into().expect("bodies start with their nonce"))
+}
+
+impl Model {
+    pub(super) fn nonce_of(&self, lease: Lease) -> Option<Nonce> {
+        let held = |expected: &Expected| expected.lease.is_some_and(|leased| leased.lease == lease);
+        self.messages.iter().find(|(_, expected)| held(expected)).map(|(nonce, _)| *nonce)
+    }
+
+    /// The transaction happens.
+    pub(super) fn apply(&mut self, transaction: &Transaction, now_ms: u64) {
+        if let Some((lease, action)) = &transaction.settle {
+            let nonce = self.nonce_of(*lease).expect("only leases that are out are settled");
+            let message = self.messages.get_mut(&nonce).expect("just found");
+            let begun = message.lease.take().expect("just found").begun;
+            let due = |delay_ms: u64| if delay_ms == 0 { 0 } else { now_ms + delay_ms };
+            match action {
+                Action::Ack => {
+                    let queue = self.messages.remove(&nonce).expect("just found").queue;
+                    self.leave(&queue, nonce);
+                }
+                Action::Release => {}
+                Action::Retry { delay_ms } => {
+                    message.attempts += u32::from(begun);
+                    message.due_at_ms = due(*delay_ms);
+                    message.held = *delay_ms != 0;
+                }
+                Action::Snooze { delay_ms } => {
+                    message.due_at_ms = due(*delay_ms);
+                    message.held = *delay_ms != 0;
+                }
+                Action::Move { queue, attributes } => {
+                    let from = std::mem::replace(&mut message.queue, queue.clone());
+                    message.attempts = 0;
+                    message.most_begun = 0;
+                    message.due_at_ms = 0;
+                    message.held = false;
+                    match attributes {
+                        AttributeEdit::Set(new) => {
+                            message.attributes.retain(|(name, _)| !new.iter().any(|(other, _)| **other == **name));
+                            message.attributes.extend(new.iter().map(|(n, v)| (n.to_string(), v.to_string())));
+                        }
+                        AttributeEdit::StripReserved => {
+                            message.attributes.retain(|(name, _)| !name.starts_with("linecook-"));
+                        }
+                    }
+                    self.leave(&from, nonce);
+                    self.order.entry(queue.clone()).or_default().push(nonce);
+                }
+            }
+        }
+        for (queue, message) in &transaction.sends {
+            let nonce = nonce(&message.body);
+            let expected = Expected {
+                queue: queue.clone(),
+                body: message.body.to_vec(),
+                key: message.key.as_deref().map(Into::into),
+                attributes: message.attributes.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+                attempts: 0,
+                most_begun: 0,
+                due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
+                held: false,
+                lease: None,
+            };
+            assert!(self.messages.insert(nonce, expected).is_none(), "nonces are unique");
+            self.order.entry(queue.clone()).or_default().push(nonce);
+        }
+    }
+
+    fn leave(&mut self, queue: &QueueName, nonce: Nonce) {
+        self.order.get_mut(queue).expect("it has an order").retain(|other| *other != nonce);
+    }
+
+    /// What a claim must get.
+    pub(super) fn claimable(&mut self, queue: &QueueName, max: usize, now_ms: u64) -> Vec<Nonce> {
+        let order = self.order.get(queue).cloned().unwrap_or_default();
+        for nonce in &order {
+            let message = self.messages.get_mut(nonce).expect("ordered messages are there");
+            if message.due_at_ms <= now_ms {
+                message.due_at_ms = 0;
+                message.held = false;
+            }
+        }
+        let mut taken_keys: Vec<String> = Vec::new();
+        for nonce in &order {
+            let message = &self.messages[nonce];
+            if message.lease.is_some() || message.held {
+                taken_keys.extend(message.key.clone());
+            }
+        }
+        let mut claimable = Vec::new();
+        for nonce in order {
+            let message = &self.messages[&nonce];
+            if claimable.len() == max {
+                break;
+            }
+            if message.lease.is_some() || message.due_at_ms != 0 {
+                continue;
+            }
+            if let Some(key) = &message.key {
+                if taken_keys.contains(key) {
+                    continue;
+                }
+                taken_keys.push(key.clone());
+            }
+            claimable.push(nonce);
+        }
+        claimable
+    }
+
+    /// The leases that are over by now: they are given back as the store must give them back.
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        for message in self.messages.values_mut() {
+            if let Some(leased) = message.lease.filter(|leased| leased.expires_at_ms <= now_ms) {
+                message.attempts += u32::from(leased.begun);
+                message.lease = None;
+            }
+        }
+    }
+
+    /// The process ends: leases are forgotten, and attempts that had begun count.
+    pub(super) fn end_process(&mut self) {
+        self.expire(u64::MAX);
+    }
+}

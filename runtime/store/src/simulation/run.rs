@@ -1,0 +1,447 @@
+//! One run: random steps on the engine and the model, side by side.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::model::{Leased, Model, Nonce, nonce};
+use crate::clock::ManualClock;
+use crate::disk::{SimulatedDisk, SimulatedFaults};
+use crate::engine::Engine;
+use crate::open::{self, Layout, Opened};
+use crate::store::Store;
+use crate::wal::Preparation;
+use crate::{Action, AttributeEdit, Lease, MessageId, NewMessage, OpenError, QueueName, Refusal, Transaction};
+
+/// How much happens in a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    steps: usize,
+    body_bytes_max: usize,
+}
+
+impl Shape {
+    pub(super) const SHORT: Shape = Shape { steps: 14, body_bytes_max: 300 };
+    pub(super) const LONG: Shape = Shape { steps: 260, body_bytes_max: 700 };
+}
+
+/// What goes wrong in a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    None,
+    PowerLoss { operation: u64 },
+    Kills,
+    FailedWrite { operation: u64 },
+    FailedSync { operation: u64 },
+    FullDisk,
+}
+
+pub(super) const LAYOUT: Layout = Layout {
+    file_bytes: 8 * 1024,
+    files_max: 8,
+    cache_bytes_max: 2048,
+    attempt_slots: 16,
+    preparation: Preparation::Inline,
+};
+
+const QUEUES: [&str; 3] = ["a", "b", "a.dead"];
+const QUEUE_BYTES_MAX: u64 = 20_000;
+const LEASE_MS: u64 = 1000;
+
+pub(super) struct Run {
+    random: fastrand::Rng,
+    shape: Shape,
+    disk: SimulatedDisk,
+    clock: Arc<ManualClock>,
+    store: Option<Harness>,
+    model: Model,
+    next_nonce: Nonce,
+    /// Every id that was ever given out.
+    ids: BTreeMap<MessageId, Nonce>,
+    /// What was on its way when the store stopped.
+    in_doubt: Vec<Transaction>,
+}
+
+/// The engine without its thread, behind the face that users have.
+struct Harness {
+    engine: Engine,
+    face: Store,
+}
+
+impl Run {
+    pub(super) fn new(seed: u64, shape: Shape) -> Run {
+        Run {
+            random: fastrand::Rng::with_seed(seed),
+            shape,
+            disk: SimulatedDisk::new(seed),
+            clock: Arc::new(ManualClock::new(1_000_000)),
+            store: None,
+            model: Model::default(),
+            next_nonce: 1,
+            ids: BTreeMap::new(),
+            in_doubt: Vec::new(),
+        }
+    }
+
+    /// Runs to the end and checks everything. Answers how many disk operations there were.
+    pub(super) fn go(mut self, fault: Fault) -> u64 {
+        match fault {
+            Fault::None | Fault::Kills => {}
+            Fault::PowerLoss { operation } => {
+                self.disk.set_faults(SimulatedFaults { crash_at: Some(operation), ..Default::default() });
+            }
+            Fault::FailedWrite { operation } => {
+                self.disk.set_faults(SimulatedFaults { fail_write_at: Some(operation), ..Default::default() });
+            }
+            Fault::FailedSync { operation } => {
+                self.disk.set_faults(SimulatedFaults { fail_sync_at: Some(operation), ..Default::default() });
+            }
+            Fault::FullDisk => {
+                let files = self.random.u64(2..7);
+                let full_after_bytes = Some(LAYOUT.file_bytes * files + 4096);
+                self.disk.set_faults(SimulatedFaults { full_after_bytes, ..Default::default() });
+            }
+        }
+        let injected = matches!(fault, Fault::PowerLoss { .. } | Fault::FailedWrite { .. } | Fault::FailedSync { .. });
+        match self.open() {
+            Ok(()) => {}
+            Err(_) if injected => {
+                self.recover(matches!(fault, Fault::FailedWrite { .. } | Fault::FailedSync { .. }));
+            }
+            Err(error) => panic!("a fresh store must open: {error}"),
+        }
+        for _ in 0..self.shape.steps {
+            self.step();
+            if self.engine().stopped().is_some() {
+                assert!(injected, "the store stopped without a fault: {:?}", self.engine().stopped());
+                self.recover(matches!(fault, Fault::FailedWrite { .. } | Fault::FailedSync { .. }));
+            } else if matches!(fault, Fault::Kills) && self.random.u8(..) < 12 {
+                self.store = None;
+                self.disk = self.disk.kill();
+                self.model.end_process();
+                self.open().expect("what was written opens");
+            }
+        }
+        self.check();
+        let operations = self.disk.operations();
+        // A clean restart changes nothing but the leases.
+        self.store = None;
+        self.model.end_process();
+        self.disk = self.disk.kill();
+        self.open().expect("a store that was left in peace opens");
+        self.check();
+        operations
+    }
+
+    /// Runs without a fault and leaves the disk of a process that was killed, with what must be on it.
+    pub(super) fn leave(mut self) -> (SimulatedDisk, Contents) {
+        self.open().expect("a fresh store opens");
+        for _ in 0..self.shape.steps {
+            self.step();
+        }
+        self.store = None;
+        let disk = self.disk.kill();
+        let expected = Run::contents_of(&disk.snapshot()).expect("what was written opens");
+        (disk, expected)
+    }
+
+    /// Opens a store and reads everything.
+    pub(super) fn contents_of(disk: &SimulatedDisk) -> Result<Contents, OpenError> {
+        let mut run = Run::new(0, Shape::SHORT);
+        run.disk = disk.clone();
+        run.open()?;
+        Ok(run
+            .contents()
+            .into_iter()
+            .map(|(queue, found)| (queue, found.into_iter().map(|one| (one.id, one.body)).collect()))
+            .collect())
+    }
+
+    fn engine(&mut self) -> &mut Engine {
+        &mut self.store.as_mut().expect("the store is open").engine
+    }
+
+    fn open(&mut self) -> Result<(), OpenError> {
+        let seed = self.random.u64(..);
+        let Opened { engine, lock } = open::open(Arc::new(self.disk.clone()), &LAYOUT, self.clock.clone(), seed)?;
+        let face = Store::without_committer(engine.shared.clone(), lock);
+        for queue in QUEUES {
+            face.declare(&name(queue), QUEUE_BYTES_MAX);
+        }
+        self.store = Some(Harness { engine, face });
+        Ok(())
+    }
+
+    /// The power is lost (or, after an error of the disk, the process ends), and what is left is opened again.
+    fn recover(&mut self, process_only: bool) {
+        self.store = None;
+        let image = if process_only { self.disk.kill() } else { self.disk.crash() };
+        self.disk = image;
+        if !process_only && self.random.bool() {
+            // The power fails again while the store opens.
+            let crash_at = Some(self.random.u64(0..12));
+            self.disk.set_faults(SimulatedFaults { crash_at, ..Default::default() });
+            let _ = self.open();
+            self.store = None;
+            self.disk = self.disk.crash();
+        }
+        self.open().unwrap_or_else(|error| panic!("what survived must open: {error}"));
+
+        // Of what was not answered, nothing has happened, or the first so many transactions have, each whole.
+        let now_ms = crate::Clock::now_ms(&*self.clock);
+        let mut candidates = vec![self.model.clone()];
+        for transaction in std::mem::take(&mut self.in_doubt) {
+            let mut next = candidates.last().expect("there is a first").clone();
+            next.apply(&transaction, now_ms);
+            candidates.push(next);
+        }
+        candidates.iter_mut().for_each(Model::end_process);
+        let actual = self.contents();
+        let wrong: Vec<Option<String>> = candidates.iter().map(|model| differences(model, &actual, true)).collect();
+        match wrong.iter().position(Option::is_none) {
+            Some(right) => self.model = candidates.swap_remove(right),
+            None => panic!("not as it was, and not as if what was in doubt had happened:\n{wrong:#?}"),
+        }
+        self.adopt_attempts();
+        self.check();
+        if process_only {
+            // What the failed sync was for is trusted now, so it must be durable now.
+            self.store = None;
+            self.disk = self.disk.crash();
+            self.open().unwrap_or_else(|error| panic!("what was trusted must open: {error}"));
+            self.adopt_attempts();
+            self.check();
+        }
+    }
+
+    /// Which of the attempts that the log does not have were remembered is the disk's choice.
+    fn adopt_attempts(&mut self) {
+        let actual = self.contents();
+        if let Some(difference) = differences(&self.model, &actual, true) {
+            panic!("{difference}");
+        }
+        for found in actual.iter().flat_map(|(_, messages)| messages) {
+            self.model.messages.get_mut(&found.nonce).expect("compared").attempts = found.attempts;
+        }
+    }
+
+    fn step(&mut self) {
+        match self.random.u8(0..20) {
+            0..=7 => self.publish(),
+            8..=11 => self.claim(),
+            12..=17 => self.settle(),
+            18 => self.pass_time(),
+            _ => {
+                self.engine().maintain();
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let transactions: Vec<Transaction> = (0..self.random.usize(1..4))
+            .map(|_| {
+                let sends = (0..self.random.usize(1..3)).map(|_| (self.queue(), self.message())).collect();
+                Transaction { settle: None, sends }
+            })
+            .collect();
+        self.commit(transactions, |refusal| {
+            matches!(refusal, Refusal::LogFull { .. } | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
+        });
+    }
+
+    fn queue(&mut self) -> QueueName {
+        name(QUEUES[self.random.usize(..QUEUES.len())])
+    }
+
+    fn message(&mut self) -> NewMessage {
+        let mut body = self.next_nonce.to_le_bytes().to_vec();
+        self.next_nonce += 1;
+        let len = self.random.usize(..self.shape.body_bytes_max);
+        body.extend(std::iter::repeat_with(|| self.random.u8(..)).take(len));
+        let key = self.random.bool().then(|| ["k", "l"][self.random.usize(..2)].into());
+        let attributes = if self.random.bool() { vec![("x".into(), "y".into())] } else { Vec::new() };
+        let delay_ms = if self.random.u8(..) < 50 { self.random.u64(1..2000) } else { 0 };
+        NewMessage { body: Bytes::from(body), content_type: None, key, attributes, delay_ms }
+    }
+
+    fn claim(&mut self) {
+        let (queue, max) = (self.queue(), self.random.usize(1..5));
+        let now_ms = crate::Clock::now_ms(&*self.clock);
+        let begin: Vec<bool> = (0..max).map(|_| self.random.u8(..) < 200).collect();
+        let face = &self.store.as_ref().expect("the store is open").face;
+        let leased = self.model.messages.values().filter(|message| message.lease.is_some()).count();
+        let room = LAYOUT.attempt_slots - leased;
+        let expected = self.model.claimable(&queue, max.min(room), now_ms);
+        let deliveries = match face.claim(&queue, max, LEASE_MS) {
+            Ok(deliveries) => deliveries,
+            // Reading fails when the power is gone; the run notices at its next write.
+            Err(Refusal::Read(_)) => {
+                self.engine().stop("a read failed");
+                return;
+            }
+            Err(other) => panic!("a claim failed: {other}"),
+        };
+        if deliveries.len() < expected.len() {
+            self.engine().stop("a read failed");
+            return;
+        }
+        let claimed: Vec<Nonce> = deliveries.iter().map(|delivery| nonce(&delivery.message.body)).collect();
+        assert_eq!(claimed, expected, "the wrong messages were claimed from {queue}");
+        for (delivery, begin) in deliveries.into_iter().zip(begin) {
+            let message = self.model.messages.get_mut(&nonce(&delivery.message.body)).expect("compared");
+            assert_eq!(delivery.message.body, message.body);
+            assert_eq!(delivery.attempt, message.attempts + 1);
+            let begun = begin && face.begin(delivery.lease);
+            assert_eq!(begun, begin, "a fresh lease can begin");
+            if begun {
+                message.most_begun = message.most_begun.max(delivery.attempt);
+            }
+            message.lease = Some(Leased { lease: delivery.lease, begun, expires_at_ms: now_ms + LEASE_MS });
+        }
+    }
+
+    fn settle(&mut self) {
+        let leases: Vec<Lease> =
+            self.model.messages.values().filter_map(|message| message.lease).map(|leased| leased.lease).collect();
+        if leases.is_empty() {
+            return;
+        }
+        let lease = leases[self.random.usize(..leases.len())];
+        let delay_ms = [0, 500, 3000][self.random.usize(..3)];
+        let sends = (0..self.random.usize(0..3)).map(|_| (self.queue(), self.message())).collect();
+        let transaction = match self.random.u8(0..10) {
+            0..=4 => Transaction { settle: Some((lease, Action::Ack)), sends },
+            5 => Transaction { settle: Some((lease, Action::Retry { delay_ms })), sends: Vec::new() },
+            6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), sends: Vec::new() },
+            7 => Transaction { settle: Some((lease, Action::Release)), sends: Vec::new() },
+            _ => {
+                let facts = vec![("linecook-reason".into(), "it failed".into())];
+                let attributes =
+                    if self.random.bool() { AttributeEdit::Set(facts) } else { AttributeEdit::StripReserved };
+                let action = Action::Move { queue: self.queue(), attributes };
+                Transaction { settle: Some((lease, action)), sends: Vec::new() }
+            }
+        };
+        // What only takes messages away must always work.
+        let may_be_full = !transaction.sends.is_empty() || matches!(transaction.settle, Some((_, Action::Move { .. })));
+        self.commit(vec![transaction], |refusal| {
+            may_be_full
+                && matches!(refusal, Refusal::LogFull { .. } | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
+        });
+    }
+
+    fn pass_time(&mut self) {
+        self.clock.advance(self.random.u64(1..1500));
+        let now_ms = crate::Clock::now_ms(&*self.clock);
+        self.engine().expire();
+        if self.engine().stopped().is_none() {
+            self.model.expire(now_ms);
+        } else {
+            // The attempts of leases that were over may be on record; all of them end with the process anyway.
+            self.in_doubt.clear();
+        }
+    }
+
+    fn commit(&mut self, transactions: Vec<Transaction>, may_refuse: impl Fn(&Refusal) -> bool) {
+        let now_ms = crate::Clock::now_ms(&*self.clock);
+        let answers = self.engine().commit(transactions.clone());
+        assert_eq!(answers.len(), transactions.len());
+        for (transaction, answer) in transactions.into_iter().zip(answers) {
+            match answer {
+                Ok(ids) => {
+                    for (id, (_, message)) in ids.into_iter().zip(&transaction.sends) {
+                        assert_eq!(self.ids.insert(id, nonce(&message.body)), None, "id {id} was given out twice");
+                    }
+                    self.model.apply(&transaction, now_ms);
+                }
+                Err(Refusal::Stopped(_)) => self.in_doubt.push(transaction),
+                // Reading fails when the power is gone.
+                Err(Refusal::Read(_)) => {
+                    self.engine().stop("a read failed");
+                }
+                Err(refusal) => assert!(may_refuse(&refusal), "refused without need: {refusal}"),
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let actual = self.contents();
+        if let Some(difference) = differences(&self.model, &actual, false) {
+            panic!("{difference}");
+        }
+        for found in actual.iter().flat_map(|(_, messages)| messages) {
+            let known = *self.ids.entry(found.id).or_insert(found.nonce);
+            assert_eq!(known, found.nonce, "id {} names two messages", found.id);
+        }
+    }
+
+    fn contents(&self) -> Vec<(QueueName, Vec<Found>)> {
+        let face = &self.store.as_ref().expect("the store is open").face;
+        let all = QUEUES.map(|queue| {
+            let peeked = face.peek(&name(queue), usize::MAX).unwrap_or_else(|why| panic!("{why}"));
+            let found = peeked.into_iter().map(|one| Found {
+                id: one.message.id,
+                nonce: nonce(&one.message.body),
+                body: one.message.body.to_vec(),
+                key: one.message.key.as_deref().map(Into::into),
+                attributes: one.message.attributes.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+                attempts: one.attempts,
+                due_at_ms: one.due_at_ms.unwrap_or(0),
+            });
+            (name(queue), found.collect())
+        });
+        all.into()
+    }
+}
+
+/// The ids and bodies of each queue, in order.
+pub(super) type Contents = Vec<(QueueName, Vec<(MessageId, Vec<u8>)>)>;
+
+/// A message as the store has it.
+struct Found {
+    id: MessageId,
+    nonce: Nonce,
+    body: Vec<u8>,
+    key: Option<String>,
+    attributes: Vec<(String, String)>,
+    attempts: u32,
+    due_at_ms: u64,
+}
+
+/// What is wrong, if anything. After a fault, the attempts are those that the log has, or some of those that began since.
+fn differences(model: &Model, actual: &[(QueueName, Vec<Found>)], after_fault: bool) -> Option<String> {
+    for (queue, found) in actual {
+        let expected = model.order.get(queue).cloned().unwrap_or_default();
+        let nonces: Vec<Nonce> = found.iter().map(|one| one.nonce).collect();
+        if nonces != expected {
+            return Some(format!("queue {queue} holds {nonces:?}, expected {expected:?}"));
+        }
+        for one in found {
+            let message = &model.messages[&one.nonce];
+            let attempts = message.attempts + u32::from(message.lease.is_some_and(|leased| leased.begun));
+            let attempts_fit = match after_fault {
+                true => one.attempts + 1 >= attempts && one.attempts <= attempts.max(message.most_begun),
+                false => one.attempts == attempts,
+            };
+            // What is due already may or may not have been made ready.
+            let due_fits = one.due_at_ms == message.due_at_ms || one.due_at_ms == 0;
+            if one.body != message.body
+                || one.key != message.key
+                || one.attributes != message.attributes
+                || !attempts_fit
+                || !due_fits
+            {
+                return Some(format!(
+                    "message {} in {queue}: attempts {} for {attempts}, due {} for {}, attributes {:?} for {:?}",
+                    one.nonce, one.attempts, one.due_at_ms, message.due_at_ms, one.attributes, message.attributes
+                ));
+            }
+        }
+    }
+    None
+}
+
+fn name(queue: &str) -> QueueName {
+    QueueName::new(queue).expect("the names of the run are good")
+}

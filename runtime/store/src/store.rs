@@ -1,0 +1,352 @@
+//! The public face: a folder of durable queues, from any thread.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::clock::{Clock, SystemClock};
+use crate::committer::{self, Inbox, Job};
+use crate::disk::{Disk, FolderLock, RealDisk};
+use crate::open::{self, Layout, Opened};
+use crate::queues::{Claimed, Location, Phase};
+use crate::shared::{Content, Shared};
+use crate::transaction::{Receipt, Refusal, Transaction};
+use crate::wal::Preparation;
+use crate::{Delivery, Lease, Message, OpenError, QueueName};
+
+/// How large the store may become.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The room of the write-ahead log on disk, in bytes; at least 16 MiB. A quarter of it is made at once. Until it is
+    /// used up, it grows with what lives in it.
+    pub log_bytes_max: u64,
+    /// Bytes of messages that are kept in memory for the next claim.
+    pub cache_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { log_bytes_max: 1 << 30, cache_bytes_max: 64 << 20 }
+    }
+}
+
+impl Options {
+    fn layout(&self) -> Layout {
+        const MIB: u64 = 1 << 20;
+        let file_bytes = (self.log_bytes_max / 16).clamp(MIB, 64 * MIB).next_multiple_of(MIB);
+        Layout {
+            file_bytes,
+            files_max: (self.log_bytes_max / file_bytes).max(16),
+            cache_bytes_max: self.cache_bytes_max,
+            attempt_slots: 32 * 1024,
+            preparation: Preparation::Thread,
+        }
+    }
+}
+
+/// A message's state, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It can be claimed, or could if an earlier message of its key were not in the way.
+    Ready,
+    /// It is not due yet.
+    Delayed,
+    /// It is being handled.
+    Leased,
+}
+
+/// A message that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peeked {
+    /// The message.
+    pub message: Message,
+    /// Where it is in its life.
+    pub state: State,
+    /// Attempts that have started so far.
+    pub attempts: u32,
+    /// When it is due, in milliseconds of the Unix epoch, if it is delayed.
+    pub due_at_ms: Option<u64>,
+}
+
+/// The counts of one queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Its name.
+    pub name: QueueName,
+    /// Messages in state [`State::Ready`].
+    pub ready: u64,
+    /// Messages in state [`State::Delayed`].
+    pub delayed: u64,
+    /// Messages in state [`State::Leased`].
+    pub leased: u64,
+    /// Bytes of bodies, keys, content types and attributes.
+    pub bytes: u64,
+    /// When the oldest message was sent, in milliseconds of the Unix epoch.
+    pub oldest_enqueued_at_ms: Option<u64>,
+}
+
+/// The queues of one folder. All methods may be called from any thread.
+pub struct Store {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    // Taken once, by whoever closes first; the lock on the folder goes after the last write.
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    /// None in a simulation, which drives the engine itself.
+    committer: Option<JoinHandle<()>>,
+    lock: Box<dyn FolderLock>,
+}
+
+impl Store {
+    /// Opens the store of a folder, or makes it. Nobody else can open it until it is closed or the process ends.
+    pub fn open(folder: &Path, options: &Options) -> Result<Store, OpenError> {
+        // The standard library draws these keys from the system's random source.
+        let seed = RandomState::new().build_hasher().finish();
+        Store::open_on(Arc::new(RealDisk::open(folder)?), &options.layout(), Arc::new(SystemClock::new()), seed)
+    }
+
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        layout: &Layout,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Result<Store, OpenError> {
+        let Opened { engine, lock } = open::open(disk, layout, clock, seed)?;
+        let shared = engine.shared.clone();
+        let inbox = Arc::new(Inbox::default());
+        let committer_inbox = inbox.clone();
+        let committer = std::thread::Builder::new()
+            .name("committer".into())
+            .spawn(move || committer::run(engine, &committer_inbox))
+            .map_err(|error| OpenError::Stopped(format!("could not start the committer's thread: {error}").into()))?;
+        Ok(Store { shared, inbox, running: Mutex::new(Some(Running { committer: Some(committer), lock })) })
+    }
+
+    /// The face of an engine that the caller drives.
+    #[cfg(test)]
+    pub(crate) fn without_committer(shared: Arc<Shared>, lock: Box<dyn FolderLock>) -> Store {
+        Store { shared, inbox: Arc::default(), running: Mutex::new(Some(Running { committer: None, lock })) }
+    }
+
+    /// Waits for what was submitted, then lets go of the folder. Later submissions are refused.
+    pub fn close(&self) {
+        self.inbox.close();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { committer, lock }) = running {
+            // A committer that panicked has said so; there is nothing left to wait for.
+            let _ = committer.map(JoinHandle::join);
+            self.shared.state().stopped.get_or_insert_with(|| "it was closed".into());
+            drop(lock);
+        }
+    }
+
+    /// Makes a queue known, or changes its limit. It is in the log from its first message on.
+    pub fn declare(&self, queue: &QueueName, bytes_max: u64) {
+        self.shared.state().queues.declare(queue, bytes_max);
+    }
+
+    /// Calls `arrived` whenever a queue may have something new to claim, on the committer's thread: it must be quick.
+    pub fn watch(&self, queue: &QueueName, arrived: Arc<dyn Fn() + Send + Sync>) {
+        let mut state = self.shared.state();
+        if let Some(number) = state.queues.known(queue) {
+            state.watchers.entry(number).or_default().push(arrived);
+        }
+    }
+
+    /// Puts transactions on record, each atomic by itself. `done` gets an answer for each, in order, once they are
+    /// durable or refused. It is called on the committer's thread: it must be quick.
+    pub fn submit(
+        &self,
+        transactions: Vec<Transaction>,
+        done: impl FnOnce(Vec<Result<Receipt, Refusal>>) + Send + 'static,
+    ) {
+        if let Err(job) = self.inbox.push(Job { transactions, done: Box::new(done) }) {
+            let why = self.failure().unwrap_or_else(|| "it was closed".into());
+            (job.done)(job.transactions.iter().map(|_| Err(Refusal::Stopped(why.clone()))).collect());
+        }
+    }
+
+    /// Leases up to `max` messages for so long, in the queue's order. Nothing is claimable: nothing is leased.
+    ///
+    /// A message that can't be read stays leased, so that it does not hold up the others until the lease is over; the
+    /// error is returned if no other message was claimed with it.
+    pub fn claim(&self, queue: &QueueName, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, Refusal> {
+        let now_ms = self.shared.clock.now_ms();
+        let expires_at_ms = now_ms.saturating_add(lease_ms);
+        let mut claimed = Vec::new();
+        let contents: Vec<Option<Content>> = {
+            let mut guard = self.shared.state();
+            let state = &mut *guard;
+            if let Some(why) = &state.stopped {
+                return Err(Refusal::Stopped(why.clone()));
+            }
+            let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
+            state.queues.advance(number, now_ms);
+            let max = max.min(state.attempts.free());
+            state.queues.claim(number, max, expires_at_ms, &mut claimed);
+            for one in &claimed {
+                let slot = state.attempts.take().expect("no more were claimed than there are slots");
+                state.slots.insert(one.lease.token, slot);
+            }
+            claimed.iter().map(|one| state.cache.take(one.lease.message)).collect()
+        };
+        if claimed.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.inbox.lease_ends(expires_at_ms);
+        let mut failed = None;
+        let mut deliveries = Vec::with_capacity(claimed.len());
+        for (one, content) in claimed.into_iter().zip(contents) {
+            match content.map_or_else(|| self.shared.read(one.lease.message, one.location), |found| Ok(Some(found))) {
+                Ok(Some(content)) => deliveries.push(self.delivery(&one, content)),
+                Ok(None) => {}
+                Err(why) => failed = Some(why),
+            }
+        }
+        match failed {
+            Some(why) if deliveries.is_empty() => Err(Refusal::Read(why)),
+            _ => Ok(deliveries),
+        }
+    }
+
+    fn delivery(&self, claimed: &Claimed, content: Content) -> Delivery {
+        Delivery {
+            message: content.into_message(self.shared.id(claimed.lease.message)),
+            attempt: claimed.attempt,
+            first_failed_at_ms: (claimed.first_failed_at_ms != 0).then_some(claimed.first_failed_at_ms),
+            lease: claimed.lease,
+        }
+    }
+
+    /// Whether something could be claimed now.
+    pub fn has_claimable(&self, queue: &QueueName) -> bool {
+        let state = self.shared.state();
+        state.queues.known(queue).is_some_and(|number| state.queues.has_claimable(number))
+    }
+
+    /// How long until the next delayed message of a queue is due.
+    pub fn next_due_in(&self, queue: &QueueName) -> Option<Duration> {
+        let now_ms = self.shared.clock.now_ms();
+        let state = self.shared.state();
+        let due_at_ms = state.queues.next_due_at(state.queues.known(queue)?)?;
+        Some(Duration::from_millis(due_at_ms.saturating_sub(now_ms)))
+    }
+
+    /// Writes down that an attempt begins; see [`crate::Delivery::attempt`]. False if the lease is over: then it must not.
+    pub fn begin(&self, lease: Lease) -> bool {
+        let now_ms = self.shared.clock.now_ms();
+        let mut guard = self.shared.state();
+        let state = &mut *guard;
+        let Some(attempt) = state.queues.begin(lease, now_ms) else { return false };
+        let position = state.queues.leased(lease).expect("it has just begun").position;
+        state.attempts.begin(state.slots[&lease.token], lease.message, attempt, position);
+        true
+    }
+
+    /// Makes a lease end so long from now. False if it is over.
+    pub fn extend(&self, lease: Lease, by_ms: u64) -> bool {
+        let until_ms = self.shared.clock.now_ms().saturating_add(by_ms);
+        let extended = self.shared.state().queues.extend(lease, until_ms);
+        if extended {
+            self.inbox.lease_ends(until_ms);
+        }
+        extended
+    }
+
+    /// The counts of all queues that are declared or hold messages, by name.
+    pub fn queues(&self) -> Vec<QueueStats> {
+        let names: Vec<QueueName> = self.shared.state().queues.visible().map(|(_, name)| name.clone()).collect();
+        let mut all: Vec<QueueStats> = names.iter().filter_map(|name| self.queue(name)).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// The counts of one queue, if it is declared or holds messages.
+    pub fn queue(&self, queue: &QueueName) -> Option<QueueStats> {
+        let now_ms = self.shared.clock.now_ms();
+        let mut state = self.shared.state();
+        let number = state.queues.known(queue)?;
+        state.queues.advance(number, now_ms);
+        let counts = state.queues.counts(number);
+        let holds_any = counts.oldest_enqueued_at_ms.is_some();
+        (holds_any || state.queues.declared(queue).is_some()).then(|| QueueStats {
+            name: queue.clone(),
+            ready: counts.ready,
+            delayed: counts.delayed,
+            leased: counts.leased,
+            bytes: counts.bytes,
+            oldest_enqueued_at_ms: counts.oldest_enqueued_at_ms,
+        })
+    }
+
+    /// The first messages of a queue in its order, without claiming them.
+    pub fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<Peeked>, Refusal> {
+        struct Seen {
+            sequence: u64,
+            location: Location,
+            state: State,
+            attempts: u32,
+            due_at_ms: u64,
+            content: Option<Content>,
+        }
+        let now_ms = self.shared.clock.now_ms();
+        let seen: Vec<Seen> = {
+            let mut state = self.shared.state();
+            let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
+            state.queues.advance(number, now_ms);
+            let entries = state.queues.peek(number, limit);
+            let look = |(sequence, entry): (u64, &crate::queues::Entry)| Seen {
+                sequence,
+                location: entry.location,
+                state: match entry.phase {
+                    Phase::Ready | Phase::Absent => State::Ready,
+                    Phase::Delayed { .. } => State::Delayed,
+                    Phase::Leased { .. } => State::Leased,
+                },
+                attempts: entry.attempts_started(),
+                due_at_ms: entry.state.due_at_ms,
+                content: state.cache.get(sequence).cloned(),
+            };
+            entries.map(look).collect()
+        };
+        let mut peeked = Vec::with_capacity(seen.len());
+        for one in seen {
+            let content = match one.content {
+                Some(content) => content,
+                None => match self.shared.read(one.sequence, one.location).map_err(Refusal::Read)? {
+                    Some(content) => content,
+                    None => continue,
+                },
+            };
+            peeked.push(Peeked {
+                message: content.into_message(self.shared.id(one.sequence)),
+                state: one.state,
+                attempts: one.attempts,
+                due_at_ms: (one.due_at_ms != 0).then_some(one.due_at_ms),
+            });
+        }
+        Ok(peeked)
+    }
+
+    /// Why the store has stopped confirming, if it has.
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.shared.state().stopped.clone()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}

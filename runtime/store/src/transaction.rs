@@ -1,0 +1,118 @@
+//! What callers ask the store to put on record, and what it answers.
+
+use std::sync::Arc;
+
+use crate::{Lease, MessageId, NewMessage, QueueName};
+
+/// One atomic step: it lies whole in one frame of the log, so all of it happens or nothing does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// The delivery that it settles. If the lease is no longer valid, nothing of the transaction happens.
+    pub settle: Option<(Lease, Action)>,
+    /// Messages that it sends, to any number of queues.
+    pub sends: Vec<(QueueName, NewMessage)>,
+}
+
+/// What becomes of a delivered message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// It is gone.
+    Ack,
+    /// The attempt failed; it is due again after so many milliseconds.
+    Retry {
+        /// Until it is ready.
+        delay_ms: u64,
+    },
+    /// It is due again after so many milliseconds, and the attempt does not count.
+    Snooze {
+        /// Until it is ready.
+        delay_ms: u64,
+    },
+    /// It goes to the end of another queue, keeps its id and body, and starts again at attempt 1. Dead-lettering and
+    /// redriving are this.
+    Move {
+        /// Where it goes.
+        queue: QueueName,
+        /// What happens to its attributes.
+        attributes: AttributeEdit,
+    },
+    /// The attempt never started: ready again, as if it had not been claimed. Nothing is written.
+    Release,
+}
+
+/// A change of a message's attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttributeEdit {
+    /// Adds these, in place of those of the same name.
+    Set(Vec<(Box<str>, Box<str>)>),
+    /// Takes away all whose names start with [`crate::ATTRIBUTE_PREFIX_RESERVED`].
+    StripReserved,
+}
+
+impl AttributeEdit {
+    /// Bytes that it may add to the message's record.
+    pub(crate) fn bytes_gained(&self) -> u64 {
+        match self {
+            AttributeEdit::Set(new) => new.iter().map(|(name, value)| (name.len() + value.len() + 20) as u64).sum(),
+            AttributeEdit::StripReserved => 0,
+        }
+    }
+
+    pub(crate) fn apply(&self, attributes: &mut Vec<(Box<str>, Box<str>)>) {
+        match self {
+            AttributeEdit::Set(new) => {
+                attributes.retain(|(name, _)| !new.iter().any(|(new_name, _)| new_name == name));
+                attributes.extend(new.iter().cloned());
+            }
+            AttributeEdit::StripReserved => {
+                attributes.retain(|(name, _)| !name.starts_with(crate::ATTRIBUTE_PREFIX_RESERVED));
+            }
+        }
+    }
+}
+
+/// The ids of what a transaction sent, in order.
+pub type Receipt = Vec<MessageId>;
+
+/// Why a transaction did not happen. Nothing of it did.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A queue that was never declared.
+    #[error("there is no queue {0}")]
+    NoSuchQueue(QueueName),
+    /// The queue's own limit.
+    #[error("queue {queue} is full: it may hold {bytes_max} bytes")]
+    QueueFull {
+        /// Which one.
+        queue: QueueName,
+        /// Its limit.
+        bytes_max: u64,
+    },
+    /// The log has no room for more live messages. Acks, retries and dead-letterings still work.
+    #[error(
+        "the log is full of live messages ({live_bytes} of {live_bytes_max} bytes): consume some, or make it larger"
+    )]
+    LogFull {
+        /// What lives in it.
+        live_bytes: u64,
+        /// What may live in it.
+        live_bytes_max: u64,
+    },
+    /// More than fits into one frame.
+    #[error("{bytes} bytes in one step are more than the log takes ({bytes_max})")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The lease has expired or was settled.
+    #[error("the lease is no longer valid: it expired, or the delivery was settled")]
+    LeaseLost,
+    /// The content of a message could not be read; it stays where it was.
+    #[error("{0}")]
+    Read(Arc<str>),
+    /// The store has stopped after a failed write; nothing more is confirmed.
+    #[error("the store has stopped: {0}")]
+    Stopped(Arc<str>),
+}

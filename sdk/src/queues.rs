@@ -1,0 +1,152 @@
+//! Sending messages to other queues.
+//!
+//! What a handler sends is held back until it returns, and is put on record in one step with the acknowledgement of
+//! its message. If the handler fails, nothing was sent. So a handler that is tried again sends nothing twice.
+//!
+//! ```
+//! use linecook_sdk::{Message, Outcome, queues};
+//! use std::time::Duration;
+//!
+//! fn handle(message: Message) -> Outcome {
+//!     queues::send("audit", &serde_json::json!({ "event": "welcomed", "id": message.id }))?;
+//!     queues::message("How do you like it so far?")
+//!         .content_type("text/plain")
+//!         .key(&message.id)
+//!         .attribute("campaign", "follow-up")
+//!         .delay(Duration::from_secs(3 * 24 * 3600))
+//!         .send("mails")?;
+//!     Ok(())
+//! }
+//! ```
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+#[cfg(target_family = "wasm")]
+use crate::__rt::bindings as backend;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::fake as backend;
+
+/// Sends a value as JSON, with the content type `application/json`.
+///
+/// The queue must be among the consumer's `grants.send` in `queue.toml`.
+///
+/// # Errors
+///
+/// See [`SendError`]. By `?`, each is a retry.
+pub fn send<T: Serialize + ?Sized>(queue: &str, value: &T) -> Result<(), SendError> {
+    json(value)?.send(queue)
+}
+
+/// Starts a message with the given body and nothing else: no content type, no key, no attributes, no delay.
+pub fn message(body: impl Into<Vec<u8>>) -> Outgoing {
+    Outgoing { body: body.into(), content_type: None, key: None, attributes: Vec::new(), delay: Duration::ZERO }
+}
+
+/// Starts a message whose body is a value as JSON, with the content type `application/json`.
+///
+/// # Errors
+///
+/// [`SendError::Unserializable`], if the value can't be written as JSON.
+pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Outgoing, SendError> {
+    let body = serde_json::to_vec(value).map_err(|error| SendError::Unserializable { detail: error.to_string() })?;
+    Ok(message(body).content_type("application/json"))
+}
+
+/// A message that is being put together; [`Outgoing::send`] sends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "nothing is sent before `.send(queue)`"]
+pub struct Outgoing {
+    pub(crate) body: Vec<u8>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) attributes: Vec<(String, String)>,
+    pub(crate) delay: Duration,
+}
+
+impl Outgoing {
+    /// The media type of the body.
+    pub fn content_type(mut self, media_type: impl Into<String>) -> Outgoing {
+        self.content_type = Some(media_type.into());
+        self
+    }
+
+    /// The ordering key: messages of one queue with the same key are handled one at a time, in order.
+    pub fn key(mut self, key: impl Into<String>) -> Outgoing {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Adds a name and a value that travel with the body. Names that start with `linecook-` are the runtime's.
+    pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Outgoing {
+        self.attributes.push((name.into(), value.into()));
+        self
+    }
+
+    /// How long the message waits before it is ready, counted from the acknowledgement, in whole milliseconds.
+    pub fn delay(mut self, delay: Duration) -> Outgoing {
+        self.delay = delay;
+        self
+    }
+
+    /// Sends it to a queue. The queue must be among the consumer's `grants.send` in `queue.toml`.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`]. By `?`, each is a retry.
+    ///
+    /// # Panics
+    ///
+    /// In native tests, outside of [`testing::run`](crate::testing::run): there is nobody to send to.
+    pub fn send(self, queue: &str) -> Result<(), SendError> {
+        backend::send(queue, self)
+    }
+}
+
+/// Why a message can't be sent. The text says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The consumer's grants do not name the queue.
+    NotGranted {
+        /// The queue.
+        queue: String,
+        /// What the runtime says about it.
+        detail: String,
+    },
+    /// The message, or everything that was sent while this message was handled, is too large or too much.
+    LimitExceeded {
+        /// The queue.
+        queue: String,
+        /// What the runtime says about it.
+        detail: String,
+    },
+    /// A queue name, key, content type or attribute that cannot be.
+    Invalid {
+        /// The queue.
+        queue: String,
+        /// What the runtime says about it.
+        detail: String,
+    },
+    /// The value can't be written as JSON.
+    Unserializable {
+        /// What `serde_json` says about it.
+        detail: String,
+    },
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::NotGranted { queue, detail }
+            | SendError::LimitExceeded { queue, detail }
+            | SendError::Invalid { queue, detail } => write!(f, "can't send to {queue:?}: {detail}"),
+            SendError::Unserializable { detail } => write!(f, "can't write the value as JSON: {detail}"),
+        }
+    }
+}
+
+impl Error for SendError {}
