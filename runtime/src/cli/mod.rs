@@ -24,6 +24,8 @@ use crate::config::{self, Config};
 
 pub mod check;
 pub mod failed;
+pub mod logging;
+pub mod run;
 pub mod terminal;
 
 pub use failed::Failed;
@@ -51,6 +53,8 @@ pub struct Cli {
 /// The commands, in the order in which the help shows them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Build and run what queue.toml declares (the default command)
+    Run(run::Args),
     /// Check queue.toml, and that what it names is there, without starting anything
     Check(check::Args),
 }
@@ -67,7 +71,8 @@ impl Cli {
     pub fn run(self) -> CommandResult {
         let context = Context { config_path: self.config };
         match self.command {
-            None => Err(Failed::new("there is nothing to do").hint("`linecook --help` lists the commands")),
+            None => run::run(&run::Args::default(), &context),
+            Some(Command::Run(args)) => run::run(&args, &context),
             Some(Command::Check(args)) => check::run(&args, &context),
         }
     }
