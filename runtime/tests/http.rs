@@ -1,31 +1,21 @@
 //! The HTTP API over a real listener, with a broker in memory behind it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use linecook::broker::BrokerError;
 use linecook::delivery::QueueName;
 use linecook::http::limits::{self, Timeouts};
-use linecook::http::{App, serve_with};
-use linecook::status::{Board, ConsumerState};
+use linecook::status::ConsumerState;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
 #[path = "support/fake_broker.rs"]
 mod fake_broker;
+#[path = "support/server.rs"]
+mod server;
 
-use fake_broker::FakeBroker;
-
-/// A server on a free port, which stops when it is dropped.
-struct Server {
-    address: SocketAddr,
-    broker: Arc<FakeBroker>,
-    board: Arc<Board>,
-    stop: Option<oneshot::Sender<()>>,
-    ended: Option<std::thread::JoinHandle<()>>,
-}
+use server::Server;
 
 /// An answer, read whole.
 struct Answer {
@@ -35,28 +25,6 @@ struct Answer {
 }
 
 impl Server {
-    fn start() -> Server {
-        Server::with(Timeouts::default())
-    }
-
-    fn with(timeouts: Timeouts) -> Server {
-        let broker = Arc::new(FakeBroker::new(&["signups", "images", "signups.dead"]));
-        let board = Arc::new(Board::default());
-        let (stop, stopped) = oneshot::channel();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let app = App { broker: Arc::clone(&broker) as _, board: Arc::clone(&board) };
-        let ended = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                serve_with(listener, app, timeouts, async { _ = stopped.await }).await.unwrap();
-            });
-        });
-        Server { address, broker, board, stop: Some(stop), ended: Some(ended) }
-    }
-
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -89,27 +57,6 @@ impl Server {
 
     fn batch(&self, content_type: &str, body: &str) -> Answer {
         self.ask("POST", "/queues/signups/messages/batch", &[("content-type", content_type)], body.as_bytes())
-    }
-
-    fn stop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            _ = stop.send(());
-        }
-    }
-
-    fn wait(&mut self) {
-        if let Some(ended) = self.ended.take() {
-            ended.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
-        if !std::thread::panicking() {
-            self.wait();
-        }
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Args {
     /// How long the message waits before it is ready, such as 30s or 2h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<String>,
-    /// A name and a value that travel with the body; may be given several times
+    /// A name, in lower case, and a value that travel with the body; may be given several times
     #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
     attributes: Vec<(String, String)>,
     /// The media type of the body; by default application/json for text that is JSON, and text/plain for other text
@@ -103,7 +103,8 @@ fn duration(text: &str) -> Result<String, String> {
 
 fn attribute(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        // Names of headers have no case, so that the single send and the batch agree only on this one.
+        Some((name, value)) if !name.is_empty() => Ok((name.to_ascii_lowercase(), value.to_owned())),
         _ => Err("write NAME=VALUE".to_owned()),
     }
 }

@@ -29,9 +29,10 @@ pub(super) fn send(path: &Path, args: &Args, client: &Client) -> CommandResult {
         let bytes = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
         (Box::new(file), bytes)
     };
+    let live = bytes.is_none();
     let mut sender = Sender { args, client, batch: Vec::new(), waiting: 0, sent: 0, ids: Vec::new() };
     let progress = bar(bytes);
-    let result = sender.send_all(BufReader::new(input), path, &progress);
+    let result = sender.send_all(BufReader::with_capacity(BATCH_BYTES, input), live, path, &progress);
     progress.finish_and_clear();
     let told = if args.json {
         terminal::print(json!({ "sent": sender.sent, "ids": sender.ids }))
@@ -57,7 +58,14 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    fn send_all(&mut self, mut input: impl BufRead, path: &Path, progress: &ProgressBar) -> CommandResult {
+    /// `live` input (a pipe) may pause: what has come is sent then, and does not wait for a full batch.
+    fn send_all(
+        &mut self,
+        mut input: BufReader<Box<dyn Read>>,
+        live: bool,
+        path: &Path,
+        progress: &ProgressBar,
+    ) -> CommandResult {
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -78,7 +86,8 @@ impl Sender<'_> {
                     .because(format!("line {number} is larger than a message may be ({BODY_BYTES_MAX} bytes)")));
             }
             self.add(body);
-            if self.waiting == BATCH_MESSAGES || self.batch.len() >= BATCH_BYTES {
+            let paused = live && input.buffer().is_empty();
+            if paused || self.waiting == BATCH_MESSAGES || self.batch.len() >= BATCH_BYTES {
                 self.flush()?;
                 progress.set_message(count(self.sent, "message"));
             }
