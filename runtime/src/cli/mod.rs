@@ -23,9 +23,15 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Config};
 
 pub mod check;
+pub mod client;
 pub mod failed;
 pub mod logging;
+mod output;
+pub mod peek;
+pub mod redrive;
 pub mod run;
+pub mod send;
+pub mod status;
 pub mod terminal;
 
 pub use failed::Failed;
@@ -57,6 +63,14 @@ pub enum Command {
     Run(run::Args),
     /// Check queue.toml, and that what it names is there, without starting anything
     Check(check::Args),
+    /// Send a message to a queue, or one for each line of a file
+    Send(send::Args),
+    /// Show what is in the queues and what the consumers are doing
+    Status(status::Args),
+    /// Show the first messages of a queue, without taking them
+    Peek(peek::Args),
+    /// Move dead letters back to the queue that they came from
+    Redrive(redrive::Args),
 }
 
 /// What every command is told beside its own arguments.
@@ -74,6 +88,10 @@ impl Cli {
             None => run::run(&run::Args::default(), &context),
             Some(Command::Run(args)) => run::run(&args, &context),
             Some(Command::Check(args)) => check::run(&args, &context),
+            Some(Command::Send(args)) => send::run(&args, &context),
+            Some(Command::Status(args)) => status::run(&args, &context),
+            Some(Command::Peek(args)) => peek::run(&args, &context),
+            Some(Command::Redrive(args)) => redrive::run(&args, &context),
         }
     }
 }

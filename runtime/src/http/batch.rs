@@ -95,7 +95,9 @@ fn of_array(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
     let parts = reader.deserialize_seq(Elements { index: &index }).and_then(|parts| reader.end().map(|()| parts));
     let parts = parts.map_err(|error| match index.get() {
         Some(BATCH_MESSAGES_MAX) => too_many(),
-        Some(index) => malformed(error).at(&format!("message {index}")).with("index", index),
+        Some(index) => Problem::malformed(format!("{error} of the batch; is a comma or a bracket missing?"))
+            .at(&format!("message {index}"))
+            .with("index", index),
         None => Problem::malformed(format!("the batch is not a JSON array: {error}; send an array of messages")),
     })?;
     parts
@@ -108,8 +110,14 @@ fn of_array(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
         .collect()
 }
 
+/// An error within one message. Its line would be the first one always, which is confusing beside the batch's own.
 fn malformed(error: serde_json::Error) -> Problem {
-    Problem::malformed(format!("{error}; a message is {{\"body\":…}} or {{\"body_base64\":\"…\"}}"))
+    let text = error.to_string();
+    let text = text.strip_suffix(&format!(" at line 1 column {}", error.column())).unwrap_or(&text);
+    Problem::malformed(format!(
+        "{text} (column {}); a message is {{\"body\":…}} or {{\"body_base64\":\"…\"}}",
+        error.column()
+    ))
 }
 
 fn too_many() -> Problem {
