@@ -28,6 +28,9 @@ pub(super) struct Builder {
 /// Why there is no component.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BuildError {
+    /// There is nothing to build.
+    #[error("{} is no Cargo package: it has no Cargo.toml; create it, or correct `source`", .0.display())]
+    NoPackage(PathBuf),
     /// A tool is not there, or can't be started.
     #[error("can't run {tool}: {error}; install Rust with rustup, https://rustup.rs")]
     Tool { tool: &'static str, error: io::Error },
@@ -55,6 +58,9 @@ impl Builder {
     /// Builds the package in the folder and reads the component. Cargo's progress goes to the log. A dropped future stops
     /// cargo.
     pub(super) async fn build(&self, package: &Path, consumer: &str) -> Result<Arc<[u8]>, BuildError> {
+        if !package.join("Cargo.toml").is_file() {
+            return Err(BuildError::NoPackage(package.to_owned()));
+        }
         let _turn = self.turn.lock().await;
         add_target(package).await?;
         tracing::info!(consumer, package = %package.display(), "building");
@@ -238,6 +244,13 @@ mod tests {
         assert!(error.to_string().contains("cdylib"), "{error}");
         let two = artifact("/mine/Cargo.toml", &["/t/a.wasm", "/t/b.wasm"]);
         assert!(matches!(component(two.as_bytes(), Path::new("/mine")), Err(BuildError::Several { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_a_package_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Builder::default().build(folder.path(), "welcome").await.unwrap_err().to_string();
+        assert!(error.contains("no Cargo.toml") && error.contains(folder.path().to_str().unwrap()), "{error}");
     }
 
     #[test]

@@ -83,19 +83,18 @@ impl<M> Generations<M> {
             status.reload_error = Some(reason.to_owned());
         });
         let module = hash.map(tracing::field::display);
+        // In the text and not in a field, so that a compiler's errors keep their lines.
         match in_force {
             None => tracing::error!(
                 consumer = self.consumer,
                 module,
-                reason,
-                "can't be loaded; its queue waits, and it starts when a version comes that works"
+                "can't be loaded; its queue waits until there is a version that works: {reason}"
             ),
             Some(in_force) => tracing::error!(
                 consumer = self.consumer,
                 module,
                 %in_force,
-                reason,
-                "reload failed; the version before stays in force"
+                "reload failed; the version before stays in force: {reason}"
             ),
         }
     }
