@@ -1,6 +1,7 @@
 //! The end of a command that failed, for people: a heading, the causes, and a hint of what to do.
 
 use std::error::Error;
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -24,6 +25,25 @@ enum Kind {
     Config(ConfigErrors),
     /// It was printed already, for a program to read.
     AlreadyTold,
+}
+
+/// What was a heading before the failure got a [`Failed::context`].
+#[derive(Debug)]
+struct Reason {
+    text: String,
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Reason {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|error| error as &(dyn Error + 'static))
+    }
 }
 
 impl From<ConfigErrors> for Failed {
@@ -53,6 +73,13 @@ impl Failed {
             *hint = Some(text.into());
         }
         self
+    }
+
+    /// Adds how far the command had got: that becomes the heading, and what was the heading becomes its first cause.
+    pub fn context(self, heading: impl Into<String>) -> Failed {
+        let Failed(Kind::Told { heading: reason, cause, hint }) = self else { return self };
+        let cause: Box<dyn Error + Send + Sync> = Box::new(Reason { text: reason, cause });
+        Failed(Kind::Told { heading: heading.into(), cause: Some(cause), hint })
     }
 
     /// The command has printed what went wrong itself, as JSON on stdout. Only the exit code is left to say.

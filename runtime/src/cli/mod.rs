@@ -23,7 +23,13 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Config};
 
 pub mod check;
+pub mod client;
 pub mod failed;
+mod output;
+pub mod peek;
+pub mod redrive;
+pub mod send;
+pub mod status;
 pub mod terminal;
 
 pub use failed::Failed;
@@ -53,6 +59,14 @@ pub struct Cli {
 pub enum Command {
     /// Check queue.toml, and that what it names is there, without starting anything
     Check(check::Args),
+    /// Send a message to a queue, or one for each line of a file
+    Send(send::Args),
+    /// Show what is in the queues and what the consumers are doing
+    Status(status::Args),
+    /// Show the first messages of a queue, without taking them
+    Peek(peek::Args),
+    /// Move dead letters back to the queue that they came from
+    Redrive(redrive::Args),
 }
 
 /// What every command is told beside its own arguments.
@@ -69,6 +83,10 @@ impl Cli {
         match self.command {
             None => Err(Failed::new("there is nothing to do").hint("`linecook --help` lists the commands")),
             Some(Command::Check(args)) => check::run(&args, &context),
+            Some(Command::Send(args)) => send::run(&args, &context),
+            Some(Command::Status(args)) => status::run(&args, &context),
+            Some(Command::Peek(args)) => peek::run(&args, &context),
+            Some(Command::Redrive(args)) => redrive::run(&args, &context),
         }
     }
 }

@@ -95,7 +95,9 @@ fn of_array(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
     let parts = reader.deserialize_seq(Elements { index: &index }).and_then(|parts| reader.end().map(|()| parts));
     let parts = parts.map_err(|error| match index.get() {
         Some(BATCH_MESSAGES_MAX) => too_many(),
-        Some(index) => malformed(error).at(&format!("message {index}")).with("index", index),
+        Some(index) => Problem::malformed(format!("{error} of the batch; is a comma or a bracket missing?"))
+            .at(&format!("message {index}"))
+            .with("index", index),
         None => Problem::malformed(format!("the batch is not a JSON array: {error}; send an array of messages")),
     })?;
     parts
@@ -108,8 +110,14 @@ fn of_array(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
         .collect()
 }
 
+/// An error within one message. Its line would be the first one always, which is confusing beside the batch's own.
 fn malformed(error: serde_json::Error) -> Problem {
-    Problem::malformed(format!("{error}; a message is {{\"body\":…}} or {{\"body_base64\":\"…\"}}"))
+    let text = error.to_string();
+    let text = text.strip_suffix(&format!(" at line 1 column {}", error.column())).unwrap_or(&text);
+    Problem::malformed(format!(
+        "{text} (column {}); a message is {{\"body\":…}} or {{\"body_base64\":\"…\"}}",
+        error.column()
+    ))
 }
 
 fn too_many() -> Problem {
@@ -242,5 +250,65 @@ impl<'de> Deserialize<'de> for Pairs {
         }
 
         deserializer.deserialize_any(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A JSON value with a little of everything.
+    fn json_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn lines_and_arrays_say_the_same(bodies in prop::collection::vec(json_value(), 1..8)) {
+            let items: Vec<_> = bodies.iter().map(|body| json!({ "body": body }).to_string()).collect();
+            let lines = of_lines(items.join("\n").as_bytes()).unwrap();
+            let array = of_array(format!("[{}]", items.join(" ,\n")).as_bytes()).unwrap();
+            prop_assert_eq!(&lines, &array);
+            for (message, body) in lines.iter().zip(&bodies) {
+                match body {
+                    Value::String(text) => prop_assert_eq!(&message.body[..], text.as_bytes()),
+                    other => prop_assert_eq!(&serde_json::from_slice::<Value>(&message.body).unwrap(), other),
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_from_outside_never_panic(
+            start in prop_oneof![Just(""), Just("["), Just("[{\"body\":"), Just("{\"body\":1}\n{\"attributes\":{")],
+            rest in prop::collection::vec(
+                prop_oneof![any::<u8>(), prop::sample::select(b"[]{}\",:\\n0eu \n".to_vec())], 0..64
+            ),
+        ) {
+            let bytes = [start.as_bytes(), &rest].concat();
+            _ = of_lines(&bytes);
+            _ = of_array(&bytes);
+        }
+    }
+
+    #[test]
+    fn nesting_takes_no_stack() {
+        let deep = format!("{}1{}", "[".repeat(400_000), "]".repeat(400_000));
+        let messages = of_array(format!("[{{\"body\":{deep}}}]").as_bytes()).unwrap();
+        assert_eq!(&messages[0].body[..], deep.as_bytes());
     }
 }
