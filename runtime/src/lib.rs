@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod delivery;
+pub mod dispatch;
 pub mod http;
 pub mod sandbox;
 pub mod status;

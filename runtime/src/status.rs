@@ -1,7 +1,8 @@
 //! What the consumers are doing, for people and programs: dispatch writes it, HTTP and the command line read it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,35 +47,148 @@ pub enum ConsumerState {
     Draining,
 }
 
+/// What one worker has done for one consumer. Each worker has its own, so that counting a message costs no more than a
+/// write to memory that nobody else writes; the alignment keeps two of them out of one cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    running: AtomicU64,
+    acked: AtomicU64,
+    failed: AtomicU64,
+    dead_lettered: AtomicU64,
+}
+
 /// The newest status of every consumer.
 #[derive(Debug, Default)]
 pub struct Board {
-    // Short and rare: written when something changes, read by people.
-    consumers: Mutex<BTreeMap<String, ConsumerStatus>>,
+    // Short and rare: written when something other than a count changes, read by people.
+    consumers: Mutex<BTreeMap<String, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Its counts stay 0: they are added up when somebody looks.
+    status: ConsumerStatus,
+    counters: Vec<Arc<Counters>>,
+}
+
+impl Counters {
+    /// A handler starts.
+    pub fn begin(&self) {
+        add(&self.running, 1);
+    }
+
+    /// A handler has ended.
+    pub fn end(&self) {
+        add(&self.running, 1u64.wrapping_neg());
+    }
+
+    /// An ack is on record.
+    pub fn acked(&self) {
+        add(&self.acked, 1);
+    }
+
+    /// An attempt has failed.
+    pub fn failed(&self) {
+        add(&self.failed, 1);
+    }
+
+    /// A dead letter is on record.
+    pub fn dead_lettered(&self) {
+        add(&self.dead_lettered, 1);
+    }
+}
+
+/// One writer for each count, so a load and a store are enough; a locked addition costs twenty times as much.
+fn add(count: &AtomicU64, amount: u64) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
 }
 
 impl Board {
-    /// Changes one consumer's entry, or makes it.
+    /// Changes one consumer's entry, or makes it. The counts are not to be changed here: see [`Board::counters`].
     pub fn update(&self, name: &str, queue: &str, change: impl FnOnce(&mut ConsumerStatus)) {
-        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = consumers.entry(name.to_owned()).or_insert_with(|| ConsumerStatus {
-            name: name.to_owned(),
-            queue: queue.to_owned(),
-            state: ConsumerState::Loading,
-            generation: 0,
-            module_hash: None,
-            loaded_at: None,
-            reload_error: None,
-            running: 0,
-            acked: 0,
-            failed: 0,
-            dead_lettered: 0,
-        });
-        change(status);
+        self.with_entry(name, queue, |entry| change(&mut entry.status));
+    }
+
+    /// A new set of counts of a consumer, to be written by one thread only.
+    pub fn counters(&self, name: &str, queue: &str) -> Arc<Counters> {
+        let counters = Arc::new(Counters::default());
+        self.with_entry(name, queue, |entry| entry.counters.push(counters.clone()));
+        counters
     }
 
     /// All of them, by name.
     pub fn all(&self) -> Vec<ConsumerStatus> {
-        self.consumers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        consumers.values().map(Entry::read).collect()
+    }
+
+    fn with_entry(&self, name: &str, queue: &str, change: impl FnOnce(&mut Entry)) {
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = consumers.entry(name.to_owned()).or_insert_with(|| Entry {
+            status: ConsumerStatus {
+                name: name.to_owned(),
+                queue: queue.to_owned(),
+                state: ConsumerState::Loading,
+                generation: 0,
+                module_hash: None,
+                loaded_at: None,
+                reload_error: None,
+                running: 0,
+                acked: 0,
+                failed: 0,
+                dead_lettered: 0,
+            },
+            counters: Vec::new(),
+        });
+        change(entry);
+    }
+}
+
+impl Entry {
+    fn read(&self) -> ConsumerStatus {
+        let sum = |count: fn(&Counters) -> &AtomicU64| -> u64 {
+            let counts = self.counters.iter().map(|counters| count(counters).load(Ordering::Relaxed));
+            counts.fold(0, u64::wrapping_add)
+        };
+        ConsumerStatus {
+            running: sum(|counters| &counters.running),
+            acked: sum(|counters| &counters.acked),
+            failed: sum(|counters| &counters.failed),
+            dead_lettered: sum(|counters| &counters.dead_lettered),
+            ..self.status.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counts_of_all_workers_are_added_up() {
+        let board = Board::default();
+        let (one, two) = (board.counters("welcome", "signups"), board.counters("welcome", "signups"));
+        one.begin();
+        one.end();
+        two.begin();
+        one.acked();
+        two.acked();
+        two.failed();
+        one.dead_lettered();
+        board.update("welcome", "signups", |status| status.generation = 3);
+
+        let all = board.all();
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].running, all[0].acked, all[0].failed, all[0].dead_lettered), (1, 2, 1, 1));
+        assert_eq!((all[0].generation, all[0].state), (3, ConsumerState::Loading));
+    }
+
+    #[test]
+    fn a_consumer_is_known_before_it_has_done_anything() {
+        let board = Board::default();
+        board.update("thumbnail", "images", |_| {});
+        let all = board.all();
+        assert_eq!((all[0].name.as_str(), all[0].queue.as_str(), all[0].running), ("thumbnail", "images", 0));
     }
 }

@@ -25,9 +25,11 @@ use crate::config::{self, Config};
 pub mod check;
 pub mod client;
 pub mod failed;
+pub mod logging;
 mod output;
 pub mod peek;
 pub mod redrive;
+pub mod run;
 pub mod send;
 pub mod status;
 pub mod terminal;
@@ -57,6 +59,8 @@ pub struct Cli {
 /// The commands, in the order in which the help shows them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Build and run what queue.toml declares (the default command)
+    Run(run::Args),
     /// Check queue.toml, and that what it names is there, without starting anything
     Check(check::Args),
     /// Send a message to a queue, or one for each line of a file
@@ -81,7 +85,8 @@ impl Cli {
     pub fn run(self) -> CommandResult {
         let context = Context { config_path: self.config };
         match self.command {
-            None => Err(Failed::new("there is nothing to do").hint("`linecook --help` lists the commands")),
+            None => run::run(&run::Args::default(), &context),
+            Some(Command::Run(args)) => run::run(&args, &context),
             Some(Command::Check(args)) => check::run(&args, &context),
             Some(Command::Send(args)) => send::run(&args, &context),
             Some(Command::Status(args)) => status::run(&args, &context),

@@ -1,0 +1,227 @@
+//! `linecook run`: builds and starts what `queue.toml` declares, and runs until it is told to stop.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::logging::{self, LogFormat, LogLevel};
+use super::{CommandResult, Context, Failed};
+use crate::broker::embedded::Embedded;
+use crate::broker::{Broker, QueueLimits};
+use crate::config::{Config, Source};
+use crate::delivery::QueueName;
+use crate::dispatch::{Dispatcher, Shares};
+use crate::http::{self, App};
+use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::status::Board;
+
+/// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
+const THREADS: usize = 2;
+/// The limit of a dead-letter queue that `[queues]` does not name: that of every queue by default.
+const DEAD_LETTER_BYTES_MAX: u64 = 10 << 30;
+/// How often to ask whether the queue engine still confirms.
+const FAILURE_CHECK: Duration = Duration::from_millis(250);
+/// How long HTTP clients have to get their answers once everything else has ended.
+const HTTP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The arguments of `linecook run`.
+#[derive(Debug, Default, clap::Args)]
+pub struct Args {
+    /// How log lines on stderr look
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// The least important lines that are written
+    #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
+    log_level: LogLevel,
+}
+
+/// Runs until SIGTERM or SIGINT, then drains. A second signal ends the process at once, with exit code 1.
+pub fn run(args: &Args, context: &Context) -> CommandResult {
+    let config = context.load_config()?;
+    logging::start(args.log_format, args.log_level);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("linecook-io")
+        .enable_all()
+        .build()
+        .map_err(|error| Failed::new("can't start threads").because(error))?;
+    let result = runtime.block_on(serve(&config, args.log_format));
+    // A load or a build that is still under way on a blocking thread must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
+    let mut stop = StopSignals::new()?;
+    let listener = bind(config.runtime.listen).await?;
+    let address = listener.local_addr().unwrap_or(config.runtime.listen);
+    let store = open(&config.runtime.data_dir, config.runtime.log_bytes_max)?;
+    let broker: Arc<dyn Broker> = store.clone();
+    declare(&*broker, config).await?;
+
+    let consumers: Vec<_> = config.consumers.values().cloned().collect();
+    let shares = Shares::new(&consumers, config.runtime.workers);
+    let sandbox = Sandbox::start(SandboxOptions {
+        workers: config.runtime.workers,
+        slots: shares.slots(),
+        cache_dir: config.runtime.data_dir.join("cache"),
+    })
+    .map_err(|error| Failed::new("can't start the workers").because(error))?;
+    let board = Arc::new(Board::default());
+    // Before HTTP answers, so that no client sees a runtime without consumers.
+    let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
+    let (stop_http, http_stopped) = oneshot::channel::<()>();
+    let mut http = tokio::spawn(http::serve(listener, App { broker: broker.clone(), board }, async {
+        // A sender that is dropped says the same.
+        _ = http_stopped.await;
+    }));
+    announce(config, address, &shares, log_format);
+
+    let result = tokio::select! {
+        name = stop.next() => {
+            let limit = humantime::format_duration(config.runtime.drain_timeout);
+            tracing::info!("{name}: finishing what is running, for up to {limit}; a second signal stops at once");
+            Ok(())
+        }
+        why = failure(&*broker) => Err(Failed::new("the queue engine has stopped")
+            .because(why)
+            .hint("what was confirmed is safe; look at the disk, then start again")),
+        ended = &mut http => Err(Failed::new(format!("HTTP on {address} has ended")).because(match ended {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => io::Error::other("it was not told to"),
+            Err(error) => io::Error::other(error),
+        })),
+    };
+    // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
+    let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
+    tokio::select! {
+        () = wind_down(dispatcher, drain_timeout, stop_http, http) => {}
+        name = stop.next() => {
+            let text = "stopped at once; deliveries that were running come back at the next start";
+            return Err(Failed::new(format!("a second signal ({name}): {text}")));
+        }
+    }
+    store.close();
+    tracing::info!("stopped");
+    result
+}
+
+/// Lets deliveries end while HTTP still answers (so that `linecook status` shows the draining), then ends HTTP too.
+async fn wind_down(
+    dispatcher: Dispatcher,
+    timeout: Duration,
+    stop_http: oneshot::Sender<()>,
+    http: tokio::task::JoinHandle<io::Result<()>>,
+) {
+    let drained = dispatcher.drain(timeout).await;
+    if drained.cut_off > 0 {
+        tracing::warn!(
+            deliveries = drained.cut_off,
+            "still running when the time was up; they come back at the next start, their attempt counted"
+        );
+    }
+    drop(stop_http);
+    if !http.is_finished() {
+        _ = tokio::time::timeout(HTTP_PATIENCE, http).await;
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failed> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another process (a `linecook run`?) has this port: stop it, or set another `listen` under [runtime]"
+            }
+            io::ErrorKind::PermissionDenied => "set a `listen` under [runtime] with a port above 1023",
+            _ => "set a `listen` under [runtime] that is an address of this machine",
+        };
+        Failed::new(format!("can't listen on {address}")).because(error).hint(hint)
+    })
+}
+
+fn open(data_dir: &Path, log_bytes_max: u64) -> Result<Arc<Embedded>, Failed> {
+    let store = Embedded::open(data_dir, log_bytes_max)
+        .map_err(|error| Failed::new(format!("can't open the data folder {}", data_dir.display())).because(error))?;
+    Ok(Arc::new(store))
+}
+
+/// Makes all queues known: those of the file, and the dead-letter queues that it does not name.
+async fn declare(broker: &dyn Broker, config: &Config) -> CommandResult {
+    let dead: BTreeSet<&QueueName> = config.consumers.values().map(|consumer| &consumer.dead_letter_queue).collect();
+    let named = config.queues.iter().map(|(name, queue)| (name, queue.bytes_max));
+    let unnamed = dead.into_iter().filter(|name| !config.queues.contains_key(*name));
+    for (name, bytes_max) in named.chain(unnamed.map(|name| (name, DEAD_LETTER_BYTES_MAX))) {
+        broker
+            .declare(name, QueueLimits { bytes_max })
+            .await
+            .map_err(|error| Failed::new(format!("can't declare queue {name}")).because(error))?;
+    }
+    Ok(())
+}
+
+/// Ends when the broker has stopped, and says why.
+async fn failure(broker: &dyn Broker) -> String {
+    loop {
+        if let Some(why) = broker.failure() {
+            return why;
+        }
+        tokio::time::sleep(FAILURE_CHECK).await;
+    }
+}
+
+/// What was started, on stderr: for people a short table, for programs a log line.
+fn announce(config: &Config, address: SocketAddr, shares: &Shares, log_format: LogFormat) {
+    let version = env!("CARGO_PKG_VERSION");
+    if log_format == LogFormat::Json {
+        let (queues, consumers) = (config.queues.len(), config.consumers.len());
+        tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, "listening");
+    } else {
+        let mut text = format!("linecook {version}: http://{address}, data in {}\n", config.runtime.data_dir.display());
+        for (name, consumer) in &config.consumers {
+            let from = match &consumer.source {
+                Source::Package(path) => format!("built from {}", path.display()),
+                Source::Component(path) => path.display().to_string(),
+            };
+            text.push_str(&format!("  {} → {name} ({from})\n", consumer.queue));
+        }
+        let worked_off = |queue: &QueueName| config.consumers.values().any(|consumer| consumer.queue == *queue);
+        for queue in config.queues.keys().filter(|queue| !worked_off(queue)) {
+            text.push_str(&format!("  {queue}\n"));
+        }
+        // A closed stderr is no reason not to run.
+        _ = io::stderr().write_all(text.as_bytes());
+    }
+    if !shares.cut.is_empty() {
+        let consumers = shares.cut.join(", ");
+        tracing::warn!(consumers, "run fewer deliveries at once than max_concurrency: the workers have no more room");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on neither ends the process by itself.
+    fn new() -> Result<StopSignals, Failed> {
+        let listen = |kind| signal(kind).map_err(|error| Failed::new("can't listen for signals").because(error));
+        Ok(StopSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one and names it.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Puts what became of deliveries on record. Settlements are sent as soon as possible and without a timer; while as many
+//! calls are under way as are useful, the next batch gathers, so that a busy puller settles many at once.
+//!
+//! What the broker refuses has an answer too: an ack whose messages nobody can take becomes a failed attempt, and a dead
+//! letter that finds no room stays where it is and is tried again later. Nothing is dropped.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
+
+use super::generation::hex;
+use super::policy::{Attempt, Policy};
+use crate::broker::{Broker, BrokerError};
+use crate::delivery::{Delivery, Lease, MessageId, Outcome, Outgoing, Resolution, Settlement};
+use crate::sandbox::ModuleHash;
+use crate::status::Counters;
+
+/// One call is on its way to the disk, and the next one waits for its turn there: more would only make smaller batches.
+const CALLS_MAX: usize = 2;
+/// Settlements of one call.
+const BATCH_MAX: usize = 512;
+/// Deliveries that were handled and are not on record yet. More than this, and nothing new is claimed.
+const UNSETTLED_MAX: usize = 1024;
+/// The same for the bytes of what their handlers sent.
+const UNSETTLED_BYTES_MAX: usize = 32 << 20;
+/// A full dead-letter queue is told so often, and not for each message.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is kept of a delivery until it is on record: enough to judge it again if the broker refuses. Not its body.
+#[derive(Debug)]
+pub(super) struct Handled {
+    pub(super) message: MessageId,
+    pub(super) lease: Lease,
+    /// Attempts that began, this one included.
+    pub(super) attempt: u32,
+    pub(super) first_failed_at_ms: Option<u64>,
+    pub(super) module: ModuleHash,
+    pub(super) stderr: String,
+}
+
+impl Handled {
+    /// Of a delivery that `module` handled.
+    pub(super) fn new(delivery: &Delivery, module: ModuleHash, stderr: String) -> Handled {
+        Handled {
+            message: delivery.message.id,
+            lease: delivery.lease,
+            attempt: delivery.attempt,
+            first_failed_at_ms: delivery.first_failed_at_ms,
+            module,
+            stderr,
+        }
+    }
+}
+
+/// The broker confirms nothing more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stopped;
+
+/// The settlements of one puller.
+pub(super) struct Settler {
+    broker: Arc<dyn Broker>,
+    policy: Arc<Policy>,
+    counters: Arc<Counters>,
+    random: fastrand::Rng,
+    waiting: Vec<Unsettled>,
+    calls: FuturesUnordered<LocalBoxFuture<'static, Answered>>,
+    unsettled: usize,
+    unsettled_bytes: usize,
+    complained_at: Option<Instant>,
+}
+
+struct Unsettled {
+    handled: Handled,
+    resolution: Resolution,
+    sends: Vec<Outgoing>,
+}
+
+/// What has to be known about a settlement when its answer comes.
+struct Asked {
+    handled: Handled,
+    kind: Kind,
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ack { sent: bool },
+    DeadLetter,
+    Other,
+}
+
+type Answered = (Vec<Asked>, Vec<Result<(), BrokerError>>);
+
+impl Settler {
+    pub(super) fn new(broker: Arc<dyn Broker>, policy: Arc<Policy>, counters: Arc<Counters>) -> Settler {
+        Settler {
+            broker,
+            policy,
+            counters,
+            random: fastrand::Rng::new(),
+            waiting: Vec::new(),
+            calls: FuturesUnordered::new(),
+            unsettled: 0,
+            unsettled_bytes: 0,
+            complained_at: None,
+        }
+    }
+
+    /// Takes what a handler answered. It is on its way with the next [`Settler::send`].
+    pub(super) fn settle(&mut self, handled: Handled, outcome: Outcome, sends: Vec<Outgoing>) {
+        if matches!(outcome, Outcome::Retry { .. } | Outcome::DeadLetter { .. }) {
+            self.counters.failed();
+        }
+        // What a failed attempt sent never was.
+        let sends = if outcome == Outcome::Ack { sends } else { Vec::new() };
+        let resolution = self.judge(&handled, outcome);
+        self.put(Unsettled { handled, resolution, sends });
+    }
+
+    /// Gives a message up whose last attempt began and never ended.
+    pub(super) fn exhausted(&mut self, delivery: &Delivery, module: ModuleHash, reason: String) {
+        let mut handled = Handled::new(delivery, module, String::new());
+        handled.attempt = delivery.attempt - 1;
+        let resolution = self.judge(&handled, Outcome::DeadLetter { reason });
+        self.put(Unsettled { handled, resolution, sends: Vec::new() });
+    }
+
+    /// Gives a delivery back whose handler never started.
+    pub(super) fn release(&mut self, delivery: &Delivery, module: ModuleHash) {
+        let handled = Handled::new(delivery, module, String::new());
+        self.put(Unsettled { handled, resolution: Resolution::Release, sends: Vec::new() });
+    }
+
+    /// Whether everything is on record.
+    pub(super) fn is_empty(&self) -> bool {
+        self.unsettled == 0
+    }
+
+    /// Whether more may be claimed.
+    pub(super) fn has_room(&self) -> bool {
+        self.unsettled < UNSETTLED_MAX && self.unsettled_bytes < UNSETTLED_BYTES_MAX
+    }
+
+    /// Whether [`Settler::send`] has something to send, and may.
+    pub(super) fn can_send(&self) -> bool {
+        !self.waiting.is_empty() && self.calls.len() < CALLS_MAX
+    }
+
+    /// Whether [`Settler::answered`] has something to wait for.
+    pub(super) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// Starts a call with what waits. The broker hears of it when [`Settler::answered`] is polled next.
+    pub(super) fn send(&mut self) {
+        if !self.can_send() {
+            return;
+        }
+        let batch: Vec<_> = self.waiting.drain(..self.waiting.len().min(BATCH_MAX)).collect();
+        let (asked, settlements): (Vec<_>, Vec<_>) = batch.into_iter().map(Unsettled::split).unzip();
+        let broker = self.broker.clone();
+        self.calls.push(Box::pin(async move {
+            let answers = broker.settle(settlements).await;
+            (asked, answers)
+        }));
+    }
+
+    /// Waits for the next answers and acts on them. Loses nothing if it is dropped while it waits.
+    pub(super) async fn answered(&mut self) -> Result<(), Stopped> {
+        let Some((asked, answers)) = self.calls.next().await else { return Ok(()) };
+        debug_assert_eq!(asked.len(), answers.len(), "one answer for each settlement");
+        self.unsettled -= asked.len();
+        let mut result = Ok(());
+        for (asked, answer) in asked.into_iter().zip(answers) {
+            self.unsettled_bytes -= asked.bytes;
+            match (answer, asked.kind) {
+                (Ok(()), Kind::Ack { .. }) => self.counters.acked(),
+                (Ok(()), Kind::DeadLetter) => self.counters.dead_lettered(),
+                (Ok(()), Kind::Other) => {}
+                (Err(BrokerError::Stopped(_)), _) => result = Err(Stopped),
+                (Err(refusal), kind) => self.refused(asked.handled, kind, refusal),
+            }
+        }
+        result
+    }
+
+    fn refused(&mut self, handled: Handled, kind: Kind, refusal: BrokerError) {
+        let (message, attempt, module) = (handled.message, handled.attempt, handled.module);
+        let consumer = &*self.policy.consumer;
+        match kind {
+            _ if refusal == BrokerError::LeaseLost => tracing::debug!(
+                %message, consumer, attempt, %module,
+                "the lease was gone when the result came: the message has gone its own way"
+            ),
+            // The queue that it sent to has no room, or there is none: perhaps there is later.
+            Kind::Ack { sent: true } => {
+                let reason = format!("what it sent was refused: {refusal}");
+                self.settle(handled, Outcome::Retry { reason, after: None }, Vec::new());
+            }
+            Kind::DeadLetter => {
+                self.complain(&handled, &refusal);
+                // Not a retry: that would count an attempt that there is none of.
+                let resolution = Resolution::Snooze { delay: self.policy.retry_delay_max };
+                self.put(Unsettled { handled, resolution, sends: Vec::new() });
+            }
+            Kind::Ack { sent: false } | Kind::Other => tracing::warn!(
+                %message, consumer, attempt, %module, %refusal,
+                "the result could not be put on record; the message comes back when its lease expires"
+            ),
+        }
+    }
+
+    fn complain(&mut self, handled: &Handled, refusal: &BrokerError) {
+        if self.complained_at.is_some_and(|at| at.elapsed() < COMPLAINT_INTERVAL) {
+            return;
+        }
+        self.complained_at = Some(Instant::now());
+        tracing::error!(
+            message = %handled.message,
+            consumer = &*self.policy.consumer,
+            attempt = handled.attempt,
+            module = %handled.module,
+            dead_letter_queue = %self.policy.dead_letter_queue,
+            %refusal,
+            delay = %humantime::format_duration(self.policy.retry_delay_max),
+            "A DEAD LETTER FINDS NO ROOM. The message stays where it was and is tried again after the delay. \
+             Redrive or purge the dead-letter queue, or raise its max_bytes"
+        );
+    }
+
+    /// Applies the policy, and tells people of a failure.
+    fn judge(&mut self, handled: &Handled, outcome: Outcome) -> Resolution {
+        let reason = match &outcome {
+            Outcome::Ack | Outcome::Snooze { .. } => return self.resolve(handled, outcome, ""),
+            Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason } => reason.clone(),
+        };
+        let resolution = self.resolve(handled, outcome, &hex(handled.module));
+        let (message, attempt, module) = (handled.message, handled.attempt, handled.module);
+        let consumer = &*self.policy.consumer;
+        match &resolution {
+            Resolution::DeadLetter { queue, .. } => tracing::warn!(
+                %message, consumer, attempt, %module, reason, dead_letter_queue = %queue, "given up"
+            ),
+            Resolution::Retry { delay } => tracing::warn!(
+                %message, consumer, attempt, %module, reason, delay_ms = delay.as_millis() as u64, "the attempt failed"
+            ),
+            Resolution::Ack | Resolution::Snooze { .. } | Resolution::Release => {}
+        }
+        resolution
+    }
+
+    fn resolve(&mut self, handled: &Handled, outcome: Outcome, module_hash: &str) -> Resolution {
+        let ended_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let attempt = Attempt {
+            number: handled.attempt,
+            first_failed_at_ms: handled.first_failed_at_ms,
+            ended_at_ms: ended_at.as_millis() as u64,
+            module_hash,
+            stderr: &handled.stderr,
+        };
+        self.policy.resolve(outcome, attempt, self.random.u64(..))
+    }
+
+    fn put(&mut self, unsettled: Unsettled) {
+        self.unsettled += 1;
+        self.unsettled_bytes += unsettled.bytes();
+        self.waiting.push(unsettled);
+    }
+}
+
+impl Unsettled {
+    fn bytes(&self) -> usize {
+        self.sends.iter().map(|send| send.message.body.len()).sum()
+    }
+
+    fn split(self) -> (Asked, Settlement) {
+        let bytes = self.bytes();
+        let kind = match &self.resolution {
+            Resolution::Ack => Kind::Ack { sent: !self.sends.is_empty() },
+            Resolution::DeadLetter { .. } => Kind::DeadLetter,
+            Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => Kind::Other,
+        };
+        let settlement = Settlement { lease: self.handled.lease, resolution: self.resolution, sends: self.sends };
+        (Asked { handled: self.handled, kind, bytes }, settlement)
+    }
+}
+
+#[cfg(test)]
+#[path = "settler_tests.rs"]
+mod tests;

@@ -1,0 +1,255 @@
+//! The settler against a broker that answers as it is told.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use super::*;
+use crate::broker::{PeekedMessage, Pending, QueueLimits, QueueStats, Redrive, Redriven};
+use crate::delivery::{Message, NewMessage, QueueName};
+use crate::status::Board;
+
+/// Gives the answers in order, then `Ok`; keeps what it was asked.
+#[derive(Default)]
+struct Scripted {
+    answers: Mutex<VecDeque<BrokerError>>,
+    calls: Mutex<Vec<Vec<Settlement>>>,
+}
+
+impl Broker for Scripted {
+    fn settle(&self, settlements: Vec<Settlement>) -> Pending<'_, Vec<Result<(), BrokerError>>> {
+        // Like the embedded engine, it hears of the call only when it is polled.
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let mut answers = self.answers.lock().unwrap();
+            let answer = settlements.iter().map(|_| answers.pop_front().map_or(Ok(()), Err)).collect();
+            self.calls.lock().unwrap().push(settlements);
+            answer
+        })
+    }
+
+    fn declare(&self, _: &QueueName, _: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
+        unreachable!()
+    }
+    fn publish(&self, _: &QueueName, _: Vec<NewMessage>) -> Pending<'_, Result<Vec<MessageId>, BrokerError>> {
+        unreachable!()
+    }
+    fn claim(&self, _: &QueueName, _: usize, _: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
+        unreachable!()
+    }
+    fn begin(&self, _: Lease) -> bool {
+        unreachable!()
+    }
+    fn extend(&self, _: Lease, _: Duration) -> Result<(), BrokerError> {
+        unreachable!()
+    }
+    fn queues(&self) -> Pending<'_, Result<Vec<QueueStats>, BrokerError>> {
+        unreachable!()
+    }
+    fn queue(&self, _: &QueueName) -> Pending<'_, Result<QueueStats, BrokerError>> {
+        unreachable!()
+    }
+    fn peek(&self, _: &QueueName, _: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>> {
+        unreachable!()
+    }
+    fn redrive(&self, _: Redrive) -> Pending<'_, Result<Redriven, BrokerError>> {
+        unreachable!()
+    }
+    fn failure(&self) -> Option<String> {
+        None
+    }
+}
+
+fn queue(name: &str) -> QueueName {
+    QueueName::new(name).unwrap()
+}
+
+fn full(name: &str) -> BrokerError {
+    BrokerError::QueueFull { queue: queue(name), bytes_max: 10 }
+}
+
+fn delivery(sequence: u64, attempt: u32) -> Delivery {
+    Delivery {
+        message: Message {
+            id: MessageId::new(1, sequence),
+            body: "x".into(),
+            content_type: None,
+            key: None,
+            attributes: Vec::new(),
+            enqueued_at_ms: 0,
+        },
+        attempt,
+        first_failed_at_ms: None,
+        lease: Lease { message: sequence, token: 7 },
+    }
+}
+
+fn handled(sequence: u64, attempt: u32) -> Handled {
+    Handled::new(&delivery(sequence, attempt), ModuleHash([0xab; 32]), "tail".into())
+}
+
+fn sends() -> Vec<Outgoing> {
+    vec![Outgoing { queue: queue("audit"), message: NewMessage { body: "hello".into(), ..NewMessage::default() } }]
+}
+
+struct Bench {
+    broker: Arc<Scripted>,
+    board: Board,
+    settler: Settler,
+}
+
+impl Bench {
+    fn new(answers: impl IntoIterator<Item = BrokerError>) -> Bench {
+        let broker = Arc::new(Scripted { answers: Mutex::new(answers.into_iter().collect()), ..Scripted::default() });
+        let policy = Policy {
+            consumer: "welcome".into(),
+            queue: queue("signups"),
+            retries_max: 4,
+            retry_delay: Duration::from_secs(1),
+            retry_delay_max: Duration::from_secs(600),
+            dead_letter_queue: queue("signups.dead"),
+        };
+        let board = Board::default();
+        let counters = board.counters("welcome", "signups");
+        let settler = Settler::new(broker.clone(), Arc::new(policy), counters);
+        Bench { broker, board, settler }
+    }
+
+    /// Sends and waits until all is on record, and gives what the broker was asked, call by call.
+    fn finish(&mut self) -> Vec<Vec<Settlement>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            while !self.settler.is_empty() {
+                self.settler.send();
+                self.settler.answered().await.unwrap();
+            }
+        });
+        std::mem::take(&mut self.broker.calls.lock().unwrap())
+    }
+
+    fn counts(&self) -> (u64, u64, u64) {
+        let status = &self.board.all()[0];
+        (status.acked, status.failed, status.dead_lettered)
+    }
+}
+
+#[test]
+fn what_waits_goes_in_one_call() {
+    let mut bench = Bench::new([]);
+    for sequence in 0..5 {
+        bench.settler.settle(handled(sequence, 1), Outcome::Ack, sends());
+    }
+    let calls = bench.finish();
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].iter().map(|one| one.lease.message).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert!(calls[0].iter().all(|one| one.resolution == Resolution::Ack && one.sends == sends()));
+    assert_eq!(bench.counts(), (5, 0, 0));
+}
+
+#[test]
+fn a_call_is_no_longer_than_the_limit_and_only_so_many_are_under_way() {
+    let mut bench = Bench::new([]);
+    for sequence in 0..(3 * BATCH_MAX as u64) {
+        bench.settler.settle(handled(sequence, 1), Outcome::Ack, Vec::new());
+    }
+    assert!(!bench.settler.has_room());
+    bench.settler.send();
+    bench.settler.send();
+    assert!(!bench.settler.can_send() && !bench.settler.waiting.is_empty());
+    assert_eq!(bench.finish().iter().map(Vec::len).collect::<Vec<_>>(), [BATCH_MAX; 3]);
+    assert!(bench.settler.has_room());
+}
+
+#[test]
+fn many_bytes_of_sends_leave_no_room_either() {
+    let mut bench = Bench::new([]);
+    let message = NewMessage { body: vec![0; UNSETTLED_BYTES_MAX].into(), ..NewMessage::default() };
+    bench.settler.settle(handled(1, 1), Outcome::Ack, vec![Outgoing { queue: queue("audit"), message }]);
+    assert!(!bench.settler.has_room());
+    bench.finish();
+    assert!(bench.settler.has_room());
+}
+
+#[test]
+fn a_failed_attempts_sends_never_were() {
+    let mut bench = Bench::new([]);
+    bench.settler.settle(handled(1, 1), Outcome::Retry { reason: "no".into(), after: None }, sends());
+    bench.settler.settle(handled(2, 1), Outcome::Snooze { after: Duration::from_secs(1) }, sends());
+    bench.settler.settle(handled(3, 1), Outcome::DeadLetter { reason: "no".into() }, sends());
+    assert!(bench.finish()[0].iter().all(|one| one.sends.is_empty()));
+    assert_eq!(bench.counts(), (0, 2, 1));
+}
+
+#[test]
+fn an_ack_whose_sends_are_refused_is_a_failed_attempt() {
+    for refusal in [
+        full("audit"),
+        BrokerError::StoreFull("the log is full".into()),
+        BrokerError::TooLarge { bytes: 2, bytes_max: 1 },
+        BrokerError::NoSuchQueue(queue("audit")),
+    ] {
+        let mut bench = Bench::new([refusal]);
+        bench.settler.settle(handled(1, 1), Outcome::Ack, sends());
+        let calls = bench.finish();
+        assert!(matches!(calls[1][0].resolution, Resolution::Retry { .. }), "{calls:?}");
+        assert!(calls[1][0].sends.is_empty());
+        assert_eq!(bench.counts(), (0, 1, 0));
+    }
+}
+
+#[test]
+fn the_last_attempt_whose_sends_are_refused_is_a_dead_letter_with_that_reason() {
+    let mut bench = Bench::new([full("audit")]);
+    bench.settler.settle(handled(1, 5), Outcome::Ack, sends());
+    let calls = bench.finish();
+    let Resolution::DeadLetter { facts, .. } = &calls[1][0].resolution else { panic!("{calls:?}") };
+    let reason = &facts.iter().find(|(name, _)| **name == *crate::dead_letter::REASON).unwrap().1;
+    assert_eq!(&**reason, "what it sent was refused: queue audit is full (10 bytes)");
+    assert_eq!(bench.counts(), (0, 1, 1));
+}
+
+#[test]
+fn a_dead_letter_that_finds_no_room_stays_and_uses_up_no_attempt() {
+    let mut bench = Bench::new([full("signups.dead")]);
+    bench.settler.settle(handled(1, 5), Outcome::DeadLetter { reason: "no".into() }, Vec::new());
+    let calls = bench.finish();
+    assert_eq!(calls[1][0].resolution, Resolution::Snooze { delay: Duration::from_secs(600) });
+    assert_eq!(bench.counts(), (0, 1, 0));
+}
+
+#[test]
+fn a_lost_lease_is_let_go() {
+    let mut bench = Bench::new([BrokerError::LeaseLost]);
+    bench.settler.settle(handled(1, 1), Outcome::Ack, sends());
+    assert_eq!(bench.finish().len(), 1);
+    assert_eq!(bench.counts(), (0, 0, 0));
+}
+
+#[test]
+fn a_message_whose_last_attempt_never_ended_is_given_up_with_the_attempts_that_began() {
+    let mut bench = Bench::new([]);
+    let delivery = delivery(1, 6);
+    let reason = bench.settler.policy.exhausted(delivery.attempt).unwrap();
+    bench.settler.exhausted(&delivery, ModuleHash([1; 32]), reason);
+    let calls = bench.finish();
+    let Resolution::DeadLetter { facts, .. } = &calls[0][0].resolution else { panic!("{calls:?}") };
+    let fact = |name: &str| facts.iter().find(|(one, _)| **one == *name).map(|(_, value)| value.to_string()).unwrap();
+    assert_eq!(fact(crate::dead_letter::ATTEMPTS), "5");
+    assert_eq!(fact(crate::dead_letter::MODULE_HASH), "01".repeat(32));
+    assert_eq!(bench.counts(), (0, 0, 1));
+}
+
+#[test]
+fn what_never_began_is_given_back() {
+    let mut bench = Bench::new([]);
+    bench.settler.release(&delivery(1, 1), ModuleHash([1; 32]));
+    assert_eq!(bench.finish()[0][0].resolution, Resolution::Release);
+}
+
+#[test]
+fn a_broker_that_has_stopped_ends_it() {
+    let mut bench = Bench::new([BrokerError::Stopped("the disk is gone".into())]);
+    bench.settler.settle(handled(1, 1), Outcome::Ack, Vec::new());
+    bench.settler.send();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert_eq!(runtime.block_on(bench.settler.answered()), Err(Stopped));
+}
