@@ -99,7 +99,7 @@ impl Broker for FakeBroker {
         let queue = queue.clone();
         Box::pin(async move {
             self.publishing.add_permits(1);
-            _ = self.permits.acquire().await.map(|permit| permit.forget());
+            _ = self.permits.acquire().await.map(tokio::sync::SemaphorePermit::forget);
             let mut inner = self.inner.lock().unwrap();
             inner.queue(&queue)?;
             inner.batches += 1;
