@@ -34,9 +34,7 @@ pub(super) async fn send(
     request_headers: HeaderMap,
     request_body: Body,
 ) -> Result<Response, Problem> {
-    if request_headers.contains_key(headers::IDEMPOTENCY_KEY) {
-        return Err(Problem::not_supported_yet("Idempotency-Key"));
-    }
+    headers::check_batch(&request_headers)?;
     let bytes = body::read(&request_headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
     let messages = read(&request_headers, &bytes)?;
     // Waiting for the disk does not need the text any more.
