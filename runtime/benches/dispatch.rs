@@ -1,12 +1,22 @@
-//! What the runtime adds to a call: the sandbox's `Module::call` beside the bare loop that only instantiates and calls,
-//! in one run, with a no-op component built from Rust and a 200-byte body.
+//! What the runtime adds to a call, in one run, with a no-op component built from Rust and a 200-byte body:
+//!
+//! - *bare loop*: wasmtime alone, instantiate and call, with the sandbox's engine settings;
+//! - *call*: the same with limits, grants and output, as a delivery is run ([`linecook::sandbox::Module::call`]);
+//! - *dispatch*: claim → handle → settle on a filled queue, each ack durable.
+//!
+//! `--quick` is for a test that it runs at all: short, and nothing is required of the figures.
 
+use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use linecook::config::Grants;
-use linecook::delivery::{Delivery, Lease, Message, MessageId, Outcome, QueueName};
+use linecook::broker::embedded::Embedded;
+use linecook::broker::{Broker, QueueLimits};
+use linecook::config::{ConsumerConfig, Grants, Source};
+use linecook::delivery::{Delivery, Lease, Message, MessageId, NewMessage, Outcome, QueueName};
+use linecook::dispatch::{Dispatcher, Shares};
 use linecook::sandbox::{InstanceSettings, Sandbox, SandboxOptions};
+use linecook::status::Board;
 
 #[path = "dispatch/bare.rs"]
 mod bare;
@@ -14,23 +24,140 @@ mod bare;
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests, which use all of it")]
 mod guests;
 
-const TIME: Duration = Duration::from_secs(3);
+const BODY_BYTES: usize = 200;
 
-fn main() {
-    let component = std::fs::read(guests::component("noop")).expect("the guest was just built");
-    println!("A fresh instance for each call of a no-op component, calls a second, {TIME:?} each:");
-    for threads in [1, 2] {
-        let bare = bare::calls_per_second(&component, threads, TIME);
-        let call = sandboxed(&component, threads);
+/// At least this share of the bare loop.
+const SHARE_MIN: f64 = 0.6;
+/// Two workers do at least this much more than one.
+const SCALING_MIN: f64 = 1.7;
+
+/// How long each figure is measured.
+struct Effort {
+    rounds: usize,
+    time: Duration,
+    messages: usize,
+}
+
+fn main() -> ExitCode {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let effort = if quick {
+        Effort { rounds: 1, time: Duration::from_millis(200), messages: 5_000 }
+    } else {
+        Effort { rounds: 5, time: Duration::from_secs(2), messages: 250_000 }
+    };
+    let path = guests::component("noop");
+    let component = std::fs::read(&path).expect("the guest was just built");
+    println!(
+        "A fresh instance for each message, {BODY_BYTES} B bodies; {} rounds of {:?} a loop and {} messages through \
+         dispatch; {} cores; median (min to max) a second:",
+        effort.rounds,
+        effort.time,
+        effort.messages,
+        std::thread::available_parallelism().map_or(1, usize::from),
+    );
+    let mut medians = Vec::new();
+    for workers in [1, 2] {
+        let mut figures = [Vec::new(), Vec::new(), Vec::new()];
+        // In turn, so that a machine that changes its speed changes it for all of them.
+        for _ in 0..effort.rounds {
+            figures[0].push(bare::calls_per_second(&component, workers, effort.time));
+            figures[1].push(sandboxed(&component, workers, effort.time));
+            figures[2].push(dispatched(&path, workers, effort.messages));
+        }
+        let [bare, call, dispatch] = figures.map(spread);
         println!(
-            "{threads} worker(s): bare loop {bare:>9.0}   Module::call {call:>9.0}   {:>3.0}%",
-            call / bare * 100.0
+            "{workers} worker(s): bare loop {bare}   call {call} ({:.0}%)   dispatch {dispatch} ({:.0}%)",
+            call.median / bare.median * 100.0,
+            dispatch.median / bare.median * 100.0
         );
+        medians.push((bare.median, dispatch.median));
+    }
+    let scaling = medians[1].1 / medians[0].1;
+    println!("two workers dispatch {scaling:.2} times what one does");
+    let share = medians.iter().map(|(bare, dispatch)| dispatch / bare).fold(f64::INFINITY, f64::min);
+    if quick || (share >= SHARE_MIN && scaling >= SCALING_MIN) {
+        return ExitCode::SUCCESS;
+    }
+    println!("short of what is required: {:.0}% of the bare loop, {SCALING_MIN} times", SHARE_MIN * 100.0);
+    ExitCode::FAILURE
+}
+
+/// Figures of several rounds.
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+fn spread(mut figures: Vec<f64>) -> Spread {
+    figures.sort_by(f64::total_cmp);
+    Spread { min: figures[0], median: figures[figures.len() / 2], max: figures[figures.len() - 1] }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} ({:.0} to {:.0})", self.median, self.min, self.max)
     }
 }
 
+/// Messages a second from a filled queue through a consumer, until the last ack is durable.
+fn dispatched(component: &std::path::Path, workers: usize, messages: usize) -> f64 {
+    // On the disk of the build, not on one in memory: the acks are synced.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    runtime.block_on(async {
+        let broker = Arc::new(Embedded::open(folder.path(), 1 << 30).expect("the store opens"));
+        let queue = QueueName::new("orders").expect("a queue name");
+        broker.declare(&queue, QueueLimits { bytes_max: u64::MAX }).await.expect("declared");
+        let message = NewMessage { body: vec![b'x'; BODY_BYTES].into(), ..NewMessage::default() };
+        for chunk in vec![message; messages].chunks(5_000) {
+            broker.publish(&queue, chunk.to_vec()).await.expect("published");
+        }
+        let consumer = ConsumerConfig {
+            name: "noop".to_owned(),
+            queue: queue.clone(),
+            source: Source::Component(component.to_owned()),
+            max_concurrency: 64 * workers,
+            timeout: Duration::from_secs(30),
+            max_retries: 4,
+            retry_delay: Duration::from_secs(1),
+            retry_delay_max: Duration::from_secs(600),
+            dead_letter_queue: QueueName::new("orders.dead").expect("a queue name"),
+            memory_bytes_max: 128 << 20,
+            grants: Grants::default(),
+        };
+        let consumers = vec![consumer];
+        let shares = Shares::new(&consumers, workers);
+        let cache_dir = folder.path().join("cache");
+        let options = SandboxOptions { workers, slots: shares.slots(), cache_dir };
+        let sandbox = Sandbox::start(options).expect("the sandbox starts");
+        let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), Arc::new(Board::default()), consumers);
+
+        let left = async || {
+            let stats = broker.queue(&queue).await.expect("it is declared");
+            stats.ready + stats.delayed + stats.leased
+        };
+        // The first hundredth warms up.
+        let rest = loop {
+            let rest = left().await;
+            if rest <= messages as u64 * 99 / 100 {
+                break rest;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        let started = Instant::now();
+        while left().await > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let rate = rest as f64 / started.elapsed().as_secs_f64();
+        dispatcher.drain(Duration::from_secs(5)).await;
+        broker.close();
+        rate
+    })
+}
+
 /// Calls a second through the sandbox, one after another on each worker.
-fn sandboxed(component: &[u8], workers: usize) -> f64 {
+fn sandboxed(component: &[u8], workers: usize, time: Duration) -> f64 {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let options = SandboxOptions { workers, slots: 64, cache_dir: folder.path().to_owned() };
     let sandbox = Sandbox::start(options).expect("the sandbox starts");
@@ -57,7 +184,7 @@ fn sandboxed(component: &[u8], workers: usize) -> f64 {
                 one().await;
             }
             let (started, mut calls) = (Instant::now(), 0u32);
-            while started.elapsed() < TIME {
+            while started.elapsed() < time {
                 for _ in 0..100 {
                     one().await;
                 }
@@ -76,7 +203,7 @@ fn delivery() -> Delivery {
     Delivery {
         message: Message {
             id: MessageId::new(0, 1),
-            body: vec![b'x'; 200].into(),
+            body: vec![b'x'; BODY_BYTES].into(),
             content_type: None,
             key: None,
             attributes: Vec::new(),

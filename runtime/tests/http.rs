@@ -515,3 +515,28 @@ fn a_stop_does_not_wait_for_ever() {
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
     assert!(server.broker.messages("signups").is_empty());
 }
+
+#[test]
+fn a_client_that_has_shut_its_sending_side_still_gets_its_answer() {
+    let server = Server::start();
+    // Many, because the answer often wins the race against the end of the stream.
+    for _ in 0..50 {
+        let mut stream = server.connect();
+        stream.write_all(b"POST /queues/signups/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        read_answer(&mut stream).ok(202);
+    }
+    assert_eq!(server.broker.messages("signups").len(), 50);
+}
+
+#[test]
+fn what_would_silently_be_lost_is_refused() {
+    let server = Server::start();
+    server.send(&[("Content-Encoding", "gzip")], b"x").problem(415, &["Content-Encoding", "without it"]);
+    let batch = |header| server.ask("POST", "/queues/signups/messages/batch", &[header], b"[{\"body\":1}]");
+    for name in ["linecook-key", "linecook-delay", "linecook-attribute-tenant"] {
+        batch((name, "1s")).problem(400, &[name, "in each message"]);
+    }
+    assert!(server.broker.messages("signups").is_empty());
+    server.send(&[("Content-Encoding", "identity")], b"x").ok(202);
+}

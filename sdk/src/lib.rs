@@ -77,6 +77,8 @@ pub mod testing;
 pub mod __rt;
 
 pub use failure::{Failure, Outcome};
+/// Makes a function the consumer of this component.
+///
 /// The function takes one [`Message`] and returns an [`Outcome`]; it stays an ordinary function that tests can call.
 /// A component has exactly one consumer.
 ///

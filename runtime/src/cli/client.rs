@@ -15,6 +15,8 @@ use super::{Context, Failed};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one request may take. A redrive of a large queue is the longest.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a connection that nobody uses is kept for the next request.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 /// An answer that is larger is none of ours: a peek is the largest, and a binary body grows in it by a third.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
@@ -36,6 +38,8 @@ impl Client {
             .proxy(None)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(REQUEST_TIMEOUT))
+            // Well before the runtime closes an idle connection: a request must not meet a closing one.
+            .max_idle_age(IDLE_MAX)
             .build();
         Ok(Client { agent: Agent::new_with_config(config), address: reachable(context.load_config()?.runtime.listen) })
     }

@@ -34,9 +34,7 @@ pub(super) async fn send(
     request_headers: HeaderMap,
     request_body: Body,
 ) -> Result<Response, Problem> {
-    if request_headers.contains_key(headers::IDEMPOTENCY_KEY) {
-        return Err(Problem::not_supported_yet("Idempotency-Key"));
-    }
+    headers::check_batch(&request_headers)?;
     let bytes = body::read(&request_headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
     let messages = read(&request_headers, &bytes)?;
     // Waiting for the disk does not need the text any more.
@@ -250,5 +248,65 @@ impl<'de> Deserialize<'de> for Pairs {
         }
 
         deserializer.deserialize_any(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A JSON value with a little of everything.
+    fn json_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn lines_and_arrays_say_the_same(bodies in prop::collection::vec(json_value(), 1..8)) {
+            let items: Vec<_> = bodies.iter().map(|body| json!({ "body": body }).to_string()).collect();
+            let lines = of_lines(items.join("\n").as_bytes()).unwrap();
+            let array = of_array(format!("[{}]", items.join(" ,\n")).as_bytes()).unwrap();
+            prop_assert_eq!(&lines, &array);
+            for (message, body) in lines.iter().zip(&bodies) {
+                match body {
+                    Value::String(text) => prop_assert_eq!(&message.body[..], text.as_bytes()),
+                    other => prop_assert_eq!(&serde_json::from_slice::<Value>(&message.body).unwrap(), other),
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_from_outside_never_panic(
+            start in prop_oneof![Just(""), Just("["), Just("[{\"body\":"), Just("{\"body\":1}\n{\"attributes\":{")],
+            rest in prop::collection::vec(
+                prop_oneof![any::<u8>(), prop::sample::select(b"[]{}\",:\\n0eu \n".to_vec())], 0..64
+            ),
+        ) {
+            let bytes = [start.as_bytes(), &rest].concat();
+            _ = of_lines(&bytes);
+            _ = of_array(&bytes);
+        }
+    }
+
+    #[test]
+    fn nesting_takes_no_stack() {
+        let deep = format!("{}1{}", "[".repeat(400_000), "]".repeat(400_000));
+        let messages = of_array(format!("[{{\"body\":{deep}}}]").as_bytes()).unwrap();
+        assert_eq!(&messages[0].body[..], deep.as_bytes());
     }
 }

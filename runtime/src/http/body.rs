@@ -18,6 +18,15 @@ pub(super) async fn read(
     bytes_max: usize,
     timeout: Duration,
 ) -> Result<Bytes, Problem> {
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        // It is not kept, and without it nobody could read the body.
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-encoding",
+            "Content-Encoding is not supported",
+            "Content-Encoding is not kept with a message; send the body without it, and say in Content-Type what it is",
+        ));
+    }
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let too_large = || {
         let limit = format_size(bytes_max as u64);

@@ -64,6 +64,19 @@ pub(super) fn message(headers: &HeaderMap, body: Bytes) -> Result<NewMessage, Pr
     Ok(message)
 }
 
+/// A batch says in its elements what its messages carry. In a header it would silently be lost.
+pub(super) fn check_batch(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        return Err(Problem::not_supported_yet("Idempotency-Key"));
+    }
+    match headers.keys().find(|name| name.as_str().starts_with(OWN_PREFIX)) {
+        Some(name) => Err(Problem::malformed(format!(
+            "the header {name} means nothing for a batch; give \"key\", \"delay\" and \"attributes\" in each message"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// A misspelt header must not be a delay that never happens.
 fn unknown(field: &str) -> Problem {
     let known = [KEY, DELAY, ATTRIBUTE_PREFIX];

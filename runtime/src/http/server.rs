@@ -83,7 +83,9 @@ fn protocol(timeouts: Timeouts) -> http1::Builder {
     http.timer(TokioTimer::new())
         .header_read_timeout(timeouts.headers)
         .max_headers(2 * HEADERS_MAX)
-        .max_buf_size(2 * HEADERS_BYTES_MAX);
+        .max_buf_size(2 * HEADERS_BYTES_MAX)
+        // A client that has shut its sending side still waits for its answer (`… | nc`).
+        .half_close(true);
     http
 }
 

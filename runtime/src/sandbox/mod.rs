@@ -51,7 +51,7 @@ pub struct Sandbox {
     hosts: Arc<[Host]>,
     cache: Arc<CodeCache>,
     /// Held while a component is tried out: each engine has one slot more than its worker gives away.
-    trial: Mutex<()>,
+    trial: Arc<Mutex<()>>,
     _ticker: Ticker,
 }
 
@@ -114,7 +114,7 @@ impl Sandbox {
                 .map_err(|error| io::Error::other(format!("{workers} workers with {slots} slots each: {error:#}")))?;
         let ticker = Ticker::start(hosts.iter().map(|host| host.engine.clone()).collect())?;
         let workers = (0..workers).map(|index| WorkerThread::start(index, slots)).collect::<io::Result<_>>()?;
-        Ok(Sandbox { workers, hosts: hosts.into(), cache: cache.into(), trial: Mutex::new(()), _ticker: ticker })
+        Ok(Sandbox { workers, hosts: hosts.into(), cache: cache.into(), trial: Arc::default(), _ticker: ticker })
     }
 
     /// How many there are.
@@ -147,12 +147,15 @@ impl Sandbox {
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
 
-        let _trial = self.trial.lock().await;
+        let trial = self.trial.clone().lock_owned().await;
         let (answer, answered) = oneshot::channel();
         let tried = module.clone();
         self.spawn(0, move |_| async move {
-            // Nobody listens any more if the load was given up.
-            let _ = answer.send(call::try_out(&tried.0.linked[0], tried.0.hash, &settings).await);
+            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &settings).await;
+            // The instance is gone. Held by this task, since the load may be given up while it runs.
+            drop(trial);
+            // Then nobody listens any more.
+            let _ = answer.send(tried);
         });
         answered.await.map_err(|_| LoadError::internal("the worker has stopped, or panicked"))??;
         Ok(module)

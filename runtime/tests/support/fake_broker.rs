@@ -9,7 +9,7 @@ use linecook::broker::{
 };
 use linecook::dead_letter;
 use linecook::delivery::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, Settlement};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// When its messages were sent: 2026-01-02T03:04:05.678Z.
 pub(crate) const ENQUEUED_AT_MS: u64 = 1_767_323_045_678;
@@ -99,7 +99,7 @@ impl Broker for FakeBroker {
         let queue = queue.clone();
         Box::pin(async move {
             self.publishing.add_permits(1);
-            _ = self.permits.acquire().await.map(|permit| permit.forget());
+            _ = self.permits.acquire().await.map(SemaphorePermit::forget);
             let mut inner = self.inner.lock().unwrap();
             inner.queue(&queue)?;
             inner.batches += 1;

@@ -3,6 +3,8 @@
 //! Cargo itself keeps several test processes apart: it locks the target folder, and all but the first find
 //! everything built.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -16,14 +18,14 @@ static BUILT: LazyLock<PathBuf> = LazyLock::new(build);
 ///
 /// If the guests can't be built (with cargo's output), or there is none of this name.
 #[track_caller]
-pub fn component(name: &str) -> PathBuf {
+pub(crate) fn component(name: &str) -> PathBuf {
     let path = BUILT.join(format!("{}.wasm", name.replace('-', "_")));
     assert!(path.is_file(), "tests/guests has no package `{name}`: {} does not exist", path.display());
     path
 }
 
 /// A component with one more custom section: it behaves the same and has another hash, like a rebuilt one.
-pub fn with_custom_section(component: &[u8], name: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn with_custom_section(component: &[u8], name: &str, data: &[u8]) -> Vec<u8> {
     let mut content = leb128(name.len());
     content.extend_from_slice(name.as_bytes());
     content.extend_from_slice(data);
