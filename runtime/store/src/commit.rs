@@ -11,7 +11,8 @@ use crate::{Lease, QueueName};
 
 /// A transaction that was admitted: nothing but the disk can refuse it now.
 pub(crate) struct Admitted {
-    pub(crate) settle: Option<Settle>,
+    // Large, and most transactions have none: a group of sends is moved around without it.
+    pub(crate) settle: Option<Box<Settle>>,
     sends: Vec<Sent>,
 }
 
@@ -106,7 +107,10 @@ pub(crate) fn admit(
         }
     }
     let settle = admitted.and_then(|()| {
-        transaction.settle.map(|(lease, action)| admit_settle(state, room, lease, action, now_ms)).transpose()
+        transaction
+            .settle
+            .map(|(lease, action)| admit_settle(state, room, lease, action, now_ms).map(Box::new))
+            .transpose()
     });
     match settle {
         Ok(settle) => Ok(Admitted { settle, sends }),
@@ -217,7 +221,7 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
 /// Step 2, first half: the records of one admitted transaction, appended to a frame that is being built. `puts` gains
 /// the place of each message, in the order in which [`apply`] asks for them.
 pub(crate) fn encode(admitted: &Admitted, now_ms: u64, frame: &mut Vec<u8>, puts: &mut Vec<Span>) {
-    if let Some(Settle { lease, effect, .. }) = &admitted.settle {
+    if let Some(Settle { lease, effect, .. }) = admitted.settle.as_deref() {
         match effect {
             Effect::Remove => record::encode_remove(frame, lease.message),
             Effect::Update(state) => record::encode_update(frame, lease.message, state),

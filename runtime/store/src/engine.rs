@@ -25,6 +25,9 @@ use crate::wal::{FramePlace, Wal, frame};
 /// Spare files below which the oldest file is cleaned, or the ring grows: one to go on in, one for cleaning to copy to.
 const SPARES_MIN: u64 = 2;
 
+/// Files' worth of room that sends find ahead of them while the ring may grow: one is filled while the next is made.
+const FILES_AHEAD: u64 = 2;
+
 /// Files that the ring has at least: the one that is written to, and the reserve.
 pub(crate) const FILES_MIN: u64 = RESERVE_FILES + 1;
 
@@ -286,7 +289,18 @@ impl Engine {
 
     /// One step of what keeps the ring short of full. Answers whether there is more to do.
     pub(crate) fn maintain(&mut self) -> bool {
-        if self.stopped().is_some() || self.collect(false).is_err() || self.wal.spares() >= SPARES_MIN {
+        if self.stopped().is_some() || self.collect(false).is_err() {
+            return false;
+        }
+        let room = self.room();
+        if room.live_bytes + FILES_AHEAD * usable_bytes(room.file_bytes) > room.live_bytes_max() {
+            self.grow();
+            // A failure is noticed now if it is there already, not with the next group.
+            if self.collect(false).is_err() {
+                return false;
+            }
+        }
+        if self.wal.spares() >= SPARES_MIN {
             return false;
         }
         self.grow();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::entry::{Entry, Phase};
 use super::keys::Keys;
 use crate::QueueName;
 
@@ -46,7 +47,23 @@ impl Line {
         self.order.is_empty()
     }
 
-    pub(super) fn make_ready(&mut self, position: u64, sequence: u64, key: Option<&Arc<str>>) {
+    /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.
+    pub(super) fn arrange(&mut self, entry: &mut Entry, sequence: u64, holds_key: bool) {
+        let due_at_ms = entry.state.due_at_ms;
+        if due_at_ms == 0 {
+            entry.phase = Phase::Ready;
+            self.make_ready(entry.position, sequence, entry.key.as_ref());
+        } else {
+            let held = holds_key && entry.key.is_some();
+            entry.phase = Phase::Delayed { holds_key: held };
+            self.delayed.insert((due_at_ms, entry.position, sequence));
+            if let Some(key) = entry.key.as_ref().filter(|_| held) {
+                self.hold(key);
+            }
+        }
+    }
+
+    fn make_ready(&mut self, position: u64, sequence: u64, key: Option<&Arc<str>>) {
         match key {
             None => {
                 self.claimable.insert((position, sequence));

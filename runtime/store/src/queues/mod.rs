@@ -234,7 +234,7 @@ impl Queues {
         self.next_sequence = self.next_sequence.max(place.sequence + 1).max(place.position + 1);
         self.settle_in(location);
         let line = line_mut(&mut self.lines, place.queue);
-        let entry = Entry {
+        let mut entry = Entry {
             queue: place.queue,
             position: place.position,
             key: key.map(|key| line.keys.intern(key)),
@@ -246,8 +246,8 @@ impl Queues {
         };
         line.bytes += bytes;
         line.order.insert(place.position, place.sequence);
+        line.arrange(&mut entry, place.sequence, place.holds_key);
         self.entries.insert(place.sequence, entry);
-        self.arrange(place.sequence, place.holds_key);
     }
 
     fn update(&mut self, sequence: u64, state: DeliveryState) {

@@ -9,19 +9,7 @@ impl Queues {
     /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.
     pub(super) fn arrange(&mut self, sequence: u64, holds_key: bool) {
         let entry = self.entries.get_mut(&sequence).expect("the caller has just seen it");
-        let line = line_mut(&mut self.lines, entry.queue);
-        let due_at_ms = entry.state.due_at_ms;
-        if due_at_ms == 0 {
-            entry.phase = Phase::Ready;
-            line.make_ready(entry.position, sequence, entry.key.as_ref());
-        } else {
-            let held = holds_key && entry.key.is_some();
-            entry.phase = Phase::Delayed { holds_key: held };
-            line.delayed.insert((due_at_ms, entry.position, sequence));
-            if let Some(key) = entry.key.as_ref().filter(|_| held) {
-                line.hold(key);
-            }
-        }
+        line_mut(&mut self.lines, entry.queue).arrange(entry, sequence, holds_key);
     }
 
     /// Takes a message out of its phase, whatever it is.

@@ -1,0 +1,53 @@
+//! A busy guest on every core.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// What the sandbox's workers add to the niceness of the process (`src/sandbox/worker.rs`).
+const NICENESS: i32 = 10;
+
+/// Threads that compute without end at the priority of the sandbox's workers, until they are dropped.
+pub(crate) struct BusyGuests {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl BusyGuests {
+    /// Starts one for each core.
+    pub(crate) fn start() -> io::Result<BusyGuests> {
+        let mut guests = BusyGuests { stop: Arc::default(), threads: Vec::new() };
+        for _ in 0..std::thread::available_parallelism()?.get() {
+            let stop = guests.stop.clone();
+            let thread = std::thread::Builder::new().name("busy-guest".into()).spawn(move || {
+                lower_priority();
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::black_box((0..10_000u64).fold(0, |sum, number| sum ^ number.wrapping_mul(sum | 1)));
+                }
+            })?;
+            guests.threads.push(thread);
+        }
+        Ok(guests)
+    }
+}
+
+impl Drop for BusyGuests {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // It does nothing that panics but lower its priority, which has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// On Linux, niceness is a thread's own. Elsewhere guests keep the priority of the process.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{getpriority_process, setpriority_process};
+        let now = getpriority_process(None).expect("a thread may ask for its own priority");
+        setpriority_process(None, (now + NICENESS).min(19)).expect("a thread may lower its own priority");
+    }
+}

@@ -1,0 +1,94 @@
+//! The driver, the same for both sides: so many senders, each of which sends its next message when the last one is
+//! confirmed. There is no thread for a sender: the confirmation's callback sends.
+
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::Error;
+use crate::settings::Case;
+
+/// Told whether the message is durable, or why it is not.
+pub(crate) type Confirm = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// What takes messages and confirms them once they are durable.
+pub(crate) trait Broker: Send + Sync + 'static {
+    /// Returns at once. `confirm` is called on the committer's thread.
+    fn publish(&self, body: Bytes, confirm: Confirm);
+}
+
+/// What a round came to.
+pub(crate) struct Measured {
+    took: Duration,
+    /// From sending to confirmation, in nanoseconds, smallest first.
+    latencies: Vec<u32>,
+}
+
+impl Measured {
+    /// Messages a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.latencies.len() as f64 / self.took.as_secs_f64()
+    }
+
+    /// The latency that this part of all messages kept within.
+    pub(crate) fn latency(&self, part: f64) -> Duration {
+        let place = (self.latencies.len() as f64 * part) as usize;
+        Duration::from_nanos(u64::from(self.latencies[place.min(self.latencies.len() - 1)]))
+    }
+}
+
+/// Sends for so long, then waits for what is in flight.
+pub(crate) fn measure<B: Broker>(broker: &Arc<B>, case: &Case, duration: Duration) -> Result<Measured, Error> {
+    let (finished, senders_finished) = mpsc::channel();
+    let started = Instant::now();
+    let load = Arc::new(Load {
+        broker: broker.clone(),
+        body: vec![b'x'; case.body_bytes],
+        ends_at: started + duration,
+        // Only the committer's thread locks it while the round lasts.
+        latencies: Mutex::new(Vec::with_capacity(1 << 22)),
+    });
+    for _ in 0..case.senders {
+        Load::send(&load, finished.clone());
+    }
+    drop(finished);
+    // All of them, also if one was refused: the broker is closed only when nobody sends any more.
+    let ends: Vec<Result<(), String>> = senders_finished.iter().collect();
+    ends.into_iter().collect::<Result<(), String>>()?;
+    let took = started.elapsed();
+    let mut latencies = std::mem::take(&mut *load.latencies.lock().unwrap_or_else(PoisonError::into_inner));
+    latencies.sort_unstable();
+    Ok(Measured { took, latencies })
+}
+
+struct Load<B> {
+    broker: Arc<B>,
+    body: Vec<u8>,
+    ends_at: Instant,
+    latencies: Mutex<Vec<u32>>,
+}
+
+impl<B: Broker> Load<B> {
+    /// Sends one message, and the sender's next one when it is confirmed. `finished` hears of the sender's last.
+    fn send(load: &Arc<Load<B>>, finished: Sender<Result<(), String>>) {
+        let sender = load.clone();
+        let sent = Instant::now();
+        let confirm = move |confirmed: Result<(), String>| {
+            let now = Instant::now();
+            let latency = u32::try_from((now - sent).as_nanos()).unwrap_or(u32::MAX);
+            sender.latencies.lock().unwrap_or_else(PoisonError::into_inner).push(latency);
+            if confirmed.is_ok() && now < sender.ends_at {
+                Load::send(&sender, finished);
+            } else {
+                // Let go of the broker before the round can end: its own thread must not be the one that closes it.
+                drop(sender);
+                // The driver waits until the last sender has let go of this.
+                let _ = finished.send(confirmed);
+            }
+        };
+        // A body of its own, as each message from outside has.
+        load.broker.publish(Bytes::copy_from_slice(&load.body), Box::new(confirm));
+    }
+}

@@ -1,0 +1,82 @@
+//! What is measured, and for how long.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How the whole benchmark runs.
+pub(crate) struct Settings {
+    pub(crate) quick: bool,
+    /// Of each side, for each case.
+    pub(crate) rounds: usize,
+    pub(crate) round: Duration,
+    /// More than a round can fill, so that no send is refused.
+    pub(crate) log_bytes_max: u64,
+}
+
+impl Settings {
+    pub(crate) fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Settings, String> {
+        let mut quick = false;
+        for argument in arguments {
+            match argument.as_str() {
+                "--quick" => quick = true,
+                // Cargo passes it to every benchmark.
+                "--bench" => {}
+                other => return Err(format!("unknown argument {other:?}: only --quick is known")),
+            }
+        }
+        let (rounds, round) = if quick { (1, Duration::from_millis(150)) } else { (5, Duration::from_millis(1500)) };
+        Ok(Settings { quick, rounds, round, log_bytes_max: 8 << 30 })
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        writeln!(f, "Durable publish: linecook-store against SQLite {}", rusqlite::version())?;
+        writeln!(f, "cores {cores}, {} {}", std::env::consts::OS, kernel.trim())?;
+        writeln!(
+            f,
+            "{} rounds of {:.2} s of each, in turn, each in a new folder under {}",
+            self.rounds,
+            self.round.as_secs_f64(),
+            env!("CARGO_TARGET_TMPDIR"),
+        )?;
+        writeln!(f, "store: log of at most {} GiB, fdatasync for each group", self.log_bytes_max >> 30)?;
+        write!(f, "SQLite: journal_mode=WAL, synchronous=FULL, otherwise its defaults; one transaction for each group")
+    }
+}
+
+/// One row of the table.
+pub(crate) struct Case {
+    pub(crate) senders: usize,
+    pub(crate) body_bytes: usize,
+    /// A busy guest on every core.
+    pub(crate) busy: bool,
+}
+
+impl Case {
+    pub(crate) fn all() -> impl Iterator<Item = Case> {
+        [false, true].into_iter().flat_map(|busy| {
+            [1, 64, 512].into_iter().flat_map(move |senders| {
+                [100, 1024].into_iter().map(move |body_bytes| Case { senders, body_bytes, busy })
+            })
+        })
+    }
+
+    /// How many times SQLite's rate the store must do.
+    pub(crate) fn ratio_min(&self) -> Option<f64> {
+        match (self.senders, self.body_bytes) {
+            (512, 100) => Some(1.2),
+            (512, 1024) => Some(1.5),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let guests = if self.busy { "busy guests" } else { "no guests" };
+        write!(f, "{} senders, {} bytes, {guests}", self.senders, self.body_bytes)
+    }
+}
