@@ -21,7 +21,7 @@ use linecook::status::Board;
 #[path = "dispatch/bare.rs"]
 mod bare;
 #[path = "../tests/support/guests.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with the tests, which use all of it")]
+#[allow(unreachable_pub, reason = "shared with the tests")]
 mod guests;
 
 const BODY_BYTES: usize = 200;
