@@ -181,3 +181,24 @@ fn a_snooze_uses_no_attempt_and_a_handler_can_give_up_at_once() {
     assert_eq!(site.consumer("behave")["failed"], 1);
     runtime.stop();
 }
+
+#[test]
+fn the_largest_message_can_become_a_dead_letter() {
+    // A small log takes small messages only, so that there are not many sizes to try.
+    let site = Site::with_runtime(
+        "log_max_bytes = \"16MiB\"",
+        &format!("{TABLES}component = {:?}", guests::component("behave")),
+    );
+    let runtime = site.start();
+    // As large as it takes them, to the last bytes: the facts that a dead letter gains must have their room.
+    let padded = |bytes| json!({ "do": "panic", "padding": "x".repeat(bytes) }).to_string();
+    let largest = (0..256 << 10).rev().step_by(256).find(|bytes| {
+        let answer = site.post("/queues/work/messages", padded(*bytes));
+        assert!([202, 413].contains(&answer.status), "{}", answer.body);
+        answer.status == 202
+    });
+    let letter = site.wait_messages("work.dead", 1).remove(0);
+    assert_eq!(letter["body"], padded(largest.unwrap()));
+    assert_eq!(fact(&letter, "attempts"), "3");
+    runtime.stop();
+}
