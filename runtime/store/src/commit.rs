@@ -133,6 +133,10 @@ fn admit_send(
 ) -> Result<Sent, Refusal> {
     let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
     let put_bytes = record::put_bytes_max(&message);
+    let message_bytes_max = crate::room::message_bytes_max(room.file_bytes);
+    if put_bytes > message_bytes_max {
+        return Err(Refusal::TooLarge { bytes: put_bytes, bytes_max: message_bytes_max });
+    }
     *record_bytes += put_bytes;
     // A transaction lies in one frame: all of its sends together have the limit.
     let bytes_max = crate::room::transaction_bytes_max(room.file_bytes);

@@ -22,6 +22,12 @@ pub(crate) const fn transaction_bytes_max(file_bytes: u64) -> u64 {
     file_bytes / 4 - 128
 }
 
+/// The most that the record of one message may take when it is sent. The rest of a transaction is for the attributes that
+/// it gains when it moves: a message that is taken can always become a dead letter.
+pub(crate) const fn message_bytes_max(file_bytes: u64) -> u64 {
+    transaction_bytes_max(file_bytes) / 8 * 7
+}
+
 /// The room that one group of transactions may fill.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
