@@ -20,6 +20,7 @@ mod open;
 mod queues;
 mod record;
 mod room;
+mod sequence_map;
 mod shared;
 #[cfg(test)]
 mod simulation;

@@ -9,6 +9,7 @@ use crate::attempts::{AttemptTable, Slot};
 use crate::clock::Clock;
 use crate::queues::{Location, Queues};
 use crate::record::{self, QueueNumber, Record};
+use crate::sequence_map::SequenceMap;
 use crate::wal::Reader;
 use crate::{Message, MessageId, NewMessage};
 
@@ -106,14 +107,14 @@ impl Content {
 /// The content of messages that nobody has claimed yet, so that a short queue is never read from disk. It takes what
 /// comes while there is room: those are the heads of the queues.
 pub(crate) struct Cache {
-    contents: FxHashMap<u64, Content>,
+    contents: SequenceMap<Content>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl Cache {
     pub(crate) fn new(bytes_max: usize) -> Cache {
-        Cache { contents: FxHashMap::default(), bytes: 0, bytes_max }
+        Cache { contents: SequenceMap::default(), bytes: 0, bytes_max }
     }
 
     pub(crate) fn insert(&mut self, sequence: u64, content: Content) {
@@ -125,11 +126,11 @@ impl Cache {
     }
 
     pub(crate) fn get(&self, sequence: u64) -> Option<&Content> {
-        self.contents.get(&sequence)
+        self.contents.get(sequence)
     }
 
     pub(crate) fn take(&mut self, sequence: u64) -> Option<Content> {
-        let content = self.contents.remove(&sequence)?;
+        let content = self.contents.remove(sequence)?;
         self.bytes -= weight(&content);
         Some(content)
     }

@@ -24,11 +24,12 @@ use rustc_hash::FxHashMap;
 pub(crate) use self::entry::{Entry, Location, Phase};
 use self::line::Line;
 use crate::record::{DeliveryState, PutPlace, QueueNumber, Record};
+use crate::sequence_map::SequenceMap;
 use crate::{Lease, QueueName};
 
 #[derive(Default)]
 pub(crate) struct Queues {
-    entries: FxHashMap<u64, Entry>,
+    entries: SequenceMap<Entry>,
     /// By number. A number whose queue was never named in the log is free after a restart, and stays so.
     lines: Vec<Option<Line>>,
     numbers: FxHashMap<QueueName, QueueNumber>,
@@ -251,17 +252,17 @@ impl Queues {
     }
 
     fn update(&mut self, sequence: u64, state: DeliveryState) {
-        if self.entries.contains_key(&sequence) {
+        if self.entries.get(sequence).is_some() {
             self.withdraw(sequence);
-            self.entries.get_mut(&sequence).expect("just looked up").state = state;
+            self.entries.get_mut(sequence).expect("just looked up").state = state;
             self.arrange(sequence, true);
         }
     }
 
     fn remove(&mut self, sequence: u64) {
-        if self.entries.contains_key(&sequence) {
+        if self.entries.get(sequence).is_some() {
             self.withdraw(sequence);
-            let entry = self.entries.remove(&sequence).expect("just looked up");
+            let entry = self.entries.remove(sequence).expect("just looked up");
             let line = line_mut(&mut self.lines, entry.queue);
             line.bytes -= entry.bytes;
             line.order.remove(&entry.position);
@@ -274,7 +275,7 @@ impl Queues {
 
     /// The message was copied: it lives in `to` now if it lived in `from`. Answers whether it did.
     pub(crate) fn relocate(&mut self, sequence: u64, from: Location, to: Location) -> bool {
-        let Some(entry) = self.entries.get_mut(&sequence).filter(|entry| entry.location == from) else { return false };
+        let Some(entry) = self.entries.get_mut(sequence).filter(|entry| entry.location == from) else { return false };
         entry.location = to;
         self.move_out(from);
         self.settle_in(to);
@@ -284,7 +285,7 @@ impl Queues {
     // --- looking -------------------------------------------------------------------------------------------------
 
     pub(crate) fn entry(&self, sequence: u64) -> Option<&Entry> {
-        self.entries.get(&sequence)
+        self.entries.get(sequence)
     }
 
     pub(crate) fn counts(&self, queue: QueueNumber) -> Counts {
@@ -298,13 +299,17 @@ impl Queues {
             oldest_enqueued_at_ms: line
                 .order
                 .first_key_value()
-                .map(|(_, sequence)| self.entries[sequence].enqueued_at_ms),
+                .map(|(_, sequence)| self.entries.get(*sequence).expect("what is listed is there").enqueued_at_ms),
         }
     }
 
     /// The first messages of a queue in its order.
     pub(crate) fn peek(&self, queue: QueueNumber, limit: usize) -> impl Iterator<Item = (u64, &Entry)> {
-        self.line(queue).order.values().take(limit).map(|sequence| (*sequence, &self.entries[sequence]))
+        self.line(queue)
+            .order
+            .values()
+            .take(limit)
+            .map(|sequence| (*sequence, self.entries.get(*sequence).expect("what is listed is there")))
     }
 }
 

@@ -8,13 +8,13 @@ use crate::record::QueueNumber;
 impl Queues {
     /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.
     pub(super) fn arrange(&mut self, sequence: u64, holds_key: bool) {
-        let entry = self.entries.get_mut(&sequence).expect("the caller has just seen it");
+        let entry = self.entries.get_mut(sequence).expect("the caller has just seen it");
         line_mut(&mut self.lines, entry.queue).arrange(entry, sequence, holds_key);
     }
 
     /// Takes a message out of its phase, whatever it is.
     pub(super) fn withdraw(&mut self, sequence: u64) {
-        let entry = self.entries.get_mut(&sequence).expect("the caller has just seen it");
+        let entry = self.entries.get_mut(sequence).expect("the caller has just seen it");
         let line = line_mut(&mut self.lines, entry.queue);
         match std::mem::replace(&mut entry.phase, Phase::Absent) {
             Phase::Absent => {}
@@ -42,7 +42,7 @@ impl Queues {
                 break;
             }
             self.withdraw(sequence);
-            self.entries.get_mut(&sequence).expect("delayed messages are there").state.due_at_ms = 0;
+            self.entries.get_mut(sequence).expect("delayed messages are there").state.due_at_ms = 0;
             self.arrange(sequence, false);
         }
     }
@@ -61,7 +61,7 @@ impl Queues {
         while out.len() < max {
             let Some((_, sequence)) = self.line(queue).claimable.first().copied() else { break };
             self.withdraw(sequence);
-            let entry = self.entries.get_mut(&sequence).expect("ready messages are there");
+            let entry = self.entries.get_mut(sequence).expect("ready messages are there");
             let line = line_mut(&mut self.lines, queue);
             let lease = Lease { message: sequence, token: self.next_token };
             self.next_token += 1;
@@ -83,12 +83,12 @@ impl Queues {
 
     /// The entry of a lease that is still worth something.
     pub(crate) fn leased(&self, lease: Lease) -> Option<&Entry> {
-        self.entries.get(&lease.message).filter(|entry| entry.is_leased_as(lease.token))
+        self.entries.get(lease.message).filter(|entry| entry.is_leased_as(lease.token))
     }
 
     /// The attempt starts. Answers its number, or nothing if the lease is over.
     pub(crate) fn begin(&mut self, lease: Lease, now_ms: u64) -> Option<u32> {
-        let entry = self.entries.get_mut(&lease.message).filter(|entry| entry.is_leased_as(lease.token))?;
+        let entry = self.entries.get_mut(lease.message).filter(|entry| entry.is_leased_as(lease.token))?;
         let Phase::Leased { expires_at_ms, begun, .. } = &mut entry.phase else { return None };
         if *expires_at_ms <= now_ms {
             return None;
@@ -99,7 +99,7 @@ impl Queues {
 
     /// Moves the end of a lease. False if it is over.
     pub(crate) fn extend(&mut self, lease: Lease, until_ms: u64) -> bool {
-        let Some(entry) = self.entries.get_mut(&lease.message).filter(|entry| entry.is_leased_as(lease.token)) else {
+        let Some(entry) = self.entries.get_mut(lease.message).filter(|entry| entry.is_leased_as(lease.token)) else {
             return false;
         };
         if let Phase::Leased { expires_at_ms, .. } = &mut entry.phase {
@@ -118,7 +118,7 @@ impl Queues {
     /// Leases that are over, and whether their attempts had begun.
     pub(crate) fn expired(&self, now_ms: u64) -> Vec<(Lease, bool)> {
         let over = self.leases.iter().take_while(|(expires_at_ms, _)| *expires_at_ms <= now_ms);
-        over.filter_map(|(_, sequence)| match self.entries[sequence].phase {
+        over.filter_map(|(_, sequence)| match self.entries.get(*sequence).expect("what is listed is there").phase {
             Phase::Leased { token, begun, settling: Settling::No, .. } => {
                 Some((Lease { message: *sequence, token }, begun))
             }
@@ -129,7 +129,7 @@ impl Queues {
 
     /// Begins a settlement: from here on the lease is nobody else's. Answers what it needs to know.
     pub(crate) fn settle_begin(&mut self, lease: Lease) -> Option<Entry> {
-        let entry = self.entries.get_mut(&lease.message).filter(|entry| entry.is_leased_as(lease.token))?;
+        let entry = self.entries.get_mut(lease.message).filter(|entry| entry.is_leased_as(lease.token))?;
         if let Phase::Leased { settling, .. } = &mut entry.phase {
             *settling = Settling::Yes;
         }
@@ -138,7 +138,7 @@ impl Queues {
 
     /// The settlement was refused: the lease is what it was.
     pub(crate) fn settle_abort(&mut self, lease: Lease) {
-        if let Some(entry) = self.entries.get_mut(&lease.message)
+        if let Some(entry) = self.entries.get_mut(lease.message)
             && let Phase::Leased { token, settling, .. } = &mut entry.phase
             && *token == lease.token
         {
@@ -148,7 +148,7 @@ impl Queues {
 
     /// Gives a lease back as if the message had not been claimed. Nothing is written, so nothing but memory changes.
     pub(crate) fn release(&mut self, sequence: u64) {
-        if self.entries.contains_key(&sequence) {
+        if self.entries.get(sequence).is_some() {
             self.withdraw(sequence);
             self.arrange(sequence, false);
         }
