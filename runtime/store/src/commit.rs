@@ -5,9 +5,9 @@ use crate::queues::{Entry, Location};
 use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record};
 use crate::room::Room;
 use crate::shared::{Content, State};
-use crate::transaction::{Action, AttributeEdit, Refusal, Transaction};
+use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Transaction};
 use crate::wal::frame;
-use crate::{Lease, QueueName};
+use crate::{Lease, MessageId, QueueName};
 
 /// A transaction that was admitted: nothing but the disk can refuse it now.
 pub(crate) struct Admitted {
@@ -249,7 +249,8 @@ pub(crate) fn apply(
     puts: &mut impl Iterator<Item = Span>,
     touched: &mut Vec<QueueNumber>,
     now_ms: u64,
-) -> Vec<u64> {
+    id: impl Fn(u64) -> MessageId,
+) -> Receipt {
     let mut locate = || {
         let span = puts.next().expect("each message that was encoded has its place");
         Location { offset: payload_at.offset + span.offset, len: span.len, ..payload_at }
@@ -274,15 +275,15 @@ pub(crate) fn apply(
             state.attempts.give_back(slot);
         }
     }
-    let mut sequences = Vec::with_capacity(admitted.sends.len());
+    let mut receipt = Vec::with_capacity(admitted.sends.len());
     for send in admitted.sends {
         state.queues.unreserve(send.queue, send.bytes);
         state.queues.put(&sent_place(&send, now_ms), send.message.key.as_deref(), send.bytes, locate());
         touched.push(send.queue);
-        sequences.push(send.sequence);
+        receipt.push(id(send.sequence));
         state.cache.insert(send.sequence, Content { message: send.message, enqueued_at_ms: now_ms });
     }
-    sequences
+    receipt
 }
 
 fn apply_record(state: &mut State, record: &Record<'_>) {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::engine::Engine;
+use crate::engine::{Answer, Engine};
 use crate::transaction::{Receipt, Refusal, Transaction};
 
 /// Called with one answer for each transaction, in order, on the committer's thread: it must be quick and never wait.
@@ -71,13 +71,13 @@ impl Inbox {
         self.changed.notify_one();
     }
 
-    /// Waits for jobs, or until it is time. Answers the jobs and whether they were the last.
-    fn take(&self, engine: &Engine, more_to_do: bool) -> (Vec<Job>, bool) {
+    /// Waits for jobs, or until it is time. The jobs are put into `jobs`, which must be empty; answers whether they were
+    /// the last.
+    fn take(&self, engine: &Engine, more_to_do: bool, jobs: &mut Vec<Job>) -> bool {
         let mut waiting = self.waiting();
         loop {
             if !waiting.jobs.is_empty() || waiting.closing || more_to_do || waiting.poked {
-                waiting.poked = false;
-                return (std::mem::take(&mut waiting.jobs), waiting.closing);
+                break;
             }
             drop(waiting);
             let now_ms = engine.shared.clock.now_ms();
@@ -87,7 +87,7 @@ impl Inbox {
                 continue;
             }
             let patience = match expires_at_ms {
-                Some(at_ms) if at_ms <= now_ms => return (Vec::new(), false),
+                Some(at_ms) if at_ms <= now_ms => break,
                 Some(at_ms) => PATIENCE.min(Duration::from_millis(at_ms - now_ms)),
                 None => PATIENCE,
             };
@@ -95,18 +95,22 @@ impl Inbox {
             let (woken, timeout) = self.changed.wait_timeout(waiting, patience).expect("the inbox is whole");
             waiting = woken;
             if timeout.timed_out() {
-                return (std::mem::take(&mut waiting.jobs), waiting.closing);
+                break;
             }
         }
+        waiting.poked = false;
+        std::mem::swap(&mut waiting.jobs, jobs);
+        waiting.closing
     }
 }
 
 /// Commits until the inbox is closed and empty.
 pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
+    let mut batch = Batch::default();
     let mut more_to_do = false;
     loop {
-        let (jobs, closing) = inbox.take(&engine, more_to_do);
-        commit(&mut engine, jobs);
+        let closing = inbox.take(&engine, more_to_do, &mut batch.jobs);
+        batch.commit(&mut engine);
         engine.expire();
         more_to_do = engine.maintain();
         if closing && inbox.waiting().jobs.is_empty() {
@@ -115,15 +119,25 @@ pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
     }
 }
 
-fn commit(engine: &mut Engine, jobs: Vec<Job>) {
-    let mut transactions = Vec::new();
-    let mut callers = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        callers.push((job.transactions.len(), job.done));
-        transactions.extend(job.transactions);
-    }
-    let mut answers = engine.commit(transactions).into_iter();
-    for (count, done) in callers {
-        done(answers.by_ref().take(count).collect());
+/// What is committed together. Its lists are kept from batch to batch.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<Job>,
+    transactions: Vec<Transaction>,
+    callers: Vec<(usize, Done)>,
+    answers: Vec<Answer>,
+}
+
+impl Batch {
+    fn commit(&mut self, engine: &mut Engine) {
+        for mut job in self.jobs.drain(..) {
+            self.callers.push((job.transactions.len(), job.done));
+            self.transactions.append(&mut job.transactions);
+        }
+        engine.commit(&mut self.transactions, &mut self.answers);
+        let mut answers = self.answers.drain(..);
+        for (count, done) in self.callers.drain(..) {
+            done(answers.by_ref().take(count).collect());
+        }
     }
 }

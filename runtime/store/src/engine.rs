@@ -10,7 +10,7 @@
 
 use std::iter::Peekable;
 use std::sync::Arc;
-use std::vec::IntoIter;
+use std::vec::Drain;
 
 use crate::clean::Cleaner;
 use crate::commit::{self, Admitted, Effect};
@@ -34,41 +34,53 @@ pub(crate) const FILES_MIN: u64 = RESERVE_FILES + 1;
 /// How long a disk that was full is left alone before it is asked for one more file.
 const GROW_AGAIN_MS: u64 = 1000;
 
+/// What becomes of one transaction.
+pub(crate) type Answer = Result<Receipt, Refusal>;
+
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) wal: Wal,
     cleaner: Cleaner,
-    /// The frame that is being built; reused from group to group.
+    /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
+    /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
+    group: Vec<Result<Admitted, Refusal>>,
+    puts: Vec<commit::Span>,
     /// When the disk had no room for one more file.
     grow_failed_at_ms: Option<u64>,
 }
 
 impl Engine {
     pub(crate) fn new(shared: Arc<Shared>, wal: Wal) -> Engine {
-        Engine { shared, wal, cleaner: Cleaner::default(), frame: Vec::new(), grow_failed_at_ms: None }
+        Engine {
+            shared,
+            wal,
+            cleaner: Cleaner::default(),
+            frame: Vec::new(),
+            group: Vec::new(),
+            puts: Vec::new(),
+            grow_failed_at_ms: None,
+        }
     }
 
-    /// Puts transactions on record, in as few groups as they fit into. One answer for each, in order.
-    pub(crate) fn commit(&mut self, transactions: Vec<Transaction>) -> Vec<Result<Receipt, Refusal>> {
-        let mut answers = Vec::with_capacity(transactions.len());
-        let mut waiting = transactions.into_iter().peekable();
+    /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
+    /// transactions are used up.
+    pub(crate) fn commit(&mut self, transactions: &mut Vec<Transaction>, answers: &mut Vec<Answer>) {
+        let mut waiting = transactions.drain(..).peekable();
         while waiting.peek().is_some() {
-            let group_answers = self.commit_group(&mut waiting);
-            answers.extend(group_answers);
+            self.commit_group(&mut waiting, answers);
         }
-        answers
     }
 
     /// Commits the first of the transactions that wait: as many as a frame holds, at least one.
-    fn commit_group(&mut self, waiting: &mut Peekable<IntoIter<Transaction>>) -> Vec<Result<Receipt, Refusal>> {
+    fn commit_group(&mut self, waiting: &mut Peekable<Drain<'_, Transaction>>, answers: &mut Vec<Answer>) {
         let now_ms = self.shared.clock.now_ms();
         let mut room = match self.make_room() {
             Ok(room) => room,
-            Err(why) => return waiting.map(|_| Err(Refusal::Stopped(why.clone()))).collect(),
+            Err(why) => return answers.extend(waiting.map(|_| Err(Refusal::Stopped(why.clone())))),
         };
         let bytes_max = transaction_bytes_max(room.file_bytes);
-        let mut group: Vec<Result<Admitted, Refusal>> = Vec::with_capacity(waiting.len());
+        let mut group = std::mem::take(&mut self.group);
         {
             let mut state = self.shared.state();
             let mut bytes = 0;
@@ -83,17 +95,19 @@ impl Engine {
         }
         self.read_moved(&mut group);
 
-        let mut puts = Vec::new();
+        let mut puts = std::mem::take(&mut self.puts);
         self.begin_frame();
         self.name_queues(&group);
         for admitted in group.iter().flatten() {
             commit::encode(admitted, now_ms, &mut self.frame, &mut puts);
         }
         match self.write_frame() {
-            Ok(place) => self.apply(group, puts.into_iter(), place, now_ms),
+            Ok(place) => self.apply(&mut group, puts.drain(..), place, now_ms, answers),
             // What was admitted stays held: only the next recovery can tell whether it is on disk.
-            Err(why) => group.into_iter().map(|one| one.and(Err(Refusal::Stopped(why.clone())))).collect(),
+            Err(why) => answers.extend(group.drain(..).map(|one| one.and(Err(Refusal::Stopped(why.clone()))))),
         }
+        puts.clear();
+        (self.group, self.puts) = (group, puts);
     }
 
     /// A message that moves is read before anything is written, so that an unreadable one moves nowhere.
@@ -134,22 +148,23 @@ impl Engine {
 
     fn apply(
         &self,
-        group: Vec<Result<Admitted, Refusal>>,
+        group: &mut Vec<Result<Admitted, Refusal>>,
         mut puts: impl Iterator<Item = commit::Span>,
         place: Option<FramePlace>,
         now_ms: u64,
-    ) -> Vec<Result<Receipt, Refusal>> {
+        answers: &mut Vec<Answer>,
+    ) {
         let payload_at =
             place.map_or(Location::NONE, |place| Location { file: place.file, offset: place.payload_offset, len: 0 });
         let mut touched: Vec<QueueNumber> = Vec::new();
-        let mut answers = Vec::with_capacity(group.len());
         let watchers: Vec<Watcher> = {
             let mut state = self.shared.state();
-            for one in group {
+            for one in group.drain(..) {
                 answers.push(one.map(|admitted| {
-                    let sent = commit::apply(&mut state, admitted, payload_at, &mut puts, &mut touched, now_ms);
-                    sent.into_iter().map(|sequence| self.shared.id(sequence)).collect()
+                    let id = |sequence| self.shared.id(sequence);
+                    commit::apply(&mut state, admitted, payload_at, &mut puts, &mut touched, now_ms, id)
                 }));
+                touched.dedup();
             }
             touched.sort_unstable();
             touched.dedup();
@@ -157,7 +172,6 @@ impl Engine {
         };
         // Whoever waits for messages is told outside of the lock.
         watchers.iter().for_each(|arrived| arrived());
-        answers
     }
 
     /// Leases that are over: their messages are due again, and their attempts count if they had begun.
@@ -169,7 +183,7 @@ impl Engine {
                 let action = if begun { Action::Retry { delay_ms: 0 } } else { Action::Release };
                 Transaction { settle: Some((lease, action)), sends: Vec::new() }
             };
-            self.commit(expired.into_iter().map(give_back).collect());
+            self.commit(&mut expired.into_iter().map(give_back).collect(), &mut Vec::new());
         }
     }
 

@@ -345,7 +345,8 @@ impl Run {
 
     fn commit(&mut self, transactions: Vec<Transaction>, may_refuse: impl Fn(&Refusal) -> bool) {
         let now_ms = crate::Clock::now_ms(&*self.clock);
-        let answers = self.engine().commit(transactions.clone());
+        let mut answers = Vec::new();
+        self.engine().commit(&mut transactions.clone(), &mut answers);
         assert_eq!(answers.len(), transactions.len());
         for (transaction, answer) in transactions.into_iter().zip(answers) {
             match answer {
