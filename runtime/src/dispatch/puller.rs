@@ -49,6 +49,8 @@ pub(super) struct Puller {
     counters: Arc<Counters>,
     pace: Pace,
     settler: Settler,
+    /// Permits that nobody uses; seen by the claim.
+    free: Rc<Cell<usize>>,
     /// Seen by deliveries that were claimed and have not begun.
     draining: Rc<Cell<bool>>,
 }
@@ -74,6 +76,7 @@ impl Puller {
             counters,
             pace: Pace::new(),
             settler,
+            free: Rc::new(Cell::new(permits)),
             draining: Rc::default(),
         }
     }
@@ -85,11 +88,11 @@ impl Puller {
         let mut claim: Option<LocalBoxFuture<'static, Claimed>> = None;
         loop {
             if claim.is_none() && !self.draining.get() {
-                let free = self.permits - running.len();
-                if free > 0 && self.settler.has_room() {
-                    claim = Some(Box::pin(self.claim(self.pace.claim().min(free))));
+                if running.len() < self.permits && self.settler.has_room() {
+                    claim = Some(Box::pin(self.claim()));
                 }
             }
+            self.free.set(self.permits - running.len());
             if self.draining.get() && running.is_empty() && self.settler.is_empty() {
                 return;
             }
@@ -122,15 +125,17 @@ impl Puller {
         }
     }
 
-    /// Waits for a module, then for instances, then for at least one message.
-    fn claim(&self, max: usize) -> impl Future<Output = Claimed> + 'static {
+    /// Waits for a module, then for instances, then for at least one message. How many it may take is read when it is
+    /// first polled: that is after the handlers that can go on have ended, and so more than when the first of them did.
+    fn claim(&self) -> impl Future<Output = Claimed> + 'static {
         let (consumer, worker) = (self.consumer.clone(), self.worker.clone());
+        let (pace, free) = (self.pace.claim(), self.free.clone());
         async move {
             if consumer.in_force.clone().wait_for(Option::is_some).await.is_err() {
                 // Nobody will ever load one: the runtime is stopping.
                 future::pending::<()>().await;
             }
-            let slots = worker.slots(max).await;
+            let slots = worker.slots(pace.min(free.get())).await;
             loop {
                 match consumer.broker.claim(&consumer.policy.queue, slots.len(), consumer.lease()).await {
                     Ok(deliveries) => return Ok((slots, deliveries)),
