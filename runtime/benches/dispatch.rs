@@ -116,7 +116,7 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize) -> f
             name: "noop".to_owned(),
             queue: queue.clone(),
             source: Source::Component(component.to_owned()),
-            max_concurrency: 64 * workers,
+            max_concurrency: 128 * workers,
             timeout: Duration::from_secs(30),
             max_retries: 4,
             retry_delay: Duration::from_secs(1),

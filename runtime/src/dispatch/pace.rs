@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The work that one claim should bring.
 const WORK: Duration = Duration::from_millis(5);
 /// The most that is claimed at once.
-const CLAIM_MAX: u64 = 64;
+const CLAIM_MAX: u64 = 128;
 
 /// The average running time of a consumer's handlers on one worker.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ mod tests {
         for _ in 0..200 {
             pace.ran(Duration::from_micros(10));
         }
-        assert_eq!(pace.claim(), 64);
+        assert_eq!(pace.claim(), 128);
         for _ in 0..200 {
             pace.ran(Duration::from_micros(500));
         }
