@@ -87,10 +87,9 @@ impl Puller {
         let mut running = FuturesUnordered::new();
         let mut claim: Option<LocalBoxFuture<'static, Claimed>> = None;
         loop {
-            if claim.is_none() && !self.draining.get() {
-                if running.len() < self.permits && self.settler.has_room() {
-                    claim = Some(Box::pin(self.claim()));
-                }
+            let has_room = running.len() < self.permits && self.settler.has_room();
+            if claim.is_none() && has_room && !self.draining.get() {
+                claim = Some(Box::pin(self.claim()));
             }
             self.free.set(self.permits - running.len());
             if self.draining.get() && running.is_empty() && self.settler.is_empty() {
