@@ -7,10 +7,9 @@
 
 use std::sync::Arc;
 
-use crate::NewMessage;
 use crate::engine::Engine;
 use crate::queues::{Entry, Location, Phase};
-use crate::record::{self, Put, PutPlace, Record, Records};
+use crate::record::{self, PutPlace, Record, Records};
 use crate::wal::{LogFile, file, frame};
 
 /// Files hold this many steps: what one step copies stands between two groups, so it is what a sender may wait for.
@@ -106,7 +105,7 @@ fn copy_live(engine: &mut Engine, epoch: u64, payload_offset: u32, payload: &[u8
         let entry = engine.shared.state().queues.entry(put.place.sequence).cloned();
         if let Some(entry) = entry.filter(|entry| entry.location == from) {
             let start = engine.frame().len();
-            record::encode_put(engine.frame(), &place_now(put.place.sequence, &entry), &content(&put));
+            record::encode_put(engine.frame(), &place_now(put.place.sequence, &entry), &put.message());
             copied.push(Copied {
                 sequence: put.place.sequence,
                 from,
@@ -141,15 +140,5 @@ fn place_now(sequence: u64, entry: &Entry) -> PutPlace {
         enqueued_at_ms: entry.enqueued_at_ms,
         state: entry.state,
         holds_key: matches!(entry.phase, Phase::Delayed { holds_key: true }),
-    }
-}
-
-fn content(put: &Put<'_>) -> NewMessage {
-    NewMessage {
-        body: bytes::Bytes::copy_from_slice(put.body),
-        content_type: put.content_type.map(Into::into),
-        key: put.key.map(Into::into),
-        attributes: put.attributes().map(|(name, value)| (name.into(), value.into())).collect(),
-        delay_ms: 0,
     }
 }

@@ -164,10 +164,7 @@ fn admit_settle(
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
             attempts: entry.attempts_started(),
             due_at_ms: due_at(now_ms, delay_ms),
-            first_failed_at_ms: match entry.state.first_failed_at_ms {
-                0 => now_ms,
-                earlier => earlier,
-            },
+            first_failed_at_ms: entry.state.first_failed_at_ms_or(now_ms),
         })),
         Action::Snooze { delay_ms } => {
             // Forgotten before the record is durable: a process that dies in between must not count it.

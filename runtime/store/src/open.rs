@@ -82,10 +82,7 @@ fn open_wal(disk: Arc<dyn Disk>, layout: &Layout, seed: u64, queues: &mut Queues
 fn interrupted(queues: &Queues, left_over: &[attempts::LeftOver], now_ms: u64) -> Vec<(u64, DeliveryState)> {
     let counted = left_over.iter().filter_map(|one| {
         let entry = queues.entry(one.sequence).filter(|entry| one.is_of(entry.position))?;
-        let first_failed_at_ms = match entry.state.first_failed_at_ms {
-            0 => now_ms,
-            earlier => earlier,
-        };
+        let first_failed_at_ms = entry.state.first_failed_at_ms_or(now_ms);
         let state = DeliveryState { attempts: one.attempt, first_failed_at_ms, ..entry.state };
         (entry.state.attempts < one.attempt).then_some((one.sequence, state))
     });

@@ -26,6 +26,8 @@
 //!
 //! A put of a message that is there already replaces it: messages are copied forward and moved between queues.
 
+use bytes::Bytes;
+
 use crate::NewMessage;
 
 const QUEUE: u8 = 1;
@@ -67,6 +69,13 @@ pub(crate) struct DeliveryState {
     pub(crate) first_failed_at_ms: u64,
 }
 
+impl DeliveryState {
+    /// When an attempt first failed, if one has failed now.
+    pub(crate) fn first_failed_at_ms_or(&self, now_ms: u64) -> u64 {
+        if self.first_failed_at_ms == 0 { now_ms } else { self.first_failed_at_ms }
+    }
+}
+
 /// A message in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Put<'a> {
@@ -91,6 +100,17 @@ pub(crate) struct PutPlace {
 }
 
 impl<'a> Put<'a> {
+    /// The message without its place and state.
+    pub(crate) fn message(&self) -> NewMessage {
+        NewMessage {
+            body: Bytes::copy_from_slice(self.body),
+            content_type: self.content_type.map(Into::into),
+            key: self.key.map(Into::into),
+            attributes: self.attributes().map(|(name, value)| (name.into(), value.into())).collect(),
+            delay_ms: 0,
+        }
+    }
+
     pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes { input: Input { rest: self.attributes } }
     }
@@ -389,7 +409,6 @@ impl<'a> Input<'a> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use crate::attempts::{AttemptTable, Slot};
@@ -72,16 +71,9 @@ impl Shared {
             .map_err(|error| Arc::from(format!("message {} can't be read: {error}", self.id(sequence))))?;
         // The record's checksum also tells a record from what has been written over it meanwhile.
         match record::decode(&bytes) {
-            Ok(Record::Put(put)) if put.place.sequence == sequence => Ok(Content {
-                message: NewMessage {
-                    body: Bytes::copy_from_slice(put.body),
-                    content_type: put.content_type.map(Into::into),
-                    key: put.key.map(Into::into),
-                    attributes: put.attributes().map(|(name, value)| (name.into(), value.into())).collect(),
-                    delay_ms: 0,
-                },
-                enqueued_at_ms: put.place.enqueued_at_ms,
-            }),
+            Ok(Record::Put(put)) if put.place.sequence == sequence => {
+                Ok(Content { message: put.message(), enqueued_at_ms: put.place.enqueued_at_ms })
+            }
             Ok(_) => {
                 Err(format!("message {} is damaged: another record stands at {location}", self.id(sequence)).into())
             }

@@ -47,7 +47,6 @@ pub(crate) struct Queues {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claimed {
     pub(crate) lease: Lease,
-    pub(crate) position: u64,
     pub(crate) location: Location,
     /// The number of the attempt that may begin now.
     pub(crate) attempt: u32,

@@ -73,7 +73,6 @@ impl Queues {
             }
             out.push(Claimed {
                 lease,
-                position: entry.position,
                 location: entry.location,
                 attempt: entry.state.attempts.saturating_add(1),
                 first_failed_at_ms: entry.state.first_failed_at_ms,
