@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// What the sandbox's workers add to the niceness of the process (`src/sandbox/worker.rs`).
-const NICENESS: i32 = 10;
+use linecook::sandbox::lower_priority;
 
 /// Threads that compute without end at the priority of the sandbox's workers, until they are dropped.
 pub(crate) struct BusyGuests {
@@ -36,18 +35,8 @@ impl Drop for BusyGuests {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // It does nothing that panics but lower its priority, which has said so.
+            // It does nothing that panics.
             let _ = thread.join();
         }
-    }
-}
-
-/// On Linux, niceness is a thread's own. Elsewhere guests keep the priority of the process.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{getpriority_process, setpriority_process};
-        let now = getpriority_process(None).expect("a thread may ask for its own priority");
-        setpriority_process(None, (now + NICENESS).min(19)).expect("a thread may lower its own priority");
     }
 }

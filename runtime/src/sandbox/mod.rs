@@ -31,7 +31,7 @@ mod worker;
 
 pub use self::engine::engine_config;
 pub use self::load::LoadError;
-pub use self::worker::{Slot, Worker};
+pub use self::worker::{Slot, Worker, lower_priority};
 
 /// How many threads run guests, and where compiled code is kept.
 #[derive(Debug, Clone)]

@@ -141,8 +141,9 @@ fn note_panic(worker: &Worker, ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// On Linux, niceness is a thread's own.
-fn lower_priority() {
+/// Gives the calling thread the priority of the workers. On Linux, niceness is a thread's own; elsewhere nothing changes.
+/// Public so that a benchmark's busy threads compete as guests do.
+pub fn lower_priority() {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{getpriority_process, setpriority_process};
