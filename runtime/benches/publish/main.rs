@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench --bench publish              # all rounds; exit code 1 if a requirement is missed
 //! cargo bench --bench publish -- --quick   # short rounds that only show that it works
+//! cargo bench --bench publish -- --only 512x100   # only these senders and bytes
 //! ```
 //!
 //! A sender has one message in flight: when it is confirmed, it sends the next one. Nothing is consumed, and each round
@@ -49,7 +50,7 @@ fn run(settings: &Settings) -> Result<bool, Error> {
     println!("{settings}\n");
     println!("{HEADING}");
     let mut missed = Vec::new();
-    for case in Case::all() {
+    for case in settings.cases() {
         let guests = if case.busy { Some(BusyGuests::start()?) } else { None };
         let compared = Compared::measure(settings, &case)?;
         drop(guests);

@@ -6,6 +6,8 @@ use std::time::Duration;
 /// How the whole benchmark runs.
 pub(crate) struct Settings {
     pub(crate) quick: bool,
+    /// Senders and bytes of the only cases that run.
+    only: Option<(usize, usize)>,
     /// Of each side, for each case.
     pub(crate) rounds: usize,
     pub(crate) round: Duration,
@@ -14,18 +16,34 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Settings, String> {
-        let mut quick = false;
-        for argument in arguments {
+    pub(crate) fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Settings, String> {
+        let (mut quick, mut only) = (false, None);
+        while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--quick" => quick = true,
+                "--only" => {
+                    let case = arguments.next().unwrap_or_default();
+                    let numbers = case.split_once('x').map(|(senders, bytes)| (senders.parse(), bytes.parse()));
+                    let Some((Ok(senders), Ok(bytes))) = numbers else {
+                        return Err(format!("--only takes senders and bytes, such as 512x100, not {case:?}"));
+                    };
+                    only = Some((senders, bytes));
+                }
                 // Cargo passes it to every benchmark.
                 "--bench" => {}
-                other => return Err(format!("unknown argument {other:?}: only --quick is known")),
+                other => return Err(format!("unknown argument {other:?}: only --quick and --only are known")),
             }
         }
         let (rounds, round) = if quick { (1, Duration::from_millis(150)) } else { (5, Duration::from_millis(1500)) };
-        Ok(Settings { quick, rounds, round, log_bytes_max: 8 << 30 })
+        Ok(Settings { quick, only, rounds, round, log_bytes_max: 8 << 30 })
+    }
+}
+
+impl Settings {
+    /// The cases that run.
+    pub(crate) fn cases(&self) -> impl Iterator<Item = Case> {
+        let only = self.only;
+        Case::all().filter(move |case| only.is_none_or(|only| only == (case.senders, case.body_bytes)))
     }
 }
 
@@ -56,7 +74,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    pub(crate) fn all() -> impl Iterator<Item = Case> {
+    fn all() -> impl Iterator<Item = Case> {
         [false, true].into_iter().flat_map(|busy| {
             [1, 64, 512].into_iter().flat_map(move |senders| {
                 [100, 1024].into_iter().map(move |body_bytes| Case { senders, body_bytes, busy })
