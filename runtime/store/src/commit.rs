@@ -1,10 +1,12 @@
 //! The three steps of a commit that [`crate::engine::Engine::commit`] strings together: admit, encode, apply.
 
+use smallvec::SmallVec;
+
 use crate::NewMessage;
-use crate::queues::{Entry, Location};
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record};
+use crate::queues::{Held, Location};
+use crate::record::{self, DeliveryState, PutPlace, QueueNumber};
 use crate::room::Room;
-use crate::shared::{Content, State};
+use crate::shared::{Content, State, Wanted};
 use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Transaction};
 use crate::wal::frame;
 use crate::{Lease, MessageId, QueueName};
@@ -13,12 +15,12 @@ use crate::{Lease, MessageId, QueueName};
 pub(crate) struct Admitted {
     // Large, and most transactions have none: a group of sends is moved around without it.
     pub(crate) settle: Option<Box<Settle>>,
-    sends: Vec<Sent>,
+    sends: SmallVec<[Sent; 1]>,
 }
 
 pub(crate) struct Settle {
-    lease: Lease,
-    pub(crate) entry: Entry,
+    pub(crate) lease: Lease,
+    pub(crate) held: Held,
     pub(crate) effect: Effect,
 }
 
@@ -31,10 +33,11 @@ pub(crate) enum Effect {
 }
 
 struct Sent {
-    sequence: u64,
     queue: QueueNumber,
+    bytes: u32,
+    position: u64,
+    sequence: u64,
     message: NewMessage,
-    bytes: u64,
 }
 
 /// Where a put lies in the payload of the frame that is being built.
@@ -45,8 +48,15 @@ pub(crate) struct Span {
 }
 
 impl Settle {
-    pub(crate) fn sequence(&self) -> u64 {
-        self.lease.message
+    /// Where the message stands.
+    pub(crate) fn queue(&self) -> QueueNumber {
+        QueueNumber(self.lease.queue)
+    }
+
+    /// How to read the message.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let Held { sequence, location, .. } = self.held;
+        Wanted { queue: self.queue(), position: self.lease.position, sequence, location }
     }
 }
 
@@ -62,14 +72,14 @@ impl Admitted {
 }
 
 /// Bytes that a message counts for in its queue's limit.
-pub(crate) fn message_bytes(message: &NewMessage) -> u64 {
+pub(crate) fn message_bytes(message: &NewMessage) -> u32 {
     let texts = message.key.as_deref().map_or(0, str::len) + message.content_type.as_deref().map_or(0, str::len);
     let attributes: usize = message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
-    (message.body.len() + texts + attributes) as u64
+    u32::try_from(message.body.len() + texts + attributes).expect("a record is at most a part of a file")
 }
 
 /// The most bytes that a transaction may take in a frame.
-pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
+pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
     /// More than an update or a removal takes.
     const SETTLE_BYTES: u64 = 64;
     /// More than the record that introduces a queue takes.
@@ -77,7 +87,7 @@ pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
     let sends = transaction.sends.iter().map(|(_, message)| record::put_bytes_max(message) + QUEUE_BYTES);
     let settle = match &transaction.settle {
         Some((lease, Action::Move { attributes, .. })) => {
-            let location = state.queues.leased(*lease).map_or(0, |entry| u64::from(entry.location.len));
+            let location = state.queues.held(*lease).map_or(0, |held| u64::from(held.location.len));
             location + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
         }
         Some(_) => SETTLE_BYTES,
@@ -97,7 +107,7 @@ pub(crate) fn admit(
         return Err(Refusal::Stopped(why.clone()));
     }
     let room_before = *room;
-    let mut sends = Vec::with_capacity(transaction.sends.len());
+    let mut sends = SmallVec::new();
     let mut admitted = Ok(());
     let mut record_bytes = 0;
     for (name, message) in transaction.sends {
@@ -116,7 +126,7 @@ pub(crate) fn admit(
         Ok(settle) => Ok(Admitted { settle, sends }),
         Err(refusal) => {
             for send in sends {
-                state.queues.unreserve(send.queue, send.bytes);
+                state.queues.unreserve(send.queue, u64::from(send.bytes));
             }
             *room = room_before;
             Err(refusal)
@@ -146,8 +156,9 @@ fn admit_send(
     room.take_for_sends(put_bytes)?;
     let bytes = message_bytes(&message);
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
-    state.queues.reserve(queue, bytes).map_err(full)?;
-    Ok(Sent { sequence: state.queues.draw_sequence(), queue, message, bytes })
+    state.queues.reserve(queue, u64::from(bytes)).map_err(full)?;
+    let (position, sequence) = (state.queues.draw_position(queue), state.queues.draw_sequence());
+    Ok(Sent { queue, bytes, position, sequence, message })
 }
 
 fn admit_settle(
@@ -157,26 +168,24 @@ fn admit_settle(
     action: Action,
     now_ms: u64,
 ) -> Result<Settle, Refusal> {
-    let entry = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
+    let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
         Action::Ack => Ok(Effect::Remove),
         Action::Release => Ok(Effect::Release),
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
-            attempts: entry.attempts_started(),
+            attempts: held.attempts_started,
             due_at_ms: due_at(now_ms, delay_ms),
-            first_failed_at_ms: entry.state.first_failed_at_ms_or(now_ms),
+            first_failed_at_ms: held.state.first_failed_at_ms_or(now_ms),
         })),
         Action::Snooze { delay_ms } => {
             // Forgotten before the record is durable: a process that dies in between must not count it.
-            if let Some(slot) = state.slots.get(&lease.token) {
-                state.attempts.forget(*slot);
-            }
-            Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..entry.state }))
+            state.attempts.forget(held.slot);
+            Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
         }
-        Action::Move { queue, attributes } => admit_move(state, room, &entry, &queue, attributes),
+        Action::Move { queue, attributes } => admit_move(state, room, &held, &queue, attributes),
     };
     match effect {
-        Ok(effect) => Ok(Settle { lease, entry, effect }),
+        Ok(effect) => Ok(Settle { lease, held, effect }),
         Err(refusal) => {
             state.queues.settle_abort(lease);
             Err(refusal)
@@ -187,24 +196,24 @@ fn admit_settle(
 fn admit_move(
     state: &mut State,
     room: &mut Room,
-    entry: &Entry,
+    held: &Held,
     name: &QueueName,
     edit: AttributeEdit,
 ) -> Result<Effect, Refusal> {
     let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
     // The attributes that it gains are not known to the byte before it is read; this is never too little.
     let gained = edit.bytes_gained();
-    room.take_for_move(u64::from(entry.location.len) + gained)?;
-    let bytes = entry.bytes + gained;
+    room.take_for_move(u64::from(held.location.len) + gained)?;
+    let bytes = u64::from(held.bytes) + gained;
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
     state.queues.reserve(queue, bytes).map_err(full)?;
-    Ok(Effect::Move { queue, position: state.queues.draw_sequence(), edit, content: None, bytes })
+    Ok(Effect::Move { queue, position: state.queues.draw_position(queue), edit, content: None, bytes })
 }
 
 /// Undoes an admission that nothing was written for.
 pub(crate) fn withdraw(state: &mut State, admitted: Admitted) {
     for send in admitted.sends {
-        state.queues.unreserve(send.queue, send.bytes);
+        state.queues.unreserve(send.queue, u64::from(send.bytes));
     }
     if let Some(settle) = admitted.settle {
         if let Effect::Move { queue, bytes, .. } = settle.effect {
@@ -222,13 +231,15 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
 /// Step 2, first half: the records of one admitted transaction, appended to a frame that is being built. `puts` gains
 /// the place of each message, in the order in which [`apply`] asks for them.
 pub(crate) fn encode(admitted: &Admitted, now_ms: u64, frame: &mut Vec<u8>, puts: &mut Vec<Span>) {
-    if let Some(Settle { lease, effect, .. }) = admitted.settle.as_deref() {
-        match effect {
-            Effect::Remove => record::encode_remove(frame, lease.message),
-            Effect::Update(state) => record::encode_update(frame, lease.message, state),
+    if let Some(settle) = admitted.settle.as_deref() {
+        let (from, at) = (settle.queue(), settle.lease.position);
+        match &settle.effect {
+            Effect::Remove => record::encode_remove(frame, from, at),
+            Effect::Update(state) => record::encode_update(frame, from, at, state),
             Effect::Move { queue, position, content, .. } => {
                 let content = content.as_ref().expect("read before anything is encoded");
-                puts.push(put(frame, &moved_place(lease.message, *queue, *position, content), &content.message));
+                record::encode_remove(frame, from, at);
+                puts.push(put(frame, &moved_place(&settle.held, *queue, *position), &content.message));
             }
             Effect::Release => {}
         }
@@ -253,57 +264,51 @@ pub(crate) fn apply(
         Location { offset: payload_at.offset + span.offset, len: span.len, ..payload_at }
     };
     if let Some(settle) = &admitted.settle {
-        let sequence = settle.lease.message;
-        touched.push(settle.entry.queue);
+        let (from, at) = (settle.queue(), settle.lease.position);
+        touched.push(from);
         match &settle.effect {
-            Effect::Remove => apply_record(state, &Record::Remove { sequence }),
-            Effect::Update(update) => apply_record(state, &Record::Update { sequence, state: *update }),
+            Effect::Remove => state.queues.remove(from, at),
+            Effect::Update(update) => state.queues.update(from, at, *update),
             Effect::Move { queue, position, content, bytes, .. } => {
                 let content = content.as_ref().expect("it was encoded");
-                let place = moved_place(sequence, *queue, *position, content);
+                let place = moved_place(&settle.held, *queue, *position);
+                state.queues.remove(from, at);
                 state.queues.unreserve(*queue, *bytes);
                 let bytes = message_bytes(&content.message);
                 state.queues.put(&place, content.message.key.as_deref(), bytes, locate());
                 touched.push(*queue);
             }
-            Effect::Release => state.queues.release(sequence),
+            Effect::Release => state.queues.release(from, at),
         }
-        if let Some(slot) = state.slots.remove(&settle.lease.token) {
-            state.attempts.give_back(slot);
-        }
+        state.attempts.give_back(settle.held.slot);
     }
-    let mut receipt = Vec::with_capacity(admitted.sends.len());
+    let mut receipt = Receipt::new();
     for send in admitted.sends {
-        state.queues.unreserve(send.queue, send.bytes);
+        state.queues.unreserve(send.queue, u64::from(send.bytes));
         state.queues.put(&sent_place(&send, now_ms), send.message.key.as_deref(), send.bytes, locate());
         touched.push(send.queue);
         receipt.push(id(send.sequence));
-        state.cache.insert(send.sequence, Content { message: send.message, enqueued_at_ms: now_ms });
     }
     receipt
-}
-
-fn apply_record(state: &mut State, record: &Record<'_>) {
-    state.queues.apply(record, Location::NONE).expect("the engine's own records are right");
 }
 
 fn sent_place(send: &Sent, now_ms: u64) -> PutPlace {
     PutPlace {
         queue: send.queue,
+        position: send.position,
         sequence: send.sequence,
-        position: send.sequence,
         enqueued_at_ms: now_ms,
         state: DeliveryState { due_at_ms: due_at(now_ms, send.message.delay_ms), ..DeliveryState::default() },
         holds_key: false,
     }
 }
 
-fn moved_place(sequence: u64, queue: QueueNumber, position: u64, content: &Content) -> PutPlace {
+fn moved_place(held: &Held, queue: QueueNumber, position: u64) -> PutPlace {
     PutPlace {
         queue,
-        sequence,
         position,
-        enqueued_at_ms: content.enqueued_at_ms,
+        sequence: held.sequence,
+        enqueued_at_ms: held.enqueued_at_ms,
         state: DeliveryState::default(),
         holds_key: false,
     }

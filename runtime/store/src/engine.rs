@@ -12,6 +12,8 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::vec::Drain;
 
+use bytes::Bytes;
+
 use crate::clean::Cleaner;
 use crate::commit::{self, Admitted, Effect};
 use crate::disk::DiskError;
@@ -85,7 +87,7 @@ impl Engine {
             let mut state = self.shared.state();
             let mut bytes = 0;
             while let Some(next) = waiting.peek() {
-                bytes += commit::bytes_max(&state, next);
+                bytes += commit::bytes_max(&mut state, next);
                 if bytes > bytes_max && !group.is_empty() {
                     break;
                 }
@@ -102,7 +104,12 @@ impl Engine {
             commit::encode(admitted, now_ms, &mut self.frame, &mut puts);
         }
         match self.write_frame() {
-            Ok(place) => self.apply(&mut group, puts.drain(..), place, now_ms, answers),
+            Ok(place) => {
+                if let Some(place) = place.filter(|_| !puts.is_empty()) {
+                    self.cache_frame(place);
+                }
+                self.apply(&mut group, puts.drain(..), place, now_ms, answers);
+            }
             // What was admitted stays held: only the next recovery can tell whether it is on disk.
             Err(why) => answers.extend(group.drain(..).map(|one| one.and(Err(Refusal::Stopped(why.clone()))))),
         }
@@ -114,14 +121,9 @@ impl Engine {
     fn read_moved(&self, group: &mut [Result<Admitted, Refusal>]) {
         for one in group {
             let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
-            let (sequence, location) = (settle.sequence(), settle.entry.location);
+            let wanted = settle.wanted();
             let Effect::Move { content, edit, .. } = &mut settle.effect else { continue };
-            let cached = self.shared.state().cache.get(sequence).cloned();
-            let read = match cached {
-                Some(content) => Ok(Some(content)),
-                None => self.shared.read(sequence, location),
-            };
-            let refusal = match read {
+            let refusal = match self.shared.read(wanted) {
                 Ok(Some(mut moved)) => {
                     edit.apply(&mut moved.message.attributes);
                     *content = Some(moved);
@@ -140,10 +142,18 @@ impl Engine {
     fn name_queues(&mut self, group: &[Result<Admitted, Refusal>]) {
         let mut state = self.shared.state();
         for number in group.iter().flatten().flat_map(Admitted::queues) {
-            if let Some(name) = state.queues.take_unnamed(number) {
-                record::encode_queue(&mut self.frame, number, name.as_str());
+            if let Some((name, next_position)) = state.queues.take_unnamed(number) {
+                record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
             }
         }
+    }
+
+    /// Keeps the frame that was written in memory, for those who claim its messages soon.
+    fn cache_frame(&mut self, place: FramePlace) {
+        let mut next = Vec::with_capacity(self.frame.capacity());
+        std::mem::swap(&mut self.frame, &mut next);
+        let payload = Bytes::from(next).slice(frame::HEADER_BYTES..);
+        self.shared.state().cache.push(place, payload);
     }
 
     fn apply(
@@ -181,7 +191,7 @@ impl Engine {
         if !expired.is_empty() {
             let give_back = |(lease, begun)| {
                 let action = if begun { Action::Retry { delay_ms: 0 } } else { Action::Release };
-                Transaction { settle: Some((lease, action)), sends: Vec::new() }
+                Transaction { settle: Some((lease, action)), ..Transaction::default() }
             };
             self.commit(&mut expired.into_iter().map(give_back).collect(), &mut Vec::new());
         }
@@ -240,8 +250,8 @@ impl Engine {
         {
             let state = self.shared.state();
             record::encode_next(&mut catalogue, state.queues.next_sequence());
-            for (number, name) in state.queues.all() {
-                record::encode_queue(&mut catalogue, number, name.as_str());
+            for (number, name, next_position) in state.queues.all() {
+                record::encode_queue(&mut catalogue, number, name.as_str(), next_position);
             }
         }
         self.wal.append(&mut catalogue)?;
