@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn the_newest_frames_are_found_record_by_record() {
         let mut cache = FrameCache::new(3 * (8 + OVERHEAD_BYTES));
-        let places = [(1, 544), (1, 600), (2, 544), (2, 600)].map(|(file, payload_offset)| FramePlace { file, payload_offset });
+        let places =
+            [(1, 544), (1, 600), (2, 544), (2, 600)].map(|(file, payload_offset)| FramePlace { file, payload_offset });
         for (place, payload) in places.into_iter().zip([b"abcdefgh", b"ijklmnop", b"qrstuvwx", b"01234567"]) {
             cache.push(place, Bytes::from_static(payload));
         }

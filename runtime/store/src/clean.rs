@@ -132,7 +132,10 @@ fn write(engine: &mut Engine, copied: &[Copied]) -> Result<(), Arc<str>> {
             let offset = place.payload_offset + one.offset_in_payload;
             let to = Location { file: place.file, offset, len: one.len };
             // Only the committer moves or removes messages, and it is here: none has changed since it was encoded.
-            assert!(state.queues.relocate(one.queue, one.position, one.from, to), "what was copied lived where it was read");
+            assert!(
+                state.queues.relocate(one.queue, one.position, one.from, to),
+                "what was copied lived where it was read"
+            );
         }
     }
     Ok(())

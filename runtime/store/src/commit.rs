@@ -1,4 +1,4 @@
-//! The three steps of a commit that [`crate::engine::Engine::commit`] strings together: admit, encode, apply.
+//! The three steps of a commit that [`crate::engine::Engine::commit`] strings together: [`admit`], [`encode`], [`Applier`].
 
 use smallvec::SmallVec;
 
@@ -15,7 +15,8 @@ use crate::{Lease, MessageId, QueueName};
 pub(crate) struct Admitted {
     // Large, and most transactions have none: a group of sends is moved around without it.
     pub(crate) settle: Option<Box<Settle>>,
-    sends: SmallVec<[Sent; 1]>,
+    /// What its messages got, in their order.
+    sends: SmallVec<[Placed; 1]>,
 }
 
 pub(crate) struct Settle {
@@ -32,12 +33,12 @@ pub(crate) enum Effect {
     Release,
 }
 
-struct Sent {
+/// What a message that is sent got.
+struct Placed {
     queue: QueueNumber,
     bytes: u32,
     position: u64,
     sequence: u64,
-    message: NewMessage,
 }
 
 /// Where a put lies in the payload of the frame that is being built.
@@ -96,11 +97,12 @@ pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
     sends.sum::<u64>() + settle
 }
 
-/// Step 1: checks one transaction against the queues and holds what it needs, or holds nothing and says why.
+/// Step 1: checks one transaction against the queues and holds what it needs, or holds nothing and says why. The
+/// messages stay where they are; the settlement is taken out.
 pub(crate) fn admit(
     state: &mut State,
     room: &mut Room,
-    transaction: Transaction,
+    transaction: &mut Transaction,
     now_ms: u64,
 ) -> Result<Admitted, Refusal> {
     if let Some(why) = &state.stopped {
@@ -110,8 +112,8 @@ pub(crate) fn admit(
     let mut sends = SmallVec::new();
     let mut admitted = Ok(());
     let mut record_bytes = 0;
-    for (name, message) in transaction.sends {
-        admitted = admit_send(state, room, &mut record_bytes, &name, message).map(|send| sends.push(send));
+    for (name, message) in &transaction.sends {
+        admitted = admit_send(state, room, &mut record_bytes, name, message).map(|placed| sends.push(placed));
         if admitted.is_err() {
             break;
         }
@@ -119,6 +121,7 @@ pub(crate) fn admit(
     let settle = admitted.and_then(|()| {
         transaction
             .settle
+            .take()
             .map(|(lease, action)| admit_settle(state, room, lease, action, now_ms).map(Box::new))
             .transpose()
     });
@@ -139,10 +142,10 @@ fn admit_send(
     room: &mut Room,
     record_bytes: &mut u64,
     name: &QueueName,
-    message: NewMessage,
-) -> Result<Sent, Refusal> {
+    message: &NewMessage,
+) -> Result<Placed, Refusal> {
     let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
-    let put_bytes = record::put_bytes_max(&message);
+    let put_bytes = record::put_bytes_max(message);
     let message_bytes_max = crate::room::message_bytes_max(room.file_bytes);
     if put_bytes > message_bytes_max {
         return Err(Refusal::TooLarge { bytes: put_bytes, bytes_max: message_bytes_max });
@@ -154,11 +157,11 @@ fn admit_send(
         return Err(Refusal::TooLarge { bytes: *record_bytes, bytes_max });
     }
     room.take_for_sends(put_bytes)?;
-    let bytes = message_bytes(&message);
+    let bytes = message_bytes(message);
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
     state.queues.reserve(queue, u64::from(bytes)).map_err(full)?;
     let (position, sequence) = (state.queues.draw_position(queue), state.queues.draw_sequence());
-    Ok(Sent { queue, bytes, position, sequence, message })
+    Ok(Placed { queue, bytes, position, sequence })
 }
 
 fn admit_settle(
@@ -229,8 +232,14 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
 }
 
 /// Step 2, first half: the records of one admitted transaction, appended to a frame that is being built. `puts` gains
-/// the place of each message, in the order in which [`apply`] asks for them.
-pub(crate) fn encode(admitted: &Admitted, now_ms: u64, frame: &mut Vec<u8>, puts: &mut Vec<Span>) {
+/// the place of each message, in the order in which [`Applier`] asks for them.
+pub(crate) fn encode(
+    admitted: &Admitted,
+    sends: &[(QueueName, NewMessage)],
+    now_ms: u64,
+    frame: &mut Vec<u8>,
+    puts: &mut Vec<Span>,
+) {
     if let Some(settle) = admitted.settle.as_deref() {
         let (from, at) = (settle.queue(), settle.lease.position);
         match &settle.effect {
@@ -244,61 +253,78 @@ pub(crate) fn encode(admitted: &Admitted, now_ms: u64, frame: &mut Vec<u8>, puts
             Effect::Release => {}
         }
     }
-    for send in &admitted.sends {
-        puts.push(put(frame, &sent_place(send, now_ms), &send.message));
+    for (placed, (_, message)) in admitted.sends.iter().zip(sends) {
+        puts.push(put(frame, &sent_place(placed, message, now_ms), message));
     }
 }
 
-/// Step 3: the queues see what the log now says. `payload_at` is where the group's payload lies.
-pub(crate) fn apply(
-    state: &mut State,
-    admitted: Admitted,
-    payload_at: Location,
-    puts: &mut impl Iterator<Item = Span>,
-    touched: &mut Vec<QueueNumber>,
-    now_ms: u64,
-    id: impl Fn(u64) -> MessageId,
-) -> Receipt {
-    let mut locate = || {
-        let span = puts.next().expect("each message that was encoded has its place");
-        Location { offset: payload_at.offset + span.offset, len: span.len, ..payload_at }
-    };
-    if let Some(settle) = &admitted.settle {
-        let (from, at) = (settle.queue(), settle.lease.position);
-        touched.push(from);
-        match &settle.effect {
-            Effect::Remove => state.queues.remove(from, at),
-            Effect::Update(update) => state.queues.update(from, at, *update),
-            Effect::Move { queue, position, content, bytes, .. } => {
-                let content = content.as_ref().expect("it was encoded");
-                let place = moved_place(&settle.held, *queue, *position);
-                state.queues.remove(from, at);
-                state.queues.unreserve(*queue, *bytes);
-                let bytes = message_bytes(&content.message);
-                state.queues.put(&place, content.message.key.as_deref(), bytes, locate());
-                touched.push(*queue);
-            }
-            Effect::Release => state.queues.release(from, at),
+/// Step 3: the queues see what the log now says.
+pub(crate) struct Applier<'a, P> {
+    pub(crate) state: &'a mut State,
+    pub(crate) store_tag: u64,
+    pub(crate) now_ms: u64,
+    /// Where the group's payload lies.
+    pub(crate) payload_at: Location,
+    /// Where its messages lie in it, in order.
+    pub(crate) puts: P,
+    /// The queues that it changed.
+    pub(crate) touched: Vec<QueueNumber>,
+}
+
+impl<P: Iterator<Item = Span>> Applier<'_, P> {
+    /// One admitted transaction, in the order of the group.
+    pub(crate) fn apply(&mut self, admitted: &Admitted, sends: &[(QueueName, NewMessage)]) -> Receipt {
+        if let Some(settle) = &admitted.settle {
+            self.settle(settle);
         }
-        state.attempts.give_back(settle.held.slot);
+        let mut receipt = Receipt::new();
+        for (placed, (_, message)) in admitted.sends.iter().zip(sends) {
+            self.state.queues.unreserve(placed.queue, u64::from(placed.bytes));
+            let place = sent_place(placed, message, self.now_ms);
+            self.put(&place, message, placed.bytes);
+            receipt.push(MessageId::new(self.store_tag, placed.sequence));
+        }
+        receipt
     }
-    let mut receipt = Receipt::new();
-    for send in admitted.sends {
-        state.queues.unreserve(send.queue, u64::from(send.bytes));
-        state.queues.put(&sent_place(&send, now_ms), send.message.key.as_deref(), send.bytes, locate());
-        touched.push(send.queue);
-        receipt.push(id(send.sequence));
+
+    fn settle(&mut self, settle: &Settle) {
+        let (from, at) = (settle.queue(), settle.lease.position);
+        self.touch(from);
+        match &settle.effect {
+            Effect::Remove => self.state.queues.remove(from, at),
+            Effect::Update(update) => self.state.queues.update(from, at, *update),
+            Effect::Move { queue, position, content, bytes, .. } => {
+                let message = &content.as_ref().expect("it was encoded").message;
+                self.state.queues.remove(from, at);
+                self.state.queues.unreserve(*queue, *bytes);
+                self.put(&moved_place(&settle.held, *queue, *position), message, message_bytes(message));
+            }
+            Effect::Release => self.state.queues.release(from, at),
+        }
+        self.state.attempts.give_back(settle.held.slot);
     }
-    receipt
+
+    fn put(&mut self, place: &PutPlace, message: &NewMessage, bytes: u32) {
+        let span = self.puts.next().expect("each message that was encoded has its place");
+        let location = Location { offset: self.payload_at.offset + span.offset, len: span.len, ..self.payload_at };
+        self.state.queues.put(place, message.key.as_deref(), bytes, location);
+        self.touch(place.queue);
+    }
+
+    fn touch(&mut self, queue: QueueNumber) {
+        if self.touched.last() != Some(&queue) {
+            self.touched.push(queue);
+        }
+    }
 }
 
-fn sent_place(send: &Sent, now_ms: u64) -> PutPlace {
+fn sent_place(placed: &Placed, message: &NewMessage, now_ms: u64) -> PutPlace {
     PutPlace {
-        queue: send.queue,
-        position: send.position,
-        sequence: send.sequence,
+        queue: placed.queue,
+        position: placed.position,
+        sequence: placed.sequence,
         enqueued_at_ms: now_ms,
-        state: DeliveryState { due_at_ms: due_at(now_ms, send.message.delay_ms), ..DeliveryState::default() },
+        state: DeliveryState { due_at_ms: due_at(now_ms, message.delay_ms), ..DeliveryState::default() },
         holds_key: false,
     }
 }

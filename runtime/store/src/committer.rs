@@ -8,9 +8,15 @@ use crate::transaction::{Refusal, Transaction};
 
 /// What was submitted together, and whom to tell, on the committer's thread: that must be quick and never wait.
 pub(crate) enum Job {
-    One { transaction: Transaction, done: Box<dyn FnOnce(Answer) + Send> },
+    One {
+        transaction: Transaction,
+        done: Box<dyn FnOnce(Answer) + Send>,
+    },
     /// Each of them is atomic by itself. One answer for each, in order.
-    All { transactions: Vec<Transaction>, done: Box<dyn FnOnce(Vec<Answer>) + Send> },
+    All {
+        transactions: Vec<Transaction>,
+        done: Box<dyn FnOnce(Vec<Answer>) + Send>,
+    },
 }
 
 impl Job {
@@ -51,16 +57,16 @@ impl Inbox {
     }
 
     /// Leaves a job. Gives it back if the committer has ended.
-    pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
+    pub(crate) fn push(&self, job: Job) -> Option<Job> {
         let mut waiting = self.waiting();
         if waiting.closing {
-            return Err(job);
+            return Some(job);
         }
         waiting.jobs.push(job);
         if waiting.jobs.len() == 1 {
             self.changed.notify_one();
         }
-        Ok(())
+        None
     }
 
     /// A lease ends at this time.

@@ -176,7 +176,7 @@ impl Store {
     }
 
     fn push(&self, job: Job) {
-        if let Err(job) = self.inbox.push(job) {
+        if let Some(job) = self.inbox.push(job) {
             job.refuse(&Refusal::Stopped(self.failure().unwrap_or_else(|| "it was closed".into())));
         }
     }

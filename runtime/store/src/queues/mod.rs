@@ -120,7 +120,9 @@ impl Queues {
 
     /// The queues that people should see: declared ones, and those that still hold messages.
     pub(crate) fn visible(&self) -> impl Iterator<Item = (QueueNumber, &QueueName)> {
-        self.numbered().filter(|(_, line)| line.declared || !line.entries.is_empty()).map(|(number, line)| (number, &line.name))
+        self.numbered()
+            .filter(|(_, line)| line.declared || !line.entries.is_empty())
+            .map(|(number, line)| (number, &line.name))
     }
 
     /// All queues that ever had a number, with the position that their next message takes, for the log's catalogue.
