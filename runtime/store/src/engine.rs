@@ -111,7 +111,9 @@ impl Engine {
         match self.write_frame() {
             Ok(place) => {
                 if let Some(place) = place.filter(|_| !puts.is_empty()) {
-                    self.cache_frame(place);
+                    // A copy of its own length: the buffer is as large as the largest frame so far.
+                    let payload = Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]);
+                    self.shared.state().cache.push(place, payload);
                 }
                 self.apply(&mut group, transactions, puts.drain(..), place, now_ms, answers);
             }
@@ -152,14 +154,6 @@ impl Engine {
                 record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
             }
         }
-    }
-
-    /// Keeps the frame that was written in memory, for those who claim its messages soon.
-    fn cache_frame(&mut self, place: FramePlace) {
-        let mut next = Vec::with_capacity(self.frame.capacity());
-        std::mem::swap(&mut self.frame, &mut next);
-        let payload = Bytes::from(next).slice(frame::HEADER_BYTES..);
-        self.shared.state().cache.push(place, payload);
     }
 
     fn apply(
