@@ -1,8 +1,7 @@
 //! What the benchmarks of the store share: a store in a folder of its own whose ring has been used, senders and consumers,
 //! the process's memory, and the verdict.
 
-// Each benchmark is a crate of its own and uses some of it.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, reason = "each benchmark is a crate of its own and uses some of it")]
 
 mod bench;
 mod resources;
