@@ -62,13 +62,19 @@ impl AttemptTable {
 
     /// The attempts that were running when the process ended. What is not whole counts for nothing.
     pub(crate) fn left_over(words: &dyn Words) -> Vec<LeftOver> {
+        AttemptTable::used(words).filter_map(Result::ok).collect()
+    }
+
+    /// What stands in the slots that are in use. The error is where a slot stands, in bytes, if it is not whole.
+    pub(crate) fn used(words: &dyn Words) -> impl Iterator<Item = Result<LeftOver, u64>> {
         let slots = (0..words.len() / WORDS_OF_A_SLOT).map(|slot| slot * WORDS_OF_A_SLOT);
-        let found = slots.filter_map(|at| {
+        let used = slots.filter(|at| words.load(*at) != 0);
+        used.map(|at| {
             let (head, position) = (words.load(at), words.load(at + 1));
             let left = LeftOver { queue: (head >> 32) as u32, position, attempt: head as u32 };
-            (left.attempt != 0 && words.load(at + 2) == left.check()).then_some(left)
-        });
-        found.collect()
+            let whole = left.attempt != 0 && words.load(at + 2) == left.check();
+            whole.then_some(left).ok_or(at as u64 * 8)
+        })
     }
 
     pub(crate) fn any_free(&self) -> bool {

@@ -109,7 +109,11 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result<Recovered, OpenError> {
     let found = checkpoint::read(&*disk)?;
     let mut queues = Queues::new();
-    let start = found.newest.as_ref().map(|newest| Start { store_tag: newest.store_tag, epoch: newest.start_epoch });
+    let start = found.newest.as_ref().map(|newest| Start {
+        store_tag: newest.store_tag,
+        epoch: newest.start_epoch,
+        lsn: newest.lsn,
+    });
     let generation = found.newest.as_ref().map_or(0, |newest| newest.generation);
     let checkpoint_segment = found.newest.as_ref().map_or(0, |newest| newest.next_segment);
     if let Some(newest) = found.newest {

@@ -33,12 +33,19 @@ impl Confirmed {
 
     /// The newest whole note.
     pub(crate) fn newest(&self) -> Option<Note> {
-        let notes = (0..2).filter_map(|which| {
-            let at = which * NOTE_WORDS;
-            let note = Note { store_tag: self.words.load(at), lsn: self.words.load(at + 1) };
-            (note.lsn != 0 && self.words.load(at + 2) == check(note)).then_some(note)
-        });
-        notes.max_by_key(|note| note.lsn)
+        (0..2).filter_map(|which| self.read(which).ok().flatten()).max_by_key(|note| note.lsn)
+    }
+
+    /// One of the two notes, if it was ever written. The error is where it stands, in bytes, if it is not whole.
+    pub(crate) fn read(&self, which: usize) -> Result<Option<Note>, u64> {
+        let at = which * NOTE_WORDS;
+        let [store_tag, lsn, written_check] = [at, at + 1, at + 2].map(|word| self.words.load(word));
+        let note = Note { store_tag, lsn };
+        match (store_tag, lsn, written_check) {
+            (0, 0, 0) => Ok(None),
+            (_, 1.., _) if written_check == check(note) => Ok(Some(note)),
+            _ => Err(at as u64 * 8),
+        }
     }
 
     /// Notes that the frame with this LSN is durable. Frames are noted in order.
