@@ -17,6 +17,7 @@ pub mod disk;
 mod engine;
 mod error;
 mod header;
+pub mod inspect;
 mod keeping;
 mod location;
 mod message;

@@ -179,7 +179,9 @@ impl RawBitmap {
             RawBits::Words(bitmap) => bitmap.clone(),
             RawBits::Listed(listed) => {
                 let mut bitmap = Bitmap::new(self.len);
-                listed.iter().for_each(|at| drop(bitmap.set(*at)));
+                for at in listed {
+                    bitmap.set(*at);
+                }
                 bitmap
             }
         }

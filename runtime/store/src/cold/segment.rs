@@ -40,7 +40,7 @@ use crate::location::{FileId, Location};
 use crate::record::{self, DeliveryState, Malformed, Put, PutPlace, QueueNumber, Record};
 
 const KIND: Kind = Kind { magic: b"LNCKSEG\n", version: 1, what: "segment" };
-const LEN_BYTES: usize = 4;
+pub(crate) const LEN_BYTES: usize = 4;
 
 /// Positions that a segment may span. Each costs two bits in memory, whether a message stands there or not.
 pub(crate) const SPAN_MAX: u64 = 1 << 26;
@@ -285,7 +285,17 @@ pub(crate) struct Stored<'a> {
 
 impl<'a> StoredRecords<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> StoredRecords<'a> {
-        StoredRecords { bytes, at: 0 }
+        StoredRecords::starting(bytes, 0)
+    }
+
+    /// From the length at `at` on.
+    pub(crate) fn starting(bytes: &'a [u8], at: usize) -> StoredRecords<'a> {
+        StoredRecords { bytes, at }
+    }
+
+    /// Where the length of the next record stands.
+    pub(crate) fn at(&self) -> usize {
+        self.at
     }
 }
 

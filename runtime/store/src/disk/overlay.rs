@@ -15,15 +15,17 @@ const WORD_BYTES: usize = size_of::<u64>();
 pub(crate) struct OverlayDisk {
     below: Arc<dyn Disk>,
     /// What was changed, by name; none if it was removed. Locked to look up a handle, never during a read.
-    changed: Arc<Mutex<BTreeMap<String, Option<Arc<dyn File>>>>>,
+    changed: Arc<Mutex<Changed>>,
 }
+
+type Changed = BTreeMap<String, Option<Arc<dyn File>>>;
 
 impl OverlayDisk {
     pub(crate) fn new(below: Arc<dyn Disk>) -> OverlayDisk {
         OverlayDisk { below, changed: Arc::default() }
     }
 
-    fn changed(&self) -> MutexGuard<'_, BTreeMap<String, Option<Arc<dyn File>>>> {
+    fn changed(&self) -> MutexGuard<'_, Changed> {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
