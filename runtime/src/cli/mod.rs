@@ -32,6 +32,7 @@ pub mod redrive;
 pub mod run;
 pub mod send;
 pub mod status;
+pub mod store;
 pub mod terminal;
 
 pub use failed::Failed;
@@ -71,6 +72,8 @@ pub enum Command {
     Peek(peek::Args),
     /// Move dead letters back to the queue that they came from
     Redrive(redrive::Args),
+    /// Check or show what is in the data folder, while nothing runs there
+    Store(store::Args),
 }
 
 /// What every command is told beside its own arguments.
@@ -92,6 +95,7 @@ impl Cli {
             Some(Command::Status(args)) => status::run(&args, &context),
             Some(Command::Peek(args)) => peek::run(&args, &context),
             Some(Command::Redrive(args)) => redrive::run(&args, &context),
+            Some(Command::Store(args)) => store::run(&args, &context),
         }
     }
 }
