@@ -113,6 +113,7 @@ impl queues::Host for Sender {
             key: message.key.map(String::into_boxed_str),
             attributes: message.attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             delay_ms: message.delay_ms,
+            ..NewMessage::default()
         };
         self.sends.push(Outgoing { queue, message });
         Ok(())

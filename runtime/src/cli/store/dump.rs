@@ -99,6 +99,11 @@ fn json_of(entry: &Entry<'_>, now_ms: u64) -> Value {
         Entry::Segment { file, queue, needed } => json!({
             "type": "segment", "file": file, "queue": queue.as_ref().map(name), "needed": needed,
         }),
+        Entry::Run { file, keys, needed } => json!({ "type": "run", "file": file, "keys": keys, "needed": needed }),
+        Entry::Remembered { file, hash, id, at_ms } => json!({
+            "type": "remembered", "file": file, "idempotency_hash": format!("{hash:032x}"), "id": id.to_string(),
+            "at": rfc3339(*at_ms),
+        }),
         Entry::Confirmed { lsn } => json!({ "type": "confirmed", "lsn": lsn }),
         Entry::Attempt { queue, position, attempt } => json!({
             "type": "attempt", "queue": name(queue), "queue_number": queue.number, "position": position,
@@ -121,6 +126,9 @@ fn record_of(record: &Recorded<'_>, now_ms: u64) -> Value {
             put_state(&mut value, state, now_ms);
             value
         }
+        Recorded::Purge { queue, below } => json!({
+            "type": "purge", "queue": name(queue), "queue_number": queue.number, "below": below,
+        }),
         Recorded::Remove { queue, position, bytes } => json!({
             "type": "remove", "queue": name(queue), "queue_number": queue.number, "position": position, "bytes": bytes,
         }),
@@ -146,6 +154,9 @@ fn message_of(message: &StoredMessage<'_>, now_ms: u64) -> Value {
         "attributes": attributes,
         "enqueued_at": rfc3339(message.enqueued_at_ms),
     });
+    if let Some(hash) = message.idempotency_hash {
+        value["idempotency_hash"] = format!("{hash:032x}").into();
+    }
     put_state(&mut value, &message.state, now_ms);
     match std::str::from_utf8(message.body) {
         Ok(text) => value["body"] = text.into(),

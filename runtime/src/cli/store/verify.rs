@@ -81,6 +81,7 @@ fn what(file: &FileReport) -> String {
             let queue = queue.as_ref().map_or("an unknown queue", |queue| queue.as_str());
             format!("segment of {queue}: {}, {live} live", count(*messages, "message"))
         }
+        FileKind::Run { keys } => count(*keys, "idempotency key"),
         FileKind::Confirmed { lsn: Some(lsn) } => format!("frames up to {lsn} were confirmed"),
         FileKind::Confirmed { lsn: None } => "no frame was confirmed".to_owned(),
         FileKind::Attempts { running } => format!("{} running", count(*running, "attempt")),
@@ -115,6 +116,7 @@ fn json_of_file(file: &FileReport) -> Value {
             let queue = queue.as_ref().map(QueueName::as_str);
             json!({ "kind": "segment", "queue": queue, "messages": messages, "live": live })
         }
+        FileKind::Run { keys } => json!({ "kind": "run", "keys": keys }),
         FileKind::Confirmed { lsn } => json!({ "kind": "confirmed", "lsn": lsn }),
         FileKind::Attempts { running } => json!({ "kind": "attempts", "running": running }),
         FileKind::Damaged => json!({ "kind": "damaged" }),
@@ -139,6 +141,7 @@ fn json_of_finding(finding: &Finding) -> Value {
         Meaning::Leftover => ("leftover", None),
         Meaning::Recoverable => ("recoverable", None),
         Meaning::Unreadable { messages } => ("unreadable", Some(messages)),
+        Meaning::SendsRefused => ("sends_refused", None),
         Meaning::Refuses => ("refuses_to_open", None),
     };
     let mut value = json!({ "file": finding.file, "offset": finding.offset, "why": finding.why, "meaning": meaning });

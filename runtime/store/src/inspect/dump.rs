@@ -4,7 +4,7 @@ use super::Folder;
 use super::finding::{Finding, Meaning};
 use super::log::{Step, walk};
 use super::segments::{Role, SegmentFile};
-use super::survey::{InLog, Survey, SurveyedQueue, read_all};
+use super::survey::{InLog, RunFile, Survey, SurveyedQueue, read_all};
 use crate::cold::checkpoint::RawCheckpoint;
 use crate::disk::DiskError;
 use crate::record::{self, DeliveryState, Malformed, Put, QueueNumber, Record, Records};
@@ -119,6 +119,26 @@ pub enum Entry<'a> {
         /// Whether opening needs it.
         needed: bool,
     },
+    /// A run of idempotency keys begins.
+    Run {
+        /// The file's name.
+        file: &'a str,
+        /// How many it remembers.
+        keys: u64,
+        /// Whether opening needs it.
+        needed: bool,
+    },
+    /// An idempotency key is remembered.
+    Remembered {
+        /// The file's name.
+        file: &'a str,
+        /// Of the key, with its queue.
+        hash: u128,
+        /// The first message that was sent with it.
+        id: MessageId,
+        /// When that was.
+        at_ms: u64,
+    },
     /// The newest frame that was confirmed.
     Confirmed {
         /// Its number.
@@ -170,6 +190,13 @@ pub enum Recorded<'a> {
         /// What it counted for.
         bytes: u32,
     },
+    /// All messages of a queue that stand before a position are gone.
+    Purge {
+        /// Which queue.
+        queue: QueueRef<'a>,
+        /// The position.
+        below: u64,
+    },
 }
 
 /// A queue, by number and name.
@@ -209,6 +236,8 @@ pub struct StoredMessage<'a> {
     pub key: Option<&'a str>,
     /// Its media type.
     pub content_type: Option<&'a str>,
+    /// Of the idempotency key that it was sent with, and its queue.
+    pub idempotency_hash: Option<u128>,
     /// Names and values that travel with the body.
     pub attributes: Vec<(&'a str, &'a str)>,
     /// The payload.
@@ -275,6 +304,7 @@ impl<'s> Dump<'s, '_> {
         }
         survey.checkpoints.iter().try_for_each(|raw| self.checkpoint(raw))?;
         survey.segments.values().try_for_each(|file| self.segment(file))?;
+        survey.runs.iter().try_for_each(|file| self.run(file))?;
         survey.given_up.iter().try_for_each(|log| self.log(log, true))?;
         survey.logs.iter().try_for_each(|log| self.log(log, false))?;
         if let Some(lsn) = survey.confirmed_lsn {
@@ -330,7 +360,7 @@ impl<'s> Dump<'s, '_> {
         let queue = number.map(|number| self.view.queue(number));
         self.put(Entry::Segment { file: &file.name, queue, needed: file.role == Role::Needed })?;
         if let Err(error) = &file.opened {
-            self.put(Entry::Finding(&Finding::of_file(&file.name, error.to_string(), meaning_of(file.role))))?;
+            self.put(Entry::Finding(&Finding::from_open(error, file.role.meaning())))?;
         }
         let mut goes = Some(());
         let read = file.each_record(|found| {
@@ -353,12 +383,37 @@ impl<'s> Dump<'s, '_> {
         }
     }
 
+    fn run(&mut self, file: &RunFile) -> Goes {
+        let (name, needed) = (&*file.name, file.role == Role::Needed);
+        let run = match &file.opened {
+            Ok(run) => run,
+            Err(error) => {
+                return self.put(Entry::Finding(&Finding::from_open(error, file.role.meaning())));
+            }
+        };
+        self.put(Entry::Run { file: name, keys: run.keys(), needed })?;
+        // Which queue a key belongs to is not known.
+        if self.view.only.is_some() {
+            return Some(());
+        }
+        for block in 0..run.blocks() {
+            match run.read_block(block) {
+                Ok(keys) => keys.into_iter().try_for_each(|(hash, seen)| {
+                    let id = MessageId::new(self.view.survey.store_tag, seen.sequence);
+                    self.put(Entry::Remembered { file: name, hash, id, at_ms: seen.at_ms })
+                })?,
+                Err(why) => self.put(Entry::Finding(&Finding::of_file(name, why, Meaning::SendsRefused)))?,
+            }
+        }
+        Some(())
+    }
+
     /// After the end of a segment whose index can't be read there is no record; that was told already.
     fn damaged_record(&mut self, file: &SegmentFile, offset: u64, why: Malformed) -> Goes {
         if file.opened.is_err() {
             return Some(());
         }
-        self.put(Entry::Finding(&Finding::at(&file.name, offset, why.to_string(), meaning_of(file.role))))
+        self.put(Entry::Finding(&Finding::at(&file.name, offset, why.to_string(), file.role.meaning())))
     }
 
     fn log(&mut self, log: &LogFile, given_up: bool) -> Goes {
@@ -394,7 +449,7 @@ impl<'s> Dump<'s, '_> {
         for (first, cold) in &queue.cold {
             let file = &self.view.survey.segments[&cold.segment];
             if let Err(error) = &file.opened {
-                self.put(Entry::Finding(&Finding::of_file(&file.name, error.to_string(), meaning_of(file.role))))?;
+                self.put(Entry::Finding(&Finding::from_open(error, file.role.meaning())))?;
             }
             let mut goes = Some(());
             let mut found = 0;
@@ -473,6 +528,7 @@ impl<'s> View<'s> {
             Record::Update { queue, position, state } => {
                 Recorded::Update { queue: shown(queue)?, position, state: state.into() }
             }
+            Record::Purge { queue, below } => Recorded::Purge { queue: shown(queue)?, below },
             Record::Remove { queue, position, bytes } => Recorded::Remove { queue: shown(queue)?, position, bytes },
         })
     }
@@ -489,16 +545,9 @@ impl<'s> View<'s> {
             enqueued_at_ms: put.place.enqueued_at_ms,
             key: put.key,
             content_type: put.content_type,
+            idempotency_hash: put.place.idempotency,
             attributes: put.attributes().collect(),
             body: put.body,
         }
-    }
-}
-
-fn meaning_of(role: Role) -> Meaning {
-    match role {
-        Role::Needed | Role::Unknown => Meaning::Refuses,
-        Role::OnlyOther => Meaning::Recoverable,
-        Role::Leftover => Meaning::Leftover,
     }
 }

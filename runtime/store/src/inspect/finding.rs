@@ -30,6 +30,8 @@ pub enum Meaning {
         /// How many.
         messages: u64,
     },
+    /// The folder opens and no message is lost, but a send whose idempotency key may stand there is refused.
+    SendsRefused,
     /// The folder is not opened as long as this is so.
     Refuses,
 }
@@ -44,10 +46,10 @@ impl Finding {
     }
 
     /// What keeps a file, or the folder, from being opened.
-    pub(super) fn from_open(error: OpenError, meaning: Meaning) -> Finding {
+    pub(super) fn from_open(error: &OpenError, meaning: Meaning) -> Finding {
         match error {
-            OpenError::Damaged { file, offset, why } => Finding::at(&file, offset, why, meaning),
-            OpenError::OtherFormat { ref file, .. } | OpenError::UnknownFeatures { ref file, .. } => {
+            OpenError::Damaged { file, offset, why } => Finding::at(file, *offset, why, meaning),
+            OpenError::OtherFormat { file, .. } | OpenError::UnknownFeatures { file, .. } => {
                 Finding::of_file(file, error.to_string(), Meaning::Refuses)
             }
             other => Finding { file: None, offset: None, why: other.to_string(), meaning },
@@ -81,6 +83,7 @@ impl fmt::Display for Meaning {
             Meaning::Recoverable => f.write_str("recoverable: nothing is lost by it"),
             Meaning::Unreadable { messages: 1 } => f.write_str("1 message can't be read"),
             Meaning::Unreadable { messages } => write!(f, "{messages} messages can't be read"),
+            Meaning::SendsRefused => f.write_str("sends whose idempotency key may stand there are refused"),
             Meaning::Refuses => f.write_str("the store refuses to open"),
         }
     }

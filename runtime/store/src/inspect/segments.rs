@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::finding::Meaning;
 use crate::cold::segment::{self, LEN_BYTES, Segment, StoredRecords};
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
@@ -36,6 +37,17 @@ pub(super) struct Found<'a> {
     /// From the start of the file.
     pub(super) offset: u32,
     pub(super) put: Result<Put<'a>, Malformed>,
+}
+
+impl Role {
+    /// What it means that such a file can't be opened.
+    pub(super) fn meaning(self) -> Meaning {
+        match self {
+            Role::Needed | Role::Unknown => Meaning::Refuses,
+            Role::OnlyOther => Meaning::Recoverable,
+            Role::Leftover => Meaning::Leftover,
+        }
+    }
 }
 
 impl SegmentFile {

@@ -14,6 +14,7 @@ use crate::attempts::{self, AttemptTable, LeftOver, WORDS_OF_A_SLOT};
 use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::{self, RawCheckpoint};
 use crate::cold::segment::{self, SPAN_MAX};
+use crate::dedup::run::{self, Run};
 use crate::disk::{Disk, DiskError, OverlayDisk, Words};
 use crate::error::OpenError;
 use crate::location::{FileId, Location};
@@ -37,6 +38,7 @@ pub(super) struct Survey {
     /// Log files that were never begun.
     pub(super) blank: Vec<String>,
     pub(super) segments: BTreeMap<u64, SegmentFile>,
+    pub(super) runs: Vec<RunFile>,
     pub(super) queues: BTreeMap<QueueNumber, SurveyedQueue>,
     pub(super) store_tag: u64,
     /// LSN of the newest frame that was confirmed, if there is a note of it.
@@ -50,6 +52,13 @@ pub(super) struct LogTally {
     pub(super) frames: u64,
     pub(super) records: u64,
     pub(super) last_lsn: u64,
+}
+
+/// Idempotency keys that were remembered by log files that are gone.
+pub(super) struct RunFile {
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) opened: Result<Run, OpenError>,
 }
 
 /// A queue, and its messages that live.
@@ -87,6 +96,7 @@ impl Survey {
             given_up: Vec::new(),
             blank: Vec::new(),
             segments: BTreeMap::new(),
+            runs: Vec::new(),
             queues: BTreeMap::new(),
             store_tag: 0,
             confirmed_lsn: None,
@@ -97,7 +107,7 @@ impl Survey {
         survey.find_logs(&names);
         survey.choose_tag();
         survey.read_maps(&names);
-        survey.open_segments(&names);
+        survey.open_cold(&names);
         survey.restore();
         survey.replay();
         Ok(survey)
@@ -111,7 +121,7 @@ impl Survey {
         for name in checkpoint::NAMES.into_iter().filter(|name| names.iter().any(|there| there == name)) {
             match checkpoint::read_one(&self.disk, name) {
                 Ok(found) => self.checkpoints.extend(found),
-                Err(error) => self.findings.push(Finding::from_open(error, Meaning::Recoverable)),
+                Err(error) => self.findings.push(Finding::from_open(&error, Meaning::Recoverable)),
             }
         }
         self.checkpoints.sort_by_key(|raw| std::cmp::Reverse(raw.header.generation));
@@ -122,7 +132,7 @@ impl Survey {
             match self.find_log(name, slot) {
                 Ok(Some(log)) => self.logs.push(log),
                 Ok(None) => self.blank.push(name.clone()),
-                Err(error) => self.findings.push(Finding::from_open(error, Meaning::Refuses)),
+                Err(error) => self.findings.push(Finding::from_open(&error, Meaning::Refuses)),
             }
         }
         self.logs.sort_by_key(|log| log.header.epoch);
@@ -136,7 +146,7 @@ impl Survey {
         match FileHeader::read(name, &*file) {
             Ok(header) => Ok(header.map(|header| LogFile { slot, header, file })),
             Err(error) => {
-                self.findings.push(Finding::from_open(error, Meaning::Refuses));
+                self.findings.push(Finding::from_open(&error, Meaning::Refuses));
                 let header = FileHeader { file_bytes: file.len()?, ..FileHeader::read_unproven(&*file)? };
                 let bytes = read_all(&LogFile { slot, header, file: file.clone() })?;
                 let proven = walk(header.seal(), &bytes).any(|step| matches!(step, Step::Frame { .. }));
@@ -193,27 +203,32 @@ impl Survey {
         }
     }
 
-    fn open_segments(&mut self, names: &[String]) {
+    fn open_cold(&mut self, names: &[String]) {
         let named =
-            |raw: Option<&RawCheckpoint>| -> Vec<u64> { raw.map(|raw| raw.segments().collect()).unwrap_or_default() };
+            |raw: Option<&RawCheckpoint>| -> Vec<String> { raw.map(|raw| raw.files().collect()).unwrap_or_default() };
         let (needed, other) = (named(self.newest()), named(self.checkpoints.get(1)));
         // Without a checkpoint the log is all there is, if it is whole from its start on.
         let lost = self.newest().is_none() && self.logs.first().is_none_or(|log| log.header.epoch > 1);
-        for id in names.iter().filter_map(|name| segment::id(name)) {
-            let role = match () {
-                () if needed.contains(&id) => Role::Needed,
-                () if other.contains(&id) => Role::OnlyOther,
-                () if lost => Role::Unknown,
-                () => Role::Leftover,
-            };
-            match SegmentFile::open(&self.disk, id, role, self.store_tag) {
-                Ok(segment) => drop(self.segments.insert(id, segment)),
-                Err(error) => self.findings.push(Finding::from_disk(&segment::name(id), &error, Meaning::Refuses)),
+        let role = |name: &String| match () {
+            () if needed.contains(name) => Role::Needed,
+            () if other.contains(name) => Role::OnlyOther,
+            () if lost => Role::Unknown,
+            () => Role::Leftover,
+        };
+        for name in names {
+            if let Some(id) = segment::id(name) {
+                match SegmentFile::open(&self.disk, id, role(name), self.store_tag) {
+                    Ok(segment) => drop(self.segments.insert(id, segment)),
+                    Err(error) => self.findings.push(Finding::from_disk(name, &error, Meaning::Refuses)),
+                }
+            } else if let Some(id) = run::id(name) {
+                let opened = Run::open(&self.disk, id, self.store_tag);
+                self.runs.push(RunFile { name: name.clone(), role: role(name), opened });
             }
         }
-        for id in needed.iter().filter(|id| !self.segments.contains_key(id)) {
+        for name in needed.iter().filter(|needed| !names.contains(needed)) {
             let why = "it is missing, and a checkpoint needs it";
-            self.findings.push(Finding::of_file(&segment::name(*id), why, Meaning::Refuses));
+            self.findings.push(Finding::of_file(name, why, Meaning::Refuses));
         }
         if lost && !self.segments.is_empty() {
             let why = "no checkpoint is whole, and the log does not reach back to its start: messages in segments that \
@@ -333,6 +348,7 @@ impl Survey {
                     queue.told.insert(*position, *state);
                 }
             }
+            Record::Purge { queue, below } => queues.entry(*queue).or_default().purge(*below),
             Record::Remove { queue: number, position, .. } => {
                 let queue = queues.entry(*number).or_default();
                 if queue.in_log.remove(position).is_none() {
@@ -368,6 +384,16 @@ impl SurveyedQueue {
 
     fn lives_cold(&mut self, position: u64) -> bool {
         self.find_cold(position).is_some_and(|(at, cold)| cold.live.get(at))
+    }
+
+    fn purge(&mut self, below: u64) {
+        self.in_log = self.in_log.split_off(&below);
+        self.told = self.told.split_off(&below);
+        for (first, cold) in self.cold.range_mut(..below) {
+            for at in cold.live.clone().iter().take_while(|at| first + at < below) {
+                cold.live.clear(at);
+            }
+        }
     }
 
     fn clear_cold(&mut self, position: u64) {

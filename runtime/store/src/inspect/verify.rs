@@ -71,6 +71,11 @@ pub enum FileKind {
         /// Those that still live.
         live: u64,
     },
+    /// Idempotency keys of messages that were sent.
+    Run {
+        /// How many.
+        keys: u64,
+    },
     /// The note of the newest frame that was confirmed.
     Confirmed {
         /// Its number, if there is a whole note.
@@ -114,11 +119,12 @@ impl Folder {
         let mut survey = Survey::new(self.disk.clone())?;
         let mut check = Check { findings: std::mem::take(&mut survey.findings), ..Check::default() };
         check.segments(&survey);
+        check.runs(&survey);
         check.checkpoint(&survey);
         let files = check.files(&survey)?;
         let queues = check.queues(&survey);
         let opens = opened.as_ref().map(drop).map_err(ToString::to_string);
-        let refusal = opened.err().map(|error| Finding::from_open(error, Meaning::Refuses));
+        let refusal = opened.as_ref().err().map(|error| Finding::from_open(error, Meaning::Refuses));
         // What opening says comes first, and the survey need not say it again.
         let told = |finding: &Finding| {
             let same = |refusal: &Finding| refusal.file == finding.file && refusal.offset == finding.offset;
@@ -144,6 +150,7 @@ fn try_open(disk: Arc<dyn Disk>) -> Result<(), OpenError> {
         attempt_slots: (attempts_bytes as usize / 8 / WORDS_OF_A_SLOT).max(1),
         chunk_bytes: 0,
         small_segment_bytes: 0,
+        dedup_runs_max: 0,
         checkpoint_bytes: 0,
         preparation: Preparation::Thread,
     };
@@ -252,17 +259,23 @@ impl Check {
         })?;
         self.readable.insert(file.id, messages);
         self.queues.entry(known.number).or_default().unreadable += known.live.ones() - live;
-        let meaning = match file.role {
-            Role::Needed | Role::Unknown => Meaning::Refuses,
-            Role::OnlyOther => Meaning::Recoverable,
-            Role::Leftover => Meaning::Leftover,
-        };
-        let (file, offset, why) = match error {
-            OpenError::Damaged { file, offset, why } => (file.as_str(), *offset, why.clone()),
-            other => (file.name.as_str(), 0, other.to_string()),
-        };
-        self.findings.push(Finding::at(file, offset, why, meaning));
+        self.findings.push(Finding::from_open(error, file.role.meaning()));
         Ok(())
+    }
+
+    fn runs(&mut self, survey: &Survey) {
+        for file in &survey.runs {
+            let run = match &file.opened {
+                Ok(run) => run,
+                Err(error) => {
+                    self.findings.push(Finding::from_open(error, file.role.meaning()));
+                    continue;
+                }
+            };
+            let damaged = (0..run.blocks()).filter_map(|block| run.read_block(block).err());
+            let meaning = if file.role == Role::Needed { Meaning::SendsRefused } else { file.role.meaning() };
+            self.findings.extend(damaged.map(|why| Finding::of_file(&file.name, why, meaning)));
+        }
     }
 
     fn count(&mut self, known: &Known<'_>, position: u64, bytes: u32) {
@@ -349,6 +362,12 @@ impl Check {
             let (queue, live) = found.unwrap_or_else(|| (named(), 0));
             let messages = self.readable.get(&file.id).copied().unwrap_or(0);
             return Some(FileKind::Segment { queue, messages, live });
+        }
+        if let Some(file) = survey.runs.iter().find(|file| file.name == name) {
+            return Some(match &file.opened {
+                Ok(run) => FileKind::Run { keys: run.keys() },
+                Err(_) => FileKind::Damaged,
+            });
         }
         match name {
             confirmed::FILE_NAME => Some(FileKind::Confirmed { lsn: survey.confirmed_lsn }),
