@@ -1,19 +1,10 @@
-//! The table of attempts that are running, in a small mapped file.
+//! The table of attempts that are running, in a small mapped file (`FORMAT.md`, "`attempts.map`").
 //!
 //! An attempt must be on record before its handler starts, so that a message that takes the whole process down is
 //! still counted and reaches its dead-letter queue in the end. A record in the log would do, but it would have to
 //! wait for the committer; a store into mapped memory costs nanoseconds, survives `kill -9`, and says exactly which
 //! attempts had started. After a power loss it may be older than the log: the attempt that was running may be forgotten,
 //! or one that was snoozed may count after all. No message is lost by that, and none counts more attempts than it had.
-//!
-//! One slot, three words:
-//!
-//! | word | bits | what |
-//! | --- | --- | --- |
-//! | 0 | 0..32 | the attempt's number, 0 for a free slot |
-//! | 0 | 32..64 | number of the queue |
-//! | 1 | 0..64 | the message's position in the queue |
-//! | 2 | 0..64 | check: a mix of the others |
 //!
 //! A message that moves to another queue gets a position there, so what the table says of its former place does not count.
 

@@ -1,15 +1,5 @@
-//! The first sector of every file of the store. It fits into a sector, so that it is written whole or not at all.
-//!
-//! | offset | bytes | what |
-//! | --- | --- | --- |
-//! | 0 | 8 | magic: what kind of file it is |
-//! | 8 | 4 | version of the file's format |
-//! | 12 | 4 | feature bits; none exist yet, and an unknown one is refused |
-//! | 16 | 8 each | numbers, as the kind of file has them |
-//! | | | zero |
-//! | 508 | 4 | CRC32C of all before |
-//!
-//! Numbers are little-endian. A file whose first sector is all zero was made ahead and never begun.
+//! The first sector of every file of the store (`FORMAT.md`, "The header of a file"). It fits into a sector, so that it is
+//! written whole or not at all.
 
 use crate::disk::{DiskError, File, SECTOR_BYTES};
 use crate::error::OpenError;

@@ -17,6 +17,8 @@ mod dedup;
 pub mod disk;
 mod engine;
 mod error;
+#[cfg(test)]
+mod formats;
 mod header;
 pub mod inspect;
 mod keeping;

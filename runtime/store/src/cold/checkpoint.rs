@@ -1,27 +1,8 @@
-//! Checkpoints: what the log before a point came to, so that it need not be kept.
+//! Checkpoints: what the log before a point came to, so that it need not be kept (`FORMAT.md`, "Checkpoints").
 //!
 //! Two files are written in turn, each in place: one that was torn by a power loss has a wrong checksum, and the other
 //! counts. A checkpoint is derived, never evidence: whatever it says was in the log or in another checkpoint before. Log
 //! files and segments go only after two checkpoints in a row did without them, so that either of the two will do.
-//!
-//! | number in the header ([`crate::header`]) | what |
-//! | --- | --- |
-//! | 0 | tag of the store |
-//! | 1 | generation: one more for each checkpoint; odd ones are in the first file, even ones in the second |
-//! | 2 | LSN of the last frame that it covers |
-//! | 3 | epoch of the first log file that must be replayed |
-//! | 4 | next sequence number |
-//! | 5 | number of the next segment |
-//! | 6 | bytes of the body |
-//! | 7 | CRC32C of the body |
-//!
-//! The body, after the header: the queues' count `v`, then for each its number `v`, name `s`, next position `v`, bytes of its
-//! messages in segments `v`; the segments' count `v`, then for each its number `v`, how many positions it spans `v`, and
-//! which of them live (a byte: 0 all, 1 words `u64` with a bit for each, 2 a count `v` and each one's distance from the one
-//! before `v`); the count `v` of messages in segments whose state changed since they were copied, then for each position,
-//! attempts, due at, first failed at, all `v`, and a byte that is 1 if it
-//! holds its key while it is delayed. After the queues the count of the runs of idempotency keys `v`, and each one's number
-//! `v`, oldest first. `v`, `s` and times are as in [`crate::record`].
 
 use std::sync::Arc;
 

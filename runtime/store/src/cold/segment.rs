@@ -1,32 +1,6 @@
-//! A segment: some messages of one queue, in order, in a file that is written once and never changed.
+//! A segment: some messages of one queue, in order, in a file that is written once and never changed (`FORMAT.md`, "Segments").
 //!
-//! | part | what |
-//! | --- | --- |
-//! | header | the first sector ([`crate::header`]) with the numbers below |
-//! | messages | for each the length of its record `u32`, and the put record itself ([`crate::record`]), which has a checksum |
-//! | footer | the sparse index and the messages that are not plainly ready, below |
-//!
-//! | number in the header | what |
-//! | --- | --- |
-//! | 0 | tag of the store |
-//! | 1 | number of the segment |
-//! | 2 | number of the queue |
-//! | 3 | position of the first message |
-//! | 4 | position after the last message |
-//! | 5 | messages |
-//! | 6 | where the footer starts |
-//! | 7 | length of the footer |
-//! | 8 | CRC32C of the footer |
-//!
-//! | footer | what |
-//! | --- | --- |
-//! | chunks `u32`, then for each | position of its first message, from the segment's first `u32`; offset `u32`; when that message was sent `u64` |
-//! | delayed `u32`, then for each | position, from the segment's first `u32`; due at `u64` |
-//! | keyed `u32`, then for each | position, from the segment's first `u32` |
-//!
-//! Numbers are little-endian. A chunk is what is read at once: messages of at least [`chunk_bytes`](Writer::new) in all.
-//! A message that was retried before it was copied says so in its record; what happens to it later is in the log and the
-//! checkpoints.
+//! A chunk is what is read at once: messages of at least [`chunk_bytes`](Writer::new) in all.
 
 use std::sync::Arc;
 

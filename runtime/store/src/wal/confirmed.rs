@@ -1,11 +1,11 @@
-//! Remembers the newest confirmed frame in a small mapped file.
+//! Remembers the newest confirmed frame in a small mapped file (`FORMAT.md`, "`confirmed.map`").
 //!
 //! The last frame of the log is the one whose damage looks like a torn tail: nothing after it says that it was ever
 //! whole. So its LSN is noted here after the sync and before anybody hears of it. A note outlives `kill -9`; after a
 //! power loss it may be older than the log, never newer, and then a torn tail is taken for what it most likely is.
 //!
-//! Two notes are written in turn, three words each: the store's tag, the LSN, and a check over both. A note whose check
-//! is wrong counts for nothing, so damage in here costs the extra evidence and no message.
+//! Two notes are written in turn. A note whose check is wrong counts for nothing, so damage in here costs the extra evidence
+//! and no message.
 
 use std::sync::Arc;
 

@@ -1,12 +1,4 @@
-//! A file of the log: its name and its header.
-//!
-//! | number in the header ([`crate::header`]) | what |
-//! | --- | --- |
-//! | 0 | epoch: one more for each file that is begun, also when it is recycled |
-//! | 1 | LSN of its first frame |
-//! | 2 | tag of the store |
-//! | 3 | salt, drawn when it was begun |
-//! | 4 | length of the file |
+//! A file of the log: its name and its header (`FORMAT.md`, "Log files").
 
 use super::frame::Seal;
 use crate::disk::{DiskError, File};
