@@ -147,3 +147,52 @@ fn a_folder_can_be_named_where_there_is_no_configuration() {
     assert!(stderr.contains("nowhere"), "{stderr}");
     assert!(!site.path("nowhere").exists(), "a folder was made");
 }
+
+#[test]
+fn a_folder_with_segments_is_verified_and_dumped() {
+    let site = Site::new("[queues.a]");
+    let stored = Path::new(env!("CARGO_MANIFEST_DIR")).join("store/tests/format-1");
+    fs::create_dir(site.path("data")).unwrap();
+    for (name, bytes) in files(&stored) {
+        fs::write(site.path("data").join(name), bytes).unwrap();
+    }
+    let (code, stdout, _) = look(&site, &["verify"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    for part in ["segment of orders", "checkpoint, generation", "idempotency key", "1 attempt running"] {
+        assert!(stdout.contains(part), "`{part}` is missing in:\n{stdout}");
+    }
+    let (_, stdout, _) = look(&site, &["dump"]);
+    let types = ["checkpoint", "checkpoint_queue", "checkpoint_segment", "checkpoint_state", "segment", "run"];
+    for kind in types.into_iter().chain(["remembered", "purge", "update", "remove", "attempt"]) {
+        assert!(lines(&stdout).iter().any(|line| line["type"] == kind), "nothing of type {kind}");
+    }
+    let (_, stdout, _) = look(&site, &["dump", "--messages", "--queue", "delayed"]);
+    let delayed = lines(&stdout);
+    assert!(delayed.iter().all(|one| one["state"] == "delayed" && one["attributes"]["kind"] == "reminder"), "{stdout}");
+    assert_eq!(delayed.len(), 6);
+    let (_, stdout, _) = look(&site, &["dump", "--messages", "--queue", "once"]);
+    assert_eq!(lines(&stdout)[1]["body_base64"], "Af8AgA==");
+
+    // One damaged checkpoint is made up for, and a damaged message is the only one that is lost.
+    let flip = |name: &str, at: u64| {
+        let file = fs::OpenOptions::new().read(true).write(true).open(site.path("data").join(name)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    };
+    flip("checkpoint-1", 520);
+    let (code, stdout, _) = look(&site, &["verify"]);
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains("damage: checkpoint-1 at offset 512") && stdout.contains("recoverable"), "{stdout}");
+    assert!(stdout.contains("the store opens all the same"), "{stdout}");
+    let segment = fs::read(site.path("data/segment-00000007.seg")).unwrap();
+    // The first ones were acknowledged since they were copied.
+    let at = segment.windows(6).rposition(|window| window == b"order ").expect("a body is in the segment") as u64;
+    flip("segment-00000007.seg", at);
+    let (code, stdout, _) = look(&site, &["verify"]);
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains("1 message can't be read"), "{stdout}");
+    let (code, stdout, stderr) = look(&site, &["dump", "--messages", "--queue", "orders"]);
+    assert_eq!((code, lines(&stdout).len()), (Some(1), 41), "{stderr}");
+    assert!(stderr.contains("segment-00000007.seg"), "{stderr}");
+}

@@ -11,14 +11,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::clock::ManualClock;
-use crate::disk::RealDisk;
+use crate::disk::{Disk, RealDisk};
 use crate::engine::Engine;
 use crate::inspect::{FileKind, Folder};
 use crate::open::{self, Layout, Opened};
-use crate::wal::Preparation;
+use crate::record::Records;
+use crate::wal::file::{self, FileHeader};
+use crate::wal::{Preparation, frame};
 use crate::{Action, AttributeEdit, Delivery, NewMessage, QueueLimits, QueueName, Store, Transaction};
 
-const QUEUES: [&str; 5] = ["orders", "orders.dead", "keyed", "delayed", "once"];
+const QUEUES: [&str; 6] = ["orders", "orders.dead", "keyed", "delayed", "once", "purged"];
 
 /// The evening of 25 November 2025.
 const BEGIN_MS: u64 = 1_764_100_000_000;
@@ -140,6 +142,13 @@ impl Writer {
             }
         }
         self.send("once", NewMessage { idempotency_key: Some("once-last".into()), ..text("in the log") });
+        self.send("purged", text("gone"));
+        let (number, below) = {
+            let queues = &self.engine.shared.state().queues;
+            let number = queues.known(&name("purged")).unwrap();
+            (number, queues.next_position(number))
+        };
+        assert_eq!(self.engine.purge_step(number, below, 10).unwrap(), (1, false));
         // This attempt is running when the process ends.
         self.claim("orders");
     }
@@ -246,4 +255,31 @@ fn write_the_folder() {
     let writer = Writer::open(copy.path(), &SMALL);
     fs::write(contents_file(), contents(&writer.face)).unwrap();
     drop(writer);
+    write_records();
+}
+
+/// One record of each kind, and with each field, for the fuzz target.
+fn write_records() {
+    let corpus = crate::fuzz::corpus_folder("record");
+    let _ = fs::remove_dir_all(&corpus);
+    fs::create_dir_all(&corpus).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    let disk = RealDisk::open_read_only(&folder()).unwrap();
+    for name in disk.list().unwrap().into_iter().filter(|name| file::slot(name).is_some()) {
+        let Some(header) = FileHeader::read(&name, &*Disk::open(&disk, &name).unwrap()).unwrap() else { continue };
+        let bytes = fs::read(folder().join(&name)).unwrap();
+        let mut at = file::HEADER_BYTES;
+        while let Some(found) = header.seal().read(&bytes, at) {
+            for spanned in Records::new(found.payload) {
+                let spanned = spanned.unwrap();
+                let record = &found.payload[spanned.offset as usize..][..spanned.len as usize];
+                // The flags of a put stand after its checksum.
+                let flags = if record[0] == 3 { record[5] } else { 0 };
+                if seen.insert((record[0], flags)) {
+                    fs::write(corpus.join(format!("{}-{flags}.record", record[0])), record).unwrap();
+                }
+            }
+            at += frame::frame_bytes(found.payload.len());
+        }
+    }
 }

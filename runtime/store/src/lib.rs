@@ -19,6 +19,8 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod formats;
+#[cfg(test)]
+mod fuzz;
 mod header;
 pub mod inspect;
 mod keeping;

@@ -38,7 +38,7 @@ use crate::shared::Wanted;
 use crate::{Lease, QueueName};
 
 /// Names that a store can have seen in its life. Each has a place in memory, so a damaged number must not ask for more.
-const QUEUES_MAX: u32 = 1 << 20;
+const QUEUES_MAX: u32 = 1 << 17;
 
 #[derive(Default)]
 pub(crate) struct Queues {
