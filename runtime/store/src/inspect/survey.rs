@@ -67,6 +67,7 @@ pub(super) struct SurveyedQueue {
     pub(super) name: Option<QueueName>,
     /// By the position of their first message.
     pub(super) cold: BTreeMap<u64, Cold>,
+    overlapping: bool,
     /// States of messages in segments that the checkpoint or the log know better than their records.
     pub(super) told: BTreeMap<u64, DeliveryState>,
     pub(super) in_log: BTreeMap<u64, InLog>,
@@ -208,7 +209,8 @@ impl Survey {
             |raw: Option<&RawCheckpoint>| -> Vec<String> { raw.map(|raw| raw.files().collect()).unwrap_or_default() };
         let (needed, other) = (named(self.newest()), named(self.checkpoints.get(1)));
         // Without a checkpoint the log is all there is, if it is whole from its start on.
-        let lost = self.newest().is_none() && self.logs.first().is_none_or(|log| log.header.epoch > 1);
+        let all_there = (1..).zip(&self.logs).all(|(epoch, log)| log.header.epoch == epoch) && !self.logs.is_empty();
+        let lost = self.newest().is_none() && !all_there;
         let role = |name: &String| match () {
             () if needed.contains(name) => Role::Needed,
             () if other.contains(name) => Role::OnlyOther,
@@ -377,9 +379,11 @@ impl Survey {
 
 impl SurveyedQueue {
     fn find_cold(&mut self, position: u64) -> Option<(u64, &mut Cold)> {
-        let (first, cold) = self.cold.range_mut(..=position).next_back()?;
-        let at = position - first;
-        (at < cold.live.len()).then_some((at, cold))
+        // They only overlap if nobody could say which of them count.
+        let most = if self.overlapping { usize::MAX } else { 1 };
+        let mut before = self.cold.range_mut(..=position).rev().take(most);
+        let (first, cold) = before.find(|(first, cold)| position - **first < cold.live.len())?;
+        Some((position - first, cold))
     }
 
     fn lives_cold(&mut self, position: u64) -> bool {
@@ -416,6 +420,7 @@ fn take_all(segment: &SegmentFile, queues: &mut BTreeMap<QueueNumber, SurveyedQu
     }
     let mut live = Bitmap::new(last - first + 1);
     let queue = queues.entry(number).or_default();
+    queue.overlapping = true;
     for (_, position) in &found {
         queue.clear_cold(*position);
         live.set(position - first);

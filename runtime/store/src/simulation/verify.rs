@@ -62,7 +62,9 @@ fn rescue(disk: &SimulatedDisk) -> (Messages, Vec<Finding>) {
     .unwrap();
     let count = messages.len();
     let set: Messages = messages.into_iter().collect();
-    assert_eq!(set.len(), count, "a message was dumped twice");
+    // A message that came back to its queue stood there twice, and only a checkpoint may know that the first is gone.
+    let may_repeat = findings.iter().any(|finding| finding.why.contains("can't be told from those that live"));
+    assert!(may_repeat || set.len() == count, "a message was dumped twice");
     (set, findings)
 }
 
@@ -174,4 +176,26 @@ fn damage_is_reported_as_opening_reports_it_and_the_rest_is_rescued() {
     for (outcome, least) in [("healthy", 400), ("recoverable", 60), ("unreadable", 15), ("refused", 200)] {
         assert!(tally.get(outcome).is_some_and(|count| *count >= least), "{tally:?}");
     }
+}
+
+/// With both checkpoints gone nobody knows what was acknowledged, but nothing that lives is lost.
+#[test]
+fn without_checkpoints_every_message_that_lives_is_still_rescued() {
+    let refused = std::sync::Mutex::new(0);
+    for_each_seed(73_000..73_200, |seed| {
+        let (disk, expected) = Run::new(seed, Shape::COLD).leave();
+        for file in ["checkpoint-1", "checkpoint-2"] {
+            disk.corrupt(file, 100, 1);
+        }
+        let (messages, findings) = rescue(&disk);
+        assert!(messages.is_superset(&flat(&expected)), "messages are lost: {findings:#?}");
+        let report = verify(&disk);
+        assert!(!report.is_healthy());
+        if report.opens.is_err() {
+            assert!(findings.iter().any(|finding| finding.meaning == Meaning::Refuses), "{findings:#?}");
+            *refused.lock().unwrap() += 1;
+        }
+    });
+    let refused = refused.into_inner().unwrap();
+    assert!(refused > 50, "only {refused} folders had given up a log file");
 }
