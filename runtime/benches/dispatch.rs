@@ -117,6 +117,8 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize) -> f
             queue: queue.clone(),
             source: Source::Component(component.to_owned()),
             max_concurrency: 128 * workers,
+            max_batch_size: 1,
+            max_batch_timeout: Duration::ZERO,
             timeout: Duration::from_secs(30),
             max_retries: 4,
             retry_delay: Duration::from_secs(1),
@@ -165,6 +167,7 @@ fn sandboxed(component: &[u8], workers: usize, time: Duration) -> f64 {
         queue: QueueName::new("orders").expect("a queue name"),
         memory_bytes_max: 128 << 20,
         timeout: Duration::from_secs(30),
+        max_batch_size: 1,
         grants: Grants::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio starts");

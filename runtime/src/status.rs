@@ -73,14 +73,14 @@ struct Entry {
 }
 
 impl Counters {
-    /// A handler starts.
-    pub fn begin(&self) {
-        add(&self.running, 1);
+    /// So many deliveries start: one, or those of a batch.
+    pub fn begin(&self, deliveries: u64) {
+        add(&self.running, deliveries);
     }
 
-    /// A handler has ended.
-    pub fn end(&self) {
-        add(&self.running, 1u64.wrapping_neg());
+    /// So many deliveries have ended.
+    pub fn end(&self, deliveries: u64) {
+        add(&self.running, deliveries.wrapping_neg());
     }
 
     /// An ack is on record.
@@ -169,9 +169,9 @@ mod tests {
     fn the_counts_of_all_workers_are_added_up() {
         let board = Board::default();
         let (one, two) = (board.counters("welcome", "signups"), board.counters("welcome", "signups"));
-        one.begin();
-        one.end();
-        two.begin();
+        one.begin(1);
+        one.end(1);
+        two.begin(1);
         one.acked();
         two.acked();
         two.failed();

@@ -89,6 +89,8 @@ fn every_key_says_what_it_says() {
     assert_eq!(mail.queue, queue("signups"));
     assert_eq!(mail.source, Source::Component("etc/mail.wasm".into()));
     assert_eq!(mail.max_concurrency, 1000);
+    assert_eq!(mail.max_batch_size, 1000);
+    assert_eq!(mail.max_batch_timeout, Duration::ZERO);
     assert_eq!(mail.timeout, Duration::from_millis(1));
     assert_eq!(mail.max_retries, 0);
     assert_eq!(mail.retry_delay, Duration::from_millis(250));
@@ -120,6 +122,8 @@ fn the_defaults_are_the_documented_ones() {
     let mail = &config.consumers["mail"];
     assert_eq!(mail.source, Source::Package("plugins/mail".into()));
     assert_eq!(mail.max_concurrency, 8);
+    assert_eq!(mail.max_batch_size, 1);
+    assert_eq!(mail.max_batch_timeout, Duration::from_secs(1));
     assert_eq!(mail.timeout, Duration::from_secs(30));
     assert_eq!(mail.max_retries, 4);
     assert_eq!(mail.retry_delay, Duration::from_secs(1));

@@ -94,6 +94,7 @@ fn settings() -> InstanceSettings {
         queue: queue("orders"),
         memory_bytes_max: 32 << 20,
         timeout: LONG,
+        max_batch_size: 1,
         grants: Grants { send: vec![queue("report"), queue("audit")], ..Grants::default() },
     }
 }
@@ -433,7 +434,11 @@ fn a_component_that_can_t_be_used_is_refused_with_what_to_do() {
     let error = refused(&wat(r#"(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#));
     assert!(matches!(error, LoadError::MissingExport { .. }), "{error:?}");
     assert!(
-        error.to_string().contains("does not export `linecook:worker/handler@0.1.0`; it exports `wasi:cli/run@0.2.0`")
+        error.to_string().contains(
+            "does not export `linecook:worker/handler@0.1` or `linecook:worker/batch-handler@0.1`; it exports \
+             `wasi:cli/run@0.2.0`"
+        ),
+        "{error}"
     );
 
     let error = refused(&wat(r#"(component (import "acme:oven/heat@1.0.0" (instance (export "on" (func)))))"#));
@@ -459,6 +464,28 @@ fn a_component_that_can_t_be_used_is_refused_with_what_to_do() {
 
     let error = refused(&handler("(memory 1024)"));
     assert!(error.to_string().contains("exceeded memory_limit (32 MiB)"), "{error}");
+}
+
+#[test]
+fn a_component_of_an_older_minor_version_runs() {
+    let kitchen = Kitchen::new(1);
+    let settings = Arc::new(settings());
+    // The names are all that differs: 0.1.1 only added to 0.1.0.
+    let mut component = component("behave");
+    let (new, old) = (b"@0.1.1", b"@0.1.0");
+    let mut replaced = 0;
+    for at in 0..component.len() - new.len() {
+        if component[..at].ends_with(b"linecook:worker/handler") || component[..at].ends_with(b"linecook:worker/queues")
+        {
+            assert_eq!(&component[at..at + new.len()], new);
+            component[at..at + new.len()].copy_from_slice(old);
+            replaced += 1;
+        }
+    }
+    assert!(replaced >= 2, "{replaced}");
+    let module = kitchen.load(&component, &settings).unwrap();
+    let report = kitchen.call(&module, &settings, r#"{"do":"send","to":"audit","count":3}"#);
+    assert_eq!((report.outcome, report.sends.len()), (Outcome::Ack, 3));
 }
 
 #[test]

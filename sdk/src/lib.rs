@@ -65,6 +65,7 @@
 //! On any other target than WebAssembly the function is an ordinary function, and [`testing`] stands in for the
 //! runtime: `cargo test` needs no runtime and no WebAssembly.
 
+pub mod batch;
 mod failure;
 mod message;
 pub mod queues;
@@ -79,8 +80,8 @@ pub mod __rt;
 pub use failure::{Failure, Outcome};
 /// Makes a function the consumer of this component.
 ///
-/// The function takes one [`Message`] and returns an [`Outcome`]; it stays an ordinary function that tests can call.
-/// A component has exactly one consumer.
+/// The function takes one [`Message`] and returns an [`Outcome`]; or it takes `Vec<Message>` and answers for each of them
+/// (see [`batch`]). It stays an ordinary function that tests can call. A component has exactly one consumer.
 ///
 /// ```
 /// use linecook_sdk::{Message, Outcome, consumer};
@@ -89,6 +90,16 @@ pub use failure::{Failure, Outcome};
 /// fn greet(message: Message) -> Outcome {
 ///     println!("hello, {}", message.text()?);
 ///     Ok(())
+/// }
+/// ```
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, batch, consumer};
+///
+/// #[consumer]
+/// fn greet_many(messages: Vec<Message>) -> Vec<Outcome> {
+///     println!("hello to all {} of you", messages.len());
+///     batch::each(messages, |message| Ok(println!("and to you, {}", message.text()?)))
 /// }
 /// ```
 ///

@@ -27,6 +27,7 @@ use serde::Serialize;
 
 #[cfg(target_family = "wasm")]
 use crate::__rt::bindings as backend;
+use crate::batch;
 #[cfg(not(target_family = "wasm"))]
 use crate::testing::fake as backend;
 
@@ -43,7 +44,14 @@ pub fn send<T: Serialize + ?Sized>(queue: &str, value: &T) -> Result<(), SendErr
 
 /// Starts a message with the given body and nothing else: no content type, no key, no attributes, no delay.
 pub fn message(body: impl Into<Vec<u8>>) -> Outgoing {
-    Outgoing { body: body.into(), content_type: None, key: None, attributes: Vec::new(), delay: Duration::ZERO }
+    Outgoing {
+        body: body.into(),
+        content_type: None,
+        key: None,
+        attributes: Vec::new(),
+        delay: Duration::ZERO,
+        with_ack_of: None,
+    }
 }
 
 /// Starts a message whose body is a value as JSON, with the content type `application/json`.
@@ -65,6 +73,8 @@ pub struct Outgoing {
     pub(crate) key: Option<String>,
     pub(crate) attributes: Vec<(String, String)>,
     pub(crate) delay: Duration,
+    /// The message of a batch that it goes with.
+    pub(crate) with_ack_of: Option<String>,
 }
 
 impl Outgoing {
@@ -92,6 +102,25 @@ impl Outgoing {
         self
     }
 
+    /// In a batch: the id of the message with whose acknowledgement it is sent. If that message is not acknowledged, it is
+    /// not sent. By default it is the message that [`batch::each`](crate::batch::each) is at, or else it belongs to the
+    /// batch as a whole.
+    ///
+    /// ```
+    /// use linecook_sdk::{Message, Outcome, queues};
+    ///
+    /// fn forward(messages: Vec<Message>) -> Outcome {
+    ///     for message in messages {
+    ///         queues::message(message.body).with_ack_of(message.id).send("next")?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn with_ack_of(mut self, message_id: impl Into<String>) -> Outgoing {
+        self.with_ack_of = Some(message_id.into());
+        self
+    }
+
     /// Sends it to a queue. The queue must be among the consumer's `grants.send` in `queue.toml`.
     ///
     /// # Errors
@@ -101,7 +130,8 @@ impl Outgoing {
     /// # Panics
     ///
     /// In native tests, outside of [`testing::run`](crate::testing::run): there is nobody to send to.
-    pub fn send(self, queue: &str) -> Result<(), SendError> {
+    pub fn send(mut self, queue: &str) -> Result<(), SendError> {
+        self.with_ack_of = self.with_ack_of.or_else(batch::current);
         backend::send(queue, self)
     }
 }
@@ -124,7 +154,7 @@ pub enum SendError {
         /// What the runtime says about it.
         detail: String,
     },
-    /// A queue name, key, content type or attribute that cannot be.
+    /// A queue name, key, content type or attribute that cannot be, or a message to go with that is not in the batch.
     Invalid {
         /// The queue.
         queue: String,

@@ -34,6 +34,10 @@ impl queues::Host for State {
     fn send(&mut self, _queue: String, _message: Outgoing) -> Result<(), SendError> {
         Ok(())
     }
+
+    fn send_for(&mut self, _message_id: String, _queue: String, _message: Outgoing) -> Result<(), SendError> {
+        Ok(())
+    }
 }
 
 /// Calls a second on each of `threads` threads, each with an engine of its own, added up.

@@ -30,7 +30,6 @@ pub(super) struct LaterKey {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Accepted {
     Text(&'static str),
-    Integer(u64),
     False,
     EmptyArray,
 }
@@ -52,9 +51,6 @@ const LATER: &[LaterKey] = &[
     later(Table::Queue, "dedup_window"),
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
     only(Table::Queue, "history", Accepted::Text("0s")),
-    only(Table::Consumer, "max_batch_size", Accepted::Integer(1)),
-    // It has no effect on batches of one message.
-    only(Table::Consumer, "max_batch_timeout", Accepted::Text("1s")),
     only(Table::Consumer, "instance", Accepted::Text("fresh")),
     later(Table::Consumer, "rate_limit"),
     only(Table::Grants, "http", Accepted::EmptyArray),
@@ -78,6 +74,8 @@ impl Table {
                 "source",
                 "component",
                 "max_concurrency",
+                "max_batch_size",
+                "max_batch_timeout",
                 "timeout",
                 "max_retries",
                 "retry_delay",

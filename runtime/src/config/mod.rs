@@ -104,9 +104,13 @@ pub struct ConsumerConfig {
     pub queue: QueueName,
     /// Where its component comes from.
     pub source: Source,
-    /// Deliveries that run at once.
+    /// Deliveries that run at once; batches, if `max_batch_size` is more than 1.
     pub max_concurrency: usize,
-    /// The limit of one delivery, and its lease.
+    /// Messages that are handed over in one call.
+    pub max_batch_size: usize,
+    /// How long a partial batch waits for more messages.
+    pub max_batch_timeout: Duration,
+    /// The limit of one delivery or batch, and its lease.
     pub timeout: Duration,
     /// Attempts after the first.
     pub max_retries: u32,

@@ -28,6 +28,8 @@ const WORKERS: RangeInclusive<u64> = 1..=1024;
 const LOG_BYTES: RangeInclusive<u64> = 16 * MIB..=TIB;
 const QUEUE_BYTES: RangeInclusive<u64> = KIB..=1024 * TIB;
 const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
+const BATCH_SIZE: RangeInclusive<u64> = 1..=1000;
+const BATCH_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(12 * 3600);
 const RETRIES: RangeInclusive<u64> = 0..=1000;
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * DAY.as_secs());
@@ -50,6 +52,8 @@ pub(super) struct Consumer {
     pub(super) queue: Option<Located<QueueName>>,
     pub(super) source: Option<Located<Source>>,
     pub(super) max_concurrency: usize,
+    pub(super) max_batch_size: usize,
+    pub(super) max_batch_timeout: Duration,
     pub(super) timeout: Duration,
     pub(super) max_retries: u32,
     pub(super) retry_delay: Duration,
@@ -85,6 +89,8 @@ impl Consumer {
             queue: self.queue?.value,
             source: self.source?.value,
             max_concurrency: self.max_concurrency,
+            max_batch_size: self.max_batch_size,
+            max_batch_timeout: self.max_batch_timeout,
             timeout: self.timeout,
             max_retries: self.max_retries,
             retry_delay: self.retry_delay,
@@ -200,6 +206,11 @@ fn consumer(name: Option<String>, table: TableReader<'_>, folder: &Path, errors:
         source: source(&table, folder, errors),
         max_concurrency: table.get("max_concurrency").and_then(|value| value.integer(CONCURRENCY)).unwrap_or(8)
             as usize,
+        max_batch_size: table.get("max_batch_size").and_then(|value| value.integer(BATCH_SIZE)).unwrap_or(1) as usize,
+        max_batch_timeout: table
+            .get("max_batch_timeout")
+            .and_then(|value| value.duration(BATCH_TIMEOUT))
+            .unwrap_or(Duration::from_secs(1)),
         timeout: table.get("timeout").and_then(|value| value.duration(TIMEOUT)).unwrap_or(Duration::from_secs(30)),
         max_retries: table.get("max_retries").and_then(|value| value.integer(RETRIES)).unwrap_or(4) as u32,
         retry_delay,

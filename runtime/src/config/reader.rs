@@ -307,9 +307,6 @@ impl<'d> Value<'d> {
     fn check_later(&self, later: &LaterKey) {
         let accepted = match later.accepted {
             Some(Accepted::Text(text)) => self.value.as_str() == Some(text),
-            Some(Accepted::Integer(number)) => {
-                self.value.as_integer().is_some_and(|integer| integer.to_string() == number.to_string())
-            }
             Some(Accepted::False) => self.value.as_bool() == Some(false),
             Some(Accepted::EmptyArray) => self.value.as_array().is_some_and(|items| items.is_empty()),
             None => false,
@@ -319,7 +316,6 @@ impl<'d> Value<'d> {
         }
         let hint = match later.accepted {
             Some(Accepted::Text(text)) => format!("leave it out, or write its default: `{} = {text:?}`", self.key),
-            Some(Accepted::Integer(number)) => format!("leave it out, or write its default: `{} = {number}`", self.key),
             Some(Accepted::False) => format!("leave it out, or write its default: `{} = false`", self.key),
             Some(Accepted::EmptyArray) => format!("leave it out, or write its default: `{} = []`", self.key),
             None => "leave it out".to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! For each consumer, one task watches where its component comes from (`reload`, `build`) and takes new versions into
 //! use (`generation`); and on each worker's thread one task claims messages, hands them to the component and settles
-//! them (`puller`, `settler`), as the consumer's configuration says (`policy`, `share`, `pace`).
+//! them (`puller`, `gather` for batches, `settler`), as the consumer's configuration says (`policy`, `share`, `pace`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::build::Builder;
+use self::gather::BatchLimits;
 use self::generation::Generations;
 use self::hints::Hints;
 use self::policy::Policy;
@@ -24,6 +25,7 @@ use crate::status::{Board, ConsumerState};
 
 mod build;
 mod fingerprint;
+mod gather;
 mod generation;
 mod hints;
 mod pace;
@@ -97,6 +99,7 @@ impl Dispatcher {
                 queue: config.queue.clone(),
                 memory_bytes_max: config.memory_bytes_max,
                 timeout: config.timeout,
+                max_batch_size: config.max_batch_size,
                 grants: config.grants.clone(),
             });
             let generations = Generations::new(&config.name, config.queue.as_str(), dispatcher.board.clone());
@@ -104,6 +107,9 @@ impl Dispatcher {
                 broker: broker.clone(),
                 policy: Arc::new(Policy::new(config)),
                 settings: settings.clone(),
+                batches: (config.max_batch_size > 1)
+                    .then_some(BatchLimits { size_max: config.max_batch_size, wait_max: config.max_batch_timeout }),
+                suspects: Arc::default(),
                 in_force: generations.subscribe(),
                 phase: dispatcher.phase.subscribe(),
             };

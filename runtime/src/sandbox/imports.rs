@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use linecook_store::ATTRIBUTE_PREFIX_RESERVED;
+use linecook_store::{ATTRIBUTE_PREFIX_RESERVED, MessageId};
 use wasmtime::Result;
 use wasmtime::component::{HasSelf, Linker};
 
@@ -58,19 +58,48 @@ impl Refused {
 pub(super) struct Sender {
     settings: Arc<InstanceSettings>,
     refused: Arc<Refused>,
-    sends: Vec<Outgoing>,
+    /// The messages that are being handled: more than one only in a batch.
+    messages: Vec<MessageId>,
+    sends: Vec<Sent>,
     bytes: usize,
+    limit_hit: bool,
+}
+
+/// What was sent, and the place of the message in the batch whose acknowledgement it goes with.
+pub(super) struct Sent {
+    pub(super) with_ack_of: Option<usize>,
+    pub(super) outgoing: Outgoing,
 }
 
 impl Sender {
     pub(super) fn new(settings: &Arc<InstanceSettings>, refused: &Arc<Refused>) -> Sender {
-        Sender { settings: settings.clone(), refused: refused.clone(), sends: Vec::new(), bytes: 0 }
+        Sender {
+            settings: settings.clone(),
+            refused: refused.clone(),
+            messages: Vec::new(),
+            sends: Vec::new(),
+            bytes: 0,
+            limit_hit: false,
+        }
+    }
+
+    /// Starts anew, for these messages.
+    pub(super) fn begin(&mut self, messages: impl Iterator<Item = MessageId>) {
+        self.take();
+        self.messages.clear();
+        self.messages.extend(messages);
+        self.limit_hit = false;
     }
 
     /// What was sent so far, in order.
-    pub(super) fn take(&mut self) -> Vec<Outgoing> {
+    pub(super) fn take(&mut self) -> Vec<Sent> {
         self.bytes = 0;
         std::mem::take(&mut self.sends)
+    }
+
+    /// Whether something was refused because it was too much.
+    pub(super) fn limit_hit(&self) -> bool {
+        self.limit_hit
     }
 
     fn granted(&self, queue: &QueueName) -> std::result::Result<(), SendError> {
@@ -96,10 +125,44 @@ fn granting(settings: &InstanceSettings, queue: &QueueName) -> String {
 
 impl queues::Host for Sender {
     fn send(&mut self, queue: String, message: Wanted) -> std::result::Result<(), SendError> {
-        let queue = QueueName::new(&queue).map_err(|error| SendError::Invalid(error.to_string()))?;
+        self.collect(None, &queue, message)
+    }
+
+    fn send_for(&mut self, message_id: String, queue: String, message: Wanted) -> std::result::Result<(), SendError> {
+        let id: Option<MessageId> = message_id.parse().ok();
+        // Most handlers send for their messages in order: the last one is where to begin.
+        let last = self.sends.last().and_then(|sent| sent.with_ack_of).unwrap_or(0);
+        let place = (last..self.messages.len()).chain(0..last).find(|place| Some(self.messages[*place]) == id);
+        if place.is_none() {
+            let text = format!("{message_id:?} is not the id of a message that is being handled");
+            return Err(SendError::Invalid(text));
+        }
+        self.collect(place, &queue, message)
+    }
+}
+
+impl Sender {
+    fn collect(
+        &mut self,
+        with_ack_of: Option<usize>,
+        queue: &str,
+        message: Wanted,
+    ) -> std::result::Result<(), SendError> {
+        let collected = self.check_and_collect(with_ack_of, queue, message);
+        self.limit_hit |= matches!(collected, Err(SendError::LimitExceeded(_)));
+        collected
+    }
+
+    fn check_and_collect(
+        &mut self,
+        with_ack_of: Option<usize>,
+        queue: &str,
+        message: Wanted,
+    ) -> std::result::Result<(), SendError> {
+        let queue = QueueName::new(queue).map_err(|error| SendError::Invalid(error.to_string()))?;
         self.granted(&queue)?;
         let bytes = check(&message)?;
-        if self.sends.len() == SENDS_MAX {
+        if self.sends.len() == SENDS_MAX * self.messages.len().max(1) {
             return Err(SendError::LimitExceeded(format!("a delivery may send {SENDS_MAX} messages")));
         }
         if self.bytes + bytes > SENDS_BYTES_MAX {
@@ -114,7 +177,7 @@ impl queues::Host for Sender {
             attributes: message.attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             delay_ms: message.delay_ms,
         };
-        self.sends.push(Outgoing { queue, message });
+        self.sends.push(Sent { with_ack_of, outgoing: Outgoing { queue, message } });
         Ok(())
     }
 }

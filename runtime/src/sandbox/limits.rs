@@ -9,7 +9,7 @@ use super::engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES
 
 /// The body of one message that a guest sends.
 pub(super) const SEND_BODY_BYTES_MAX: usize = 1 << 20;
-/// Messages that one delivery may send.
+/// Messages that one delivery may send; a batch, so many for each of its messages.
 pub(super) const SENDS_MAX: usize = 1000;
 /// Bytes of bodies, keys, content types and attributes that one delivery may send in all.
 pub(super) const SENDS_BYTES_MAX: usize = 8 << 20;

@@ -11,13 +11,15 @@ use wasmtime::component::{Component, InstancePre};
 
 use super::ModuleHash;
 use super::bindings::ConsumerIndices;
+use super::bindings::batch::BatchConsumerIndices;
 use super::cache::CodeCache;
 use super::engine::Host;
 use super::imports::OFFERED;
 use super::state::State;
 
-/// The interface that a component must export.
-const HANDLER: &str = "linecook:worker/handler@0.1.0";
+/// The interfaces of which a component must export one, without the last part of the version: any of 0.1 will do.
+const HANDLER: &str = "linecook:worker/handler@0.1";
+const BATCH_HANDLER: &str = "linecook:worker/batch-handler@0.1";
 
 /// Why a component can't be used. The text says what is wrong and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -45,7 +47,7 @@ pub enum LoadError {
     },
     /// The handler is missing.
     #[error(
-        "this component does not export `{HANDLER}`; it exports {exports}. Write the handler with the `#[consumer]` of \
+        "this component does not export `{HANDLER}` or `{BATCH_HANDLER}`; it exports {exports}. Write the handler with the `#[consumer]` of \
          linecook-sdk, in a package with `crate-type = [\"cdylib\"]`"
     )]
     MissingExport {
@@ -54,12 +56,21 @@ pub enum LoadError {
     },
     /// The handler has another type.
     #[error(
-        "this component's `{HANDLER}` is not the one that linecook calls: {cause}. Build it again with the linecook-sdk \
-         of this version"
+        "this component's handler is not the one that linecook calls: {cause}. Build it again with the linecook-sdk of \
+         this version"
     )]
     WrongExport {
         /// The difference.
         cause: String,
+    },
+    /// It takes no batches.
+    #[error(
+        "max_batch_size is {max_batch_size}, but this component handles one message a call. Let the function with \
+         `#[consumer]` take `Vec<Message>`, or remove max_batch_size from queue.toml"
+    )]
+    NoBatches {
+        /// What the consumer's configuration says.
+        max_batch_size: usize,
     },
     /// Interfaces that the runtime does not offer.
     #[error(
@@ -115,7 +126,16 @@ impl LoadError {
 #[derive(Clone)]
 pub(super) struct Linked {
     pub(super) instance: InstancePre<State>,
-    pub(super) exports: Arc<ConsumerIndices>,
+    pub(super) exports: Exports,
+}
+
+/// Where the handler is among the exports.
+#[derive(Clone)]
+pub(super) enum Exports {
+    /// It takes one message a call.
+    Single(Arc<ConsumerIndices>),
+    /// It takes batches.
+    Batch(Arc<BatchConsumerIndices>),
 }
 
 /// The name of a component.
@@ -129,14 +149,18 @@ pub(super) fn link(
     hash: ModuleHash,
     hosts: &[Host],
     cache: &CodeCache,
+    max_batch_size: usize,
 ) -> Result<Vec<Linked>, LoadError> {
     recognize(component)?;
     let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
     let (code, compiled) = compile(component, hash, &first.engine, cache)?;
-    check_world(&compiled, &first.engine)?;
-    let mut linked = vec![link_one(&compiled, first)?];
+    let batches = check_world(&compiled, &first.engine)?;
+    if !batches && max_batch_size > 1 {
+        return Err(LoadError::NoBatches { max_batch_size });
+    }
+    let mut linked = vec![link_one(&compiled, first, batches)?];
     for host in rest {
-        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host)?);
+        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host, batches)?);
     }
     Ok(linked)
 }
@@ -177,8 +201,8 @@ fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// Names what the component lacks, before the linker stops at the first of it.
-fn check_world(component: &Component, engine: &Engine) -> Result<(), LoadError> {
+/// Names what the component lacks, before the linker stops at the first of it. Answers whether it takes batches.
+fn check_world(component: &Component, engine: &Engine) -> Result<bool, LoadError> {
     let world = component.component_type();
     let quoted = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let foreign: Vec<_> = world
@@ -191,19 +215,28 @@ fn check_world(component: &Component, engine: &Engine) -> Result<(), LoadError> 
     if !foreign.is_empty() {
         return Err(LoadError::MissingImport { imports: quoted(foreign) });
     }
-    if world.get_export(engine, HANDLER).is_none() {
-        let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
-        let exports = if exports.is_empty() { "nothing".to_owned() } else { quoted(exports) };
-        return Err(LoadError::MissingExport { exports });
+    let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
+    let has = |interface| exports.iter().any(|name| name.rsplit_once('.').is_some_and(|(name, _)| name == interface));
+    match (has(BATCH_HANDLER), has(HANDLER)) {
+        (true, _) => Ok(true),
+        (false, true) => Ok(false),
+        (false, false) => {
+            let exports = if exports.is_empty() { "nothing".to_owned() } else { quoted(exports) };
+            Err(LoadError::MissingExport { exports })
+        }
     }
-    Ok(())
 }
 
-fn link_one(component: &Component, host: &Host) -> Result<Linked, LoadError> {
+fn link_one(component: &Component, host: &Host, batches: bool) -> Result<Linked, LoadError> {
     let instance =
         host.linker.instantiate_pre(component).map_err(|error| LoadError::WrongImport { cause: causes(&error) })?;
-    let exports = ConsumerIndices::new(&instance).map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
-    Ok(Linked { instance, exports: Arc::new(exports) })
+    let exports = if batches {
+        BatchConsumerIndices::new(&instance).map(|indices| Exports::Batch(Arc::new(indices)))
+    } else {
+        ConsumerIndices::new(&instance).map(|indices| Exports::Single(Arc::new(indices)))
+    };
+    let exports = exports.map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
+    Ok(Linked { instance, exports })
 }
 
 /// An error with its causes, on one line.

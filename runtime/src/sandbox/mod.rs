@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
 
 use self::cache::CodeCache;
+use self::call::Target;
 use self::engine::Host;
 use self::imports::Refused;
-use self::load::Linked;
+use self::load::{Exports, Linked};
 use self::worker::{Ticker, WorkerThread};
 use crate::config::Grants;
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
@@ -23,6 +24,7 @@ mod call;
 mod engine;
 mod grants;
 mod imports;
+mod instance;
 mod limits;
 mod load;
 mod output;
@@ -79,8 +81,10 @@ pub struct InstanceSettings {
     pub queue: QueueName,
     /// Linear memory of one instance.
     pub memory_bytes_max: u64,
-    /// Wall time of one delivery.
+    /// Wall time of one delivery, or of one batch.
     pub timeout: Duration,
+    /// Messages in one batch. More than 1, and the component must take batches.
+    pub max_batch_size: usize,
     /// Everything else that it may do.
     pub grants: Grants,
 }
@@ -96,6 +100,29 @@ pub struct Report {
     pub stderr_tail: String,
     /// How long it ran.
     pub elapsed: Duration,
+}
+
+/// What became of one call with a batch.
+#[derive(Debug)]
+pub struct BatchReport {
+    /// What became of each message, in their order; or why there is no answer for any: a trap, a timeout, an exceeded
+    /// limit.
+    pub answers: Result<Vec<Answered>, String>,
+    /// What was sent for the batch as a whole. To be dropped if no message is acknowledged.
+    pub shared_sends: Vec<Outgoing>,
+    /// The last 4 KiB that it wrote to stderr.
+    pub stderr_tail: String,
+    /// How long it ran.
+    pub elapsed: Duration,
+}
+
+/// What became of one message of a batch.
+#[derive(Debug)]
+pub struct Answered {
+    /// The handler's answer; a missing one is a `Retry`.
+    pub outcome: Outcome,
+    /// What was sent with its acknowledgement. To be dropped unless the outcome is `Ack`.
+    pub sends: Vec<Outgoing>,
 }
 
 impl Sandbox {
@@ -139,9 +166,10 @@ impl Sandbox {
     /// and instantiates it once. Works on a blocking thread of the caller's tokio runtime: the workers go on.
     pub async fn load(&self, component: Arc<[u8]>, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
         let (hosts, cache, grants) = (self.hosts.clone(), self.cache.clone(), settings.grants.clone());
+        let max_batch_size = settings.max_batch_size;
         let loaded = tokio::task::spawn_blocking(move || {
             let hash = load::hash(&component);
-            let linked = load::link(&component, hash, &hosts, &cache)?;
+            let linked = load::link(&component, hash, &hosts, &cache, max_batch_size)?;
             grants::prepare_folders(&grants)?;
             Ok(Loaded { hash, linked, refused: Arc::default() })
         });
@@ -184,9 +212,35 @@ impl Module {
         settings: &Arc<InstanceSettings>,
         delivery: &Delivery,
     ) -> Report {
-        let Loaded { hash, linked, refused } = &*self.0;
-        let report = call::call(&linked[worker.index()], *hash, refused, settings, delivery).await;
+        let target = Target { module: &self.0, worker: worker.index(), settings };
+        let report = target.call(delivery).await;
         // The instance is gone: its slot is free.
+        drop(slot);
+        report
+    }
+
+    /// Whether it takes batches, of one message or more. One that doesn't is handed deliveries by [`Module::call`] only.
+    pub fn takes_batches(&self) -> bool {
+        matches!(self.0.linked.first().map(|linked| &linked.exports), Some(Exports::Batch(_)))
+    }
+
+    /// Hands a batch to a fresh instance on this worker's thread. Never fails: whatever happens is in the report.
+    ///
+    /// The worker must be of the sandbox that loaded the module.
+    ///
+    /// # Panics
+    ///
+    /// If the module takes no batches.
+    pub async fn call_batch(
+        &self,
+        worker: &Worker,
+        slot: Slot,
+        settings: &Arc<InstanceSettings>,
+        deliveries: &[Delivery],
+    ) -> BatchReport {
+        assert!(self.takes_batches(), "the caller has asked before");
+        let target = Target { module: &self.0, worker: worker.index(), settings };
+        let report = target.call_batch(deliveries).await;
         drop(slot);
         report
     }

@@ -30,8 +30,12 @@ pub(super) enum Stream {
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) settings: Arc<InstanceSettings>,
-    /// None while a component is tried out.
+    /// The message and its attempt; of a batch, its first message. None while a component is tried out.
     pub(super) delivery: Option<(MessageId, u32)>,
+    /// How many messages there are, if it is a batch.
+    pub(super) batch: Option<usize>,
+    /// The generation, if the instance is one that is kept.
+    pub(super) generation: Option<u64>,
     pub(super) module: ModuleHash,
 }
 
@@ -55,6 +59,20 @@ impl Output {
     pub(super) fn new(origin: Origin) -> Output {
         let [stdout, stderr, tail] = [const { Vec::new() }; 3];
         Output(Arc::new(Mutex::new(Lines { origin, stdout, stderr, tail, bytes: 0, dropping: false })))
+    }
+
+    /// Starts anew: what is written from now on belongs to another delivery.
+    pub(super) fn begin(&self, origin: Origin) {
+        let mut lines = self.lock();
+        lines.origin = origin;
+        lines.tail.clear();
+        lines.bytes = 0;
+        lines.dropping = false;
+    }
+
+    /// Whether there was more than may be logged.
+    pub(super) fn limit_hit(&self) -> bool {
+        self.lock().dropping
     }
 
     /// What the guest writes one of the two to.
@@ -134,14 +152,14 @@ impl Lines {
 
     fn log(&self, stream: Stream, line: &[u8]) {
         let line: Cow<'_, str> = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        let Origin { settings, delivery, module } = &self.origin;
+        let Origin { settings, delivery, batch, generation, module } = &self.origin;
         let message = delivery.map(|(id, _)| tracing::field::display(id));
         let attempt = delivery.map(|(_, attempt)| attempt);
         let stream = match stream {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
         };
-        tracing::info!(target: "guest", consumer = settings.consumer, message_id = message, attempt, %module, stream, "{line}");
+        tracing::info!(target: "guest", consumer = settings.consumer, message_id = message, attempt, batch, generation, %module, stream, "{line}");
     }
 }
 
@@ -221,9 +239,16 @@ mod tests {
             queue: QueueName::new("q").unwrap(),
             memory_bytes_max: 0,
             timeout: std::time::Duration::ZERO,
+            max_batch_size: 1,
             grants: Grants::default(),
         };
-        Output::new(Origin { settings: settings.into(), delivery: None, module: ModuleHash([0; 32]) })
+        Output::new(Origin {
+            settings: settings.into(),
+            delivery: None,
+            batch: None,
+            generation: None,
+            module: ModuleHash([0; 32]),
+        })
     }
 
     #[test]
