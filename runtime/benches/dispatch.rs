@@ -125,6 +125,7 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize) -> f
             retry_delay_max: Duration::from_secs(600),
             dead_letter_queue: QueueName::new("orders.dead").expect("a queue name"),
             memory_bytes_max: 128 << 20,
+            reuse: None,
             grants: Grants::default(),
         };
         let consumers = vec![consumer];

@@ -57,6 +57,11 @@
 //! `cargo build --release --target wasm32-wasip2` makes the component; `source = "path/to/the/package"` in
 //! `queue.toml` lets the runtime do it.
 //!
+//! Each delivery has a fresh instance of the component: nothing of one shows in the next. With `instance = "reused"` in
+//! `queue.toml`, an instance serves one delivery after another, so that a `static` (a `OnceLock` with something costly to
+//! make) stays, until the instance fails, has served `max_deliveries_per_instance`, or was idle for
+//! `instance_idle_timeout`. Nothing that matters may depend on it.
+//!
 //! `println!` and `eprintln!` reach the runtime's log, with the message's id. The tail of stderr is kept with a dead
 //! letter.
 //!

@@ -122,8 +122,19 @@ pub struct ConsumerConfig {
     pub dead_letter_queue: QueueName,
     /// Linear memory that one instance may have.
     pub memory_bytes_max: u64,
+    /// How long an instance is kept for more deliveries; none if each has a fresh one.
+    pub reuse: Option<Reuse>,
     /// What it may do.
     pub grants: Grants,
+}
+
+/// `instance = "reused"`: how long an instance is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reuse {
+    /// Messages that it handles at most.
+    pub max_deliveries: u64,
+    /// How long it waits for the next one.
+    pub idle_timeout: Duration,
 }
 
 /// Where a component comes from.

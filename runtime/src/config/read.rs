@@ -12,7 +12,7 @@ use linecook_store::QueueName;
 use super::errors::ConfigError;
 use super::keys::Table;
 use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
-use super::{Config, ConsumerConfig, DirGrant, Grants, QueueConfig, RuntimeConfig, Source};
+use super::{Config, ConsumerConfig, DirGrant, Grants, QueueConfig, Reuse, RuntimeConfig, Source};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -30,6 +30,8 @@ const QUEUE_BYTES: RangeInclusive<u64> = KIB..=1024 * TIB;
 const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1000;
 const BATCH_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+const DELIVERIES_PER_INSTANCE: RangeInclusive<u64> = 1..=1_000_000_000;
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(12 * 3600);
 const RETRIES: RangeInclusive<u64> = 0..=1000;
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * DAY.as_secs());
@@ -61,6 +63,7 @@ pub(super) struct Consumer {
     /// By default it stands where the queue stands.
     pub(super) dead_letter_queue: Option<Located<QueueName>>,
     pub(super) memory_bytes_max: u64,
+    pub(super) reuse: Option<Reuse>,
     pub(super) grants: Grants,
     /// Where the names of `grants.send` stand.
     pub(super) send_spans: Vec<Range<usize>>,
@@ -97,6 +100,7 @@ impl Consumer {
             retry_delay_max: self.retry_delay_max,
             dead_letter_queue: self.dead_letter_queue?.value,
             memory_bytes_max: self.memory_bytes_max,
+            reuse: self.reuse,
             grants: self.grants,
         })
     }
@@ -217,6 +221,7 @@ fn consumer(name: Option<String>, table: TableReader<'_>, folder: &Path, errors:
         retry_delay_max,
         dead_letter_queue,
         memory_bytes_max: table.get("memory_limit").and_then(|value| value.size(MEMORY_BYTES)).unwrap_or(128 * MIB),
+        reuse: reuse(&table),
         grants,
         send_spans,
         dir_spans,
@@ -275,6 +280,33 @@ fn retry_delays(table: &TableReader<'_>) -> (Duration, Duration) {
         value.refuse("`retry_delay` is longer than `retry_delay_max`", "make `retry_delay_max` at least as long");
     }
     (delay.unwrap_or(Duration::from_secs(1)), max.unwrap_or(Duration::from_secs(600)))
+}
+
+/// What `instance` says. The keys that are about kept instances are refused without it: they would say nothing.
+fn reuse(table: &TableReader<'_>) -> Option<Reuse> {
+    let (deliveries, idle) = (table.get("max_deliveries_per_instance"), table.get("instance_idle_timeout"));
+    let max_deliveries = deliveries.as_ref().and_then(|value| value.integer(DELIVERIES_PER_INSTANCE)).unwrap_or(1000);
+    let idle_timeout = idle.as_ref().and_then(|value| value.duration(IDLE_TIMEOUT)).unwrap_or(Duration::from_secs(60));
+    let instance = table.get("instance");
+    let reused = instance.as_ref().map_or(Some(false), |value| {
+        let text = value.text("\"reused\"")?;
+        match text.value {
+            "fresh" => Some(false),
+            "reused" => Some(true),
+            other => {
+                let message = format!("{:?} is no way to use instances", excerpt(other));
+                value.refuse(message, "write \"fresh\" (a new sandbox for each delivery) or \"reused\"");
+                None
+            }
+        }
+    });
+    if reused == Some(false) {
+        for value in [deliveries, idle].into_iter().flatten() {
+            let message = format!("`{}` has no effect on fresh instances", value.key);
+            value.refuse_key(message, "add `instance = \"reused\"`, or remove it");
+        }
+    }
+    (reused == Some(true)).then_some(Reuse { max_deliveries, idle_timeout })
 }
 
 /// The grants, and where the queues and the host folders stand that they name.

@@ -110,6 +110,7 @@ impl Dispatcher {
                 batches: (config.max_batch_size > 1)
                     .then_some(BatchLimits { size_max: config.max_batch_size, wait_max: config.max_batch_timeout }),
                 suspects: Arc::default(),
+                reuse: config.reuse,
                 in_force: generations.subscribe(),
                 phase: dispatcher.phase.subscribe(),
             };

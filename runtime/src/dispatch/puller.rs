@@ -20,8 +20,9 @@ use super::pace::Pace;
 use super::policy::Policy;
 use super::settler::{Handled, Settler, Stopped};
 use crate::broker::{Broker, BrokerError};
+use crate::config::Reuse;
 use crate::delivery::{Delivery, Outcome};
-use crate::sandbox::{Answered, BatchReport, InstanceSettings, Report, Slot, Worker};
+use crate::sandbox::{Answered, BatchReport, InstanceSettings, Instances, Report, Slot, Worker};
 use crate::status::Counters;
 
 /// A lease lasts for the timeout and this, so that the result of a handler that used its time to the end still counts.
@@ -45,6 +46,8 @@ pub(super) struct Consumer {
     /// None if each message is handed over by itself.
     pub(super) batches: Option<BatchLimits>,
     pub(super) suspects: Arc<Suspects>,
+    /// None if each delivery has a fresh instance.
+    pub(super) reuse: Option<Reuse>,
     pub(super) in_force: InForce,
     pub(super) phase: watch::Receiver<Phase>,
 }
@@ -63,6 +66,8 @@ pub(super) struct Puller {
     draining: Rc<Cell<bool>>,
     /// Of a consumer of batches: filled by the claim, and by nobody else while one is under way.
     gathered: Option<Rc<RefCell<Gathered>>>,
+    /// Those that are kept, if any are.
+    instances: Option<Rc<Instances>>,
 }
 
 /// Instances, and what runs in them: no more than there are instances.
@@ -85,6 +90,7 @@ impl Puller {
     pub(super) fn new(consumer: Consumer, worker: Worker, permits: usize, counters: Arc<Counters>) -> Puller {
         let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone());
         let gathered = consumer.batches.map(|limits| Rc::new(RefCell::new(Gathered::new(limits))));
+        let instances = consumer.reuse.map(|reuse| Rc::new(Instances::new(reuse, permits, counters.clone())));
         Puller {
             consumer: Rc::new(consumer),
             worker,
@@ -95,12 +101,17 @@ impl Puller {
             free: Rc::new(Cell::new(permits)),
             draining: Rc::default(),
             gathered,
+            instances,
         }
     }
 
     /// Runs until the phase says that it must end, or the broker has stopped.
     pub(super) async fn run(mut self) {
         let mut phase = self.consumer.phase.clone();
+        let mut in_force = self.consumer.in_force.clone();
+        let instances = self.instances.clone();
+        let has_idle = || instances.as_ref().is_some_and(|instances| instances.has_idle());
+        let mut idle_check = Box::pin(tokio::time::sleep(Duration::ZERO));
         let mut running = FuturesUnordered::new();
         let mut claim: Option<LocalBoxFuture<'static, Result<Claimed, Stopped>>> = None;
         loop {
@@ -134,6 +145,14 @@ impl Puller {
                 }
                 Some(ended) = running.next(), if !running.is_empty() => self.ended(ended),
                 () = future::ready(()), if self.settler.can_send() => self.settler.send(),
+                Ok(()) = in_force.changed(), if instances.is_some() => {
+                    let newest = in_force.borrow_and_update().as_ref().map_or(0, |generation| generation.number);
+                    instances.iter().for_each(|instances| instances.drop_older_than(newest));
+                }
+                () = &mut idle_check, if has_idle() => {
+                    let next = instances.as_ref().map(|instances| instances.drop_idle(Instant::now()));
+                    idle_check.as_mut().reset(next.unwrap_or_else(Instant::now));
+                }
                 claimed = next_claim(&mut claim) => {
                     claim = None;
                     match claimed {
@@ -215,6 +234,7 @@ impl Puller {
                 self.worker.clone(),
                 self.counters.clone(),
                 self.draining.clone(),
+                self.instances.clone(),
                 Claim { generation: generation.clone(), slot, delivery, at: claimed_at },
             ));
         }
@@ -237,9 +257,10 @@ impl Puller {
             if !batch.is_empty() {
                 let (consumer, worker, counters) = (self.consumer.clone(), self.worker.clone(), self.counters.clone());
                 let generation = generation.clone();
-                let draining = self.draining.clone();
+                let (draining, instances) = (self.draining.clone(), self.instances.clone());
                 handlers.push(Box::pin(async move {
-                    handle_batch(&consumer, &worker, &counters, &draining, generation, slot, batch).await
+                    let claim = BatchClaim { generation, slot, batch };
+                    handle_batch(&consumer, &worker, &counters, &draining, instances.as_deref(), claim).await
                 }));
             }
         }
@@ -359,12 +380,20 @@ struct Claim {
     at: Instant,
 }
 
+/// One batch that was claimed, and what it runs with.
+struct BatchClaim {
+    generation: Arc<Generation>,
+    slot: Slot,
+    batch: Vec<Waiting>,
+}
+
 /// From the claim to the handler's answer.
 async fn handle(
     consumer: Rc<Consumer>,
     worker: Worker,
     counters: Arc<Counters>,
     draining: Rc<Cell<bool>>,
+    instances: Option<Rc<Instances>>,
     claim: Claim,
 ) -> Ended {
     let Claim { generation, slot, delivery, at } = claim;
@@ -375,7 +404,8 @@ async fn handle(
         return Ended::Gone;
     }
     counters.begin(1);
-    let report = generation.module.call(&worker, slot, &consumer.settings, &delivery).await;
+    let target = generation.module.on(&worker, &consumer.settings);
+    let report = target.reusing(instances.as_deref(), generation.number).call(slot, &delivery).await;
     counters.end(1);
     Ended::Handled(delivery, generation, report)
 }
@@ -386,10 +416,10 @@ async fn handle_batch(
     worker: &Worker,
     counters: &Counters,
     draining: &Cell<bool>,
-    generation: Arc<Generation>,
-    slot: Slot,
-    batch: Vec<Waiting>,
+    instances: Option<&Instances>,
+    claim: BatchClaim,
 ) -> Ended {
+    let BatchClaim { generation, slot, batch } = claim;
     if draining.get() {
         return Ended::NotBegun(batch.into_iter().map(|waiting| waiting.delivery).collect(), generation);
     }
@@ -399,7 +429,8 @@ async fn handle_batch(
         return Ended::Gone;
     }
     counters.begin(deliveries.len() as u64);
-    let report = generation.module.call_batch(worker, slot, &consumer.settings, &deliveries).await;
+    let target = generation.module.on(worker, &consumer.settings);
+    let report = target.reusing(instances, generation.number).call_batch(slot, &deliveries).await;
     counters.end(deliveries.len() as u64);
     Ended::Batch(deliveries, generation, report)
 }

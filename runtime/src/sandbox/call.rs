@@ -13,18 +13,21 @@ use super::instance::{Answer, Instance, Work, timed_out};
 use super::limits::{DELAY_MAX, REASON_BYTES_MAX};
 use super::load::{Linked, LoadError, causes};
 use super::output::{Origin, Output};
-use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report};
+use super::reuse::{Instances, Kept};
+use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
 use crate::config::units::format_duration;
 use crate::delivery::{Delivery, Outcome};
 
 /// What becomes of a message for which a batch had no answer.
 const NO_ANSWER: &str = "the handler gave no answer for this message";
 
-/// What is called.
-pub(super) struct Target<'a> {
+/// What is called, where, and for whom.
+pub struct Target<'a> {
     pub(super) module: &'a Arc<Loaded>,
     pub(super) worker: usize,
     pub(super) settings: &'a Arc<InstanceSettings>,
+    /// Where instances are kept, and the generation of the module. Without it, each call has a fresh one.
+    pub(super) reuse: Option<(&'a Instances, u64)>,
 }
 
 /// How a call ended, and what was sent until then. The error is for people.
@@ -35,14 +38,23 @@ struct Ended {
     elapsed: Duration,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// Calls an instance that is kept, if there is one, and keeps it. `generation` is the module's.
+    #[must_use]
+    pub fn reusing(mut self, instances: Option<&'a Instances>, generation: u64) -> Target<'a> {
+        self.reuse = instances.map(|instances| (instances, generation));
+        self
+    }
+
     fn linked(&self) -> &Linked {
         &self.module.linked[self.worker]
     }
 
-    /// Runs one delivery. Never fails: whatever happens is the outcome.
-    pub(super) async fn call(&self, delivery: &Delivery) -> Report {
+    /// Hands over one delivery. Never fails: whatever happens is the outcome.
+    pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Report {
         let Ended { answer, sends, stderr_tail, elapsed } = self.run(Work::Single(delivery)).await;
+        // The instance is gone, or idle: its slot is free.
+        drop(slot);
         let outcome = match answer {
             Ok(Answer::Single(answer)) => outcome(answer),
             // A component that takes batches is handed a batch of one.
@@ -52,12 +64,13 @@ impl Target<'_> {
         Report { outcome, sends: sends.into_iter().map(|sent| sent.outgoing).collect(), stderr_tail, elapsed }
     }
 
-    /// Runs a batch. Never fails: whatever happens is in the report.
-    pub(super) async fn call_batch(&self, deliveries: &[Delivery]) -> BatchReport {
+    /// Hands over a batch. Never fails: whatever happens is in the report. A module that takes no batches fails it.
+    pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
         let Ended { answer, sends, stderr_tail, elapsed } = self.run(Work::Batch(deliveries)).await;
+        drop(slot);
         let outcomes = match answer {
             Ok(Answer::Batch(answers)) => Ok(answered(deliveries, answers)),
-            Ok(Answer::Single(_)) => unreachable!("one answer for many messages"),
+            Ok(Answer::Single(_)) => Err("one answer for many messages".to_owned()),
             Err(reason) => Err(clip(reason)),
         };
         let mut shared_sends = Vec::new();
@@ -77,22 +90,50 @@ impl Target<'_> {
 
     async fn run(&self, work: Work<'_>) -> Ended {
         let started = Instant::now();
-        let output = Output::new(self.origin(work));
-        // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
-        let run = async {
-            match Instance::new(self.linked(), &self.module.refused, self.settings, output.clone()) {
-                Ok(mut instance) => {
-                    let answer = self.handle(&mut instance, work).await;
-                    (answer, instance.take_sends())
-                }
-                Err(reason) => (Err(reason), Vec::new()),
+        let origin = self.origin(work);
+        let (_running, kept) = match self.reuse {
+            Some((instances, _)) => {
+                let (running, kept) = instances.take(self.module);
+                (Some(running), kept)
             }
+            None => (None, None),
         };
-        let (answer, sends) = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
+        let output = match &kept {
+            Some(kept) => {
+                kept.instance.begin(origin);
+                kept.instance.output()
+            }
+            None => Output::new(origin),
+        };
+        // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
+        let run = AssertUnwindSafe(self.run_in(kept, &output, work)).catch_unwind();
+        let (answer, sends) = run.await.unwrap_or_else(|_| {
             tracing::error!(consumer = self.settings.consumer, "a host function panicked; this is a bug in linecook");
             (Err("linecook itself failed during the call; its log has more".to_owned()), Vec::new())
         });
         Ended { answer, sends, stderr_tail: output.finish(), elapsed: started.elapsed() }
+    }
+
+    /// The call in an instance that was kept, or in a fresh one.
+    async fn run_in(&self, kept: Option<Kept>, output: &Output, work: Work<'_>) -> (Result<Answer, String>, Vec<Sent>) {
+        let fresh = || Instance::new(self.linked(), &self.module.refused, self.settings, output.clone());
+        let Some((instances, generation)) = self.reuse else {
+            return match fresh() {
+                Ok(mut instance) => (self.handle(&mut instance, work).await, instance.take_sends()),
+                Err(reason) => (Err(reason), Vec::new()),
+            };
+        };
+        let kept = kept.map_or_else(|| fresh().map(|one| instances.start(one, self.module, generation)), Ok);
+        let mut kept = match kept {
+            Ok(kept) => kept,
+            Err(reason) => return (Err(reason), Vec::new()),
+        };
+        let answer = self.handle(&mut kept.instance, work).await;
+        let sends = kept.instance.take_sends();
+        if answer.is_ok() {
+            instances.give_back(kept, work.deliveries().len());
+        }
+        (answer, sends)
     }
 
     /// The call, for as long as it may take.
@@ -110,7 +151,7 @@ impl Target<'_> {
             settings: self.settings.clone(),
             delivery: deliveries.first().map(|first| (first.message.id, first.attempt)),
             batch: (deliveries.len() > 1).then_some(deliveries.len()),
-            generation: None,
+            generation: self.reuse.map(|(_, generation)| generation),
             module: self.module.hash,
         }
     }

@@ -77,8 +77,13 @@ impl Instance {
     }
 
     /// From now on, it works for another delivery.
-    pub(super) fn begin(&mut self, origin: Origin) {
+    pub(super) fn begin(&self, origin: Origin) {
         self.output.begin(origin);
+    }
+
+    /// Where what it writes ends up.
+    pub(super) fn output(&self) -> Output {
+        self.output.clone()
     }
 
     /// Instantiates the component, and checks the type of its handler. `Err(Ok(_))`: it is of another type.

@@ -10,10 +10,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
 
 use self::cache::CodeCache;
-use self::call::Target;
 use self::engine::Host;
 use self::imports::Refused;
-use self::load::{Exports, Linked};
+use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
 use crate::config::Grants;
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
@@ -28,11 +27,14 @@ mod instance;
 mod limits;
 mod load;
 mod output;
+mod reuse;
 mod state;
 mod worker;
 
+pub use self::call::Target;
 pub use self::engine::engine_config;
 pub use self::load::LoadError;
+pub use self::reuse::{InstanceCount, Instances};
 pub use self::worker::{Slot, Worker, lower_priority};
 
 /// How many threads run guests, and where compiled code is kept.
@@ -202,6 +204,11 @@ impl Module {
         self.0.hash
     }
 
+    /// This module on a worker, which must be of the sandbox that loaded it.
+    pub fn on<'a>(&'a self, worker: &Worker, settings: &'a Arc<InstanceSettings>) -> Target<'a> {
+        Target { module: &self.0, worker: worker.index(), settings, reuse: None }
+    }
+
     /// Hands one delivery to a fresh instance on this worker's thread. Never fails: whatever happens is the outcome.
     ///
     /// The worker must be of the sandbox that loaded the module.
@@ -212,37 +219,7 @@ impl Module {
         settings: &Arc<InstanceSettings>,
         delivery: &Delivery,
     ) -> Report {
-        let target = Target { module: &self.0, worker: worker.index(), settings };
-        let report = target.call(delivery).await;
-        // The instance is gone: its slot is free.
-        drop(slot);
-        report
-    }
-
-    /// Whether it takes batches, of one message or more. One that doesn't is handed deliveries by [`Module::call`] only.
-    pub fn takes_batches(&self) -> bool {
-        matches!(self.0.linked.first().map(|linked| &linked.exports), Some(Exports::Batch(_)))
-    }
-
-    /// Hands a batch to a fresh instance on this worker's thread. Never fails: whatever happens is in the report.
-    ///
-    /// The worker must be of the sandbox that loaded the module.
-    ///
-    /// # Panics
-    ///
-    /// If the module takes no batches.
-    pub async fn call_batch(
-        &self,
-        worker: &Worker,
-        slot: Slot,
-        settings: &Arc<InstanceSettings>,
-        deliveries: &[Delivery],
-    ) -> BatchReport {
-        assert!(self.takes_batches(), "the caller has asked before");
-        let target = Target { module: &self.0, worker: worker.index(), settings };
-        let report = target.call_batch(deliveries).await;
-        drop(slot);
-        report
+        self.on(worker, settings).call(slot, delivery).await
     }
 }
 

@@ -94,7 +94,10 @@ impl<'a> Signature<'a> {
     fn of(function: &'a ItemFn) -> Result<Signature<'a>, Error> {
         let sig = &function.sig;
         if let Some(word) = &sig.asyncness {
-            return Err(Error::new_spanned(word, "a consumer is not async: each delivery has an instance of its own"));
+            return Err(Error::new_spanned(
+                word,
+                "a consumer is not async: its instance does one call at a time, and nothing else meanwhile",
+            ));
         }
         if let Some(word) = &sig.unsafety {
             return Err(Error::new_spanned(word, "a consumer is a safe function"));

@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(run.outcomes, [Ok(()), missing.clone(), missing]);
         assert_eq!(testing::run_batch(|_| Outcome::Ok(()), messages()).outcomes, [const { Ok(()) }; 3]);
         let all = testing::run_batch(|_| Outcome::Err(Failure::retry("no")), messages());
-        assert_eq!(all.outcomes, [const { () }; 3].map(|()| Err(Failure::retry("no"))));
+        assert_eq!(all.outcomes, vec![Err(Failure::retry("no")); 3]);
     }
 
     #[test]

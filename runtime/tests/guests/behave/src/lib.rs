@@ -21,11 +21,13 @@
 //! | `{"do":"write-file","path":"/dir/a","text":"…"}` | Writes the file; if it can't be written: dead-lettered with the error's text. |
 //! | `{"do":"env","name":"FROM"}` | Reports `{"input": id, "value": "…"}`, or `null`. |
 //! | `{"do":"environment"}` | Reports `{"input": id, "environment": {…}}`: all of it. |
+//! | `{"do":"count"}` | Reports `{"input": id, "count": n}`: how many times this instance has been asked. |
 //! | `{"do":"message"}` | Reports everything about the message but its body. |
 //! | `{"do":"print","lines":["a","b"]}` | Prints lines to stdout. |
 //! | `{"do":"eprint","lines":["a","b"]}` | Prints lines to stderr. |
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
@@ -84,6 +86,7 @@ enum Command {
         name: String,
     },
     Environment,
+    Count,
     Message,
     Print {
         lines: Vec<String>,
@@ -141,6 +144,11 @@ fn perform(command: Command, message: &Message) -> Outcome {
         Command::Environment => {
             let environment: BTreeMap<String, String> = std::env::vars().collect();
             report(&json!({ "input": message.id, "environment": environment }))?;
+        }
+        Command::Count => {
+            static COUNT: AtomicU64 = AtomicU64::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+            report(&json!({ "input": message.id, "count": count }))?;
         }
         Command::Message => {
             let enqueued = message.enqueued_at.duration_since(UNIX_EPOCH)?;
