@@ -55,7 +55,8 @@
 //! ```
 //!
 //! `cargo build --release --target wasm32-wasip2` makes the component; `source = "path/to/the/package"` in
-//! `queue.toml` lets the runtime do it.
+//! `queue.toml` lets the runtime do it. With `--target wasm32-wasip1` it makes a core module, which the runtime takes as
+//! `component = "…"` just as well: it is turned into a component when it is loaded.
 //!
 //! Each delivery has a fresh instance of the component: nothing of one shows in the next. With `instance = "reused"` in
 //! `queue.toml`, an instance serves one delivery after another, so that a `static` (a `OnceLock` with something costly to

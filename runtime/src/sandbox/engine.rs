@@ -9,8 +9,9 @@ use wasmtime::{
 use super::imports;
 use super::state::State;
 
-/// Core instances of one component: what `wasm32-wasip2` links is a main module, a shim and its fixups.
-pub(super) const CORE_INSTANCES_MAX: u32 = 3;
+/// Core instances of one component: what `wasm32-wasip2` links is a main module, a shim and its fixups; a module of
+/// `wasm32-wasip1` has the adapter beside them.
+pub(super) const CORE_INSTANCES_MAX: u32 = 4;
 /// Tables of one component: the main module's and the shim's.
 pub(super) const TABLES_MAX: u32 = 2;
 /// Linear memories of one component.

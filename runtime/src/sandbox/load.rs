@@ -1,4 +1,4 @@
-//! From a component's bytes to a [`Module`](super::Module): recognized, compiled (or taken from the cache), linked and
+//! From a file's bytes to a [`Module`](super::Module): recognized, compiled (or taken from the cache), linked and
 //! type-checked for every worker.
 
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use super::ModuleHash;
 use super::bindings::ConsumerIndices;
 use super::bindings::batch::BatchConsumerIndices;
 use super::cache::CodeCache;
+use super::core_module::component_of;
 use super::engine::Host;
 use super::imports::OFFERED;
 use super::state::State;
@@ -33,9 +34,15 @@ pub enum LoadError {
         /// The first bytes, or that there are none.
         start: String,
     },
-    /// A module of the core language.
-    #[error("this is a core WebAssembly module, not a component. Build it with `cargo build --target wasm32-wasip2`")]
-    CoreModule,
+    /// A module of the core language that can't be made a component.
+    #[error(
+        "this is a core WebAssembly module, not a component, and it can't be made one: {cause}. Write the handler with the \
+         `#[consumer]` of linecook-sdk, and build it with `cargo build --target wasm32-wasip2` (or wasm32-wasip1)"
+    )]
+    CoreModule {
+        /// What stands in the way.
+        cause: String,
+    },
     /// Damaged, or beyond what the engine takes.
     #[error(
         "this component can't be compiled: {cause}. It is damaged, or uses what this version of linecook does not \
@@ -145,15 +152,14 @@ pub(super) fn hash(component: &[u8]) -> ModuleHash {
 
 /// Compiles and links; blocks for as long as the compiler needs (seconds for a large component).
 pub(super) fn link(
-    component: &[u8],
+    file: &[u8],
     hash: ModuleHash,
     hosts: &[Host],
     cache: &CodeCache,
     max_batch_size: usize,
 ) -> Result<Vec<Linked>, LoadError> {
-    recognize(component)?;
     let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
-    let (code, compiled) = compile(component, hash, &first.engine, cache)?;
+    let (code, compiled) = compile(file, hash, &first.engine, cache)?;
     let batches = check_world(&compiled, &first.engine)?;
     if !batches && max_batch_size > 1 {
         return Err(LoadError::NoBatches { max_batch_size });
@@ -165,17 +171,8 @@ pub(super) fn link(
     Ok(linked)
 }
 
-fn recognize(bytes: &[u8]) -> Result<(), LoadError> {
-    match bytes {
-        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
-        [b'\0', b'a', b's', b'm', ..] => Ok(()),
-        [] => Err(LoadError::NotWasm { start: "nothing (the file is empty)".to_owned() }),
-        _ => Err(LoadError::NotWasm { start: format!("\"{}\"", bytes[..bytes.len().min(8)].escape_ascii()) }),
-    }
-}
-
 fn compile(
-    component: &[u8],
+    file: &[u8],
     hash: ModuleHash,
     engine: &Engine,
     cache: &CodeCache,
@@ -187,7 +184,7 @@ fn compile(
         }
     }
     let refused = |error: wasmtime::Error| LoadError::Compile { cause: causes(&error) };
-    let code = engine.precompile_component(component).map_err(refused)?;
+    let code = engine.precompile_component(&component_of(file)?).map_err(refused)?;
     let compiled = revive(engine, &code).map_err(refused)?;
     cache.put(engine, hash, &code);
     Ok((code, compiled))
@@ -243,19 +240,4 @@ fn link_one(component: &Component, host: &Host, batches: bool) -> Result<Linked,
 pub(super) fn causes(error: &wasmtime::Error) -> String {
     let causes: Vec<_> = error.chain().map(|cause| cause.to_string().trim().replace('\n', " ")).collect();
     causes.join(": ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_that_are_no_component_are_recognized_by_their_first_bytes() {
-        let text = |bytes: &[u8]| recognize(bytes).unwrap_err().to_string();
-        assert!(text(b"").starts_with("this is not WebAssembly: it begins with nothing (the file is empty)"));
-        assert!(text(b"#!/bin/sh\nexit").starts_with("this is not WebAssembly: it begins with \"#!/bin/s\""));
-        assert!(text(b"\x7fELF\x02").starts_with("this is not WebAssembly: it begins with \"\\x7fELF\\x02\""));
-        assert!(text(b"\0asm\x01\0\0\0").contains("wasm32-wasip2"));
-        assert!(recognize(b"\0asm\x0d\0\x01\0").is_ok());
-    }
 }

@@ -20,6 +20,7 @@ use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
 mod bindings;
 mod cache;
 mod call;
+mod core_module;
 mod engine;
 mod grants;
 mod imports;
