@@ -306,6 +306,35 @@ fn output_goes_to_the_log_with_the_message_and_stops_at_its_limit() {
 }
 
 #[test]
+fn records_of_log_and_tracing_reach_the_log_with_the_message() {
+    let kitchen = Kitchen::new(1);
+    for (level, expected) in [
+        (
+            None,
+            &[
+                " INFO logs: log is informed of 3 bytes",
+                "ERROR kitchen::oven: log is alarmed",
+                " WARN logs: tracing is worried table=7 dish=\"soup\"",
+            ][..],
+        ),
+        (Some("error"), &["ERROR kitchen::oven: log is alarmed"]),
+        (Some("off"), &[]),
+    ] {
+        let consumer = format!("logs at {level:?}");
+        let mut settings = InstanceSettings { consumer: consumer.clone(), ..settings() };
+        settings.grants.env.extend(level.map(|level| ("RUST_LOG".to_owned(), level.to_owned())));
+        let settings = Arc::new(settings);
+        let module = kitchen.load(&component("logs"), &settings).unwrap();
+        let report = kitchen.call(&module, &settings, "abc");
+        assert_eq!(reason(&report), "on purpose");
+        let lines = LOG.of(&consumer);
+        assert_eq!(lines.iter().map(|line| line["fields"]["message"].as_str().unwrap()).collect::<Vec<_>>(), expected);
+        assert!(lines.iter().all(|line| line["fields"]["message_id"] == MessageId::new(7, 42).to_string()));
+        assert_eq!(report.stderr_tail, expected.iter().map(|line| format!("{line}\n")).collect::<String>());
+    }
+}
+
+#[test]
 fn a_guest_has_the_granted_environment_and_no_other() {
     let kitchen = Kitchen::new(1);
     let mut settings = settings();

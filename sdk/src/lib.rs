@@ -63,8 +63,8 @@
 //! make) stays, until the instance fails, has served `max_deliveries_per_instance`, or was idle for
 //! `instance_idle_timeout`. Nothing that matters may depend on it.
 //!
-//! `println!` and `eprintln!` reach the runtime's log, with the message's id. The tail of stderr is kept with a dead
-//! letter.
+//! `println!` and `eprintln!` reach the runtime's log, with the message's id, and so do the records of the `log` and
+//! `tracing` crates (see [`logging`]). The tail of stderr is kept with a dead letter.
 //!
 //! # Test
 //!
@@ -73,6 +73,7 @@
 
 pub mod batch;
 mod failure;
+pub mod logging;
 mod message;
 pub mod queues;
 

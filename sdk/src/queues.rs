@@ -38,11 +38,29 @@ use crate::testing::fake as backend;
 /// # Errors
 ///
 /// See [`SendError`]. By `?`, each is a retry.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, queues, testing};
+///
+/// fn count(message: Message) -> Outcome {
+///     Ok(queues::send("counts", &message.body.len())?)
+/// }
+///
+/// assert_eq!(testing::run(count, testing::message("four")).sends[0].json::<usize>(), 4);
+/// ```
 pub fn send<T: Serialize + ?Sized>(queue: &str, value: &T) -> Result<(), SendError> {
     json(value)?.send(queue)
 }
 
 /// Starts a message with the given body and nothing else: no content type, no key, no attributes, no delay.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, queues};
+///
+/// fn forward(message: Message) -> Outcome {
+///     Ok(queues::message(message.body).key("customer-7").send("next")?)
+/// }
+/// ```
 pub fn message(body: impl Into<Vec<u8>>) -> Outgoing {
     Outgoing {
         body: body.into(),
@@ -59,6 +77,16 @@ pub fn message(body: impl Into<Vec<u8>>) -> Outgoing {
 /// # Errors
 ///
 /// [`SendError::Unserializable`], if the value can't be written as JSON.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, queues};
+/// use std::time::Duration;
+///
+/// fn remind(message: Message) -> Outcome {
+///     let reminder = queues::json(&serde_json::json!({ "about": message.id }))?;
+///     Ok(reminder.delay(Duration::from_secs(3600)).send("reminders")?)
+/// }
+/// ```
 pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Outgoing, SendError> {
     let body = serde_json::to_vec(value).map_err(|error| SendError::Unserializable { detail: error.to_string() })?;
     Ok(message(body).content_type("application/json"))

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::BatchOutput;
 use crate::queues::{Outgoing, SendError};
-use crate::{Failure, Message, Outcome};
+use crate::{Failure, Message, Outcome, logging};
 
 pub use generated::export;
 pub use generated::exports::linecook::worker::handler::{Failure as RawFailure, Guest, Message as RawMessage};
@@ -39,11 +39,13 @@ pub mod generated_batch {
 
 /// Hands a message to the handler and gives its answer back.
 pub fn call(handler: fn(Message) -> Outcome, raw: RawMessage) -> Result<(), RawFailure> {
+    logging::start();
     handler(lift(raw)).map_err(lower)
 }
 
 /// Hands a batch to the handler and gives its answers back.
 pub fn call_batch<O: BatchOutput>(handler: fn(Vec<Message>) -> O, raw: Vec<RawMessage>) -> Vec<RawAnswer> {
+    logging::start();
     let ids: Vec<String> = raw.iter().map(|message| message.id.clone()).collect();
     let outcomes = handler(raw.into_iter().map(lift).collect()).outcomes(ids.len());
     let answer = |(message_id, outcome): (String, Outcome)| RawAnswer { message_id, outcome: outcome.map_err(lower) };
