@@ -131,7 +131,7 @@ impl Outgoing {
     }
 
     /// In a batch: the id of the message with whose acknowledgement it is sent. If that message is not acknowledged, it is
-    /// not sent. By default it is the message that [`batch::each`](crate::batch::each) is at, or else it belongs to the
+    /// not sent. By default it is the message that [`batch::each`] is at, or else it belongs to the
     /// batch as a whole.
     ///
     /// ```

@@ -152,7 +152,7 @@ mod tests {
             },
             attempt,
             first_failed_at_ms: None,
-            lease: Lease { message: sequence, token: 7 },
+            lease: Lease { queue: 1, position: sequence, token: 7 },
         }
     }
 

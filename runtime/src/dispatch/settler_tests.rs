@@ -275,7 +275,7 @@ fn what_was_sent_for_the_whole_batch_is_on_record_before_the_other_acks() {
     bench.settler.settle_batch(vec![ack(1), ack(2), ack(3)], sends());
     let calls = bench.finish();
     let sequences: Vec<Vec<_>> =
-        calls.iter().map(|call| call.iter().map(|one| (one.lease.message, one.sends.len())).collect()).collect();
+        calls.iter().map(|call| call.iter().map(|one| (one.lease.position, one.sends.len())).collect()).collect();
     assert_eq!(sequences, [vec![(1, 2)], vec![(2, 1), (3, 1)]]);
     assert_eq!(bench.counts(), (3, 0, 0));
     assert!(bench.settler.has_room() && bench.settler.unsettled_bytes == 0);

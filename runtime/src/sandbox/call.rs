@@ -243,7 +243,7 @@ mod tests {
             },
             attempt: 1,
             first_failed_at_ms: None,
-            lease: Lease { message: sequence, token: 7 },
+            lease: Lease { queue: 1, position: sequence, token: 7 },
         }
     }
 
