@@ -126,6 +126,7 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize) -> f
             dead_letter_queue: QueueName::new("orders.dead").expect("a queue name"),
             memory_bytes_max: 128 << 20,
             reuse: None,
+            canary: None,
             grants: Grants::default(),
         };
         let consumers = vec![consumer];

@@ -25,6 +25,8 @@ pub struct ConsumerStatus {
     pub loaded_at: Option<String>,
     /// Why the newest version was not taken into use. Gone once a good one was.
     pub reload_error: Option<String>,
+    /// The generation that is on trial, if one is.
+    pub canary: Option<CanaryStatus>,
     /// Instances that are kept for the next delivery (`instance = "reused"`), by generation.
     pub instances: Vec<InstanceStatus>,
     /// Deliveries that are running now.
@@ -35,6 +37,15 @@ pub struct ConsumerStatus {
     pub failed: u64,
     /// Dead letters since the start.
     pub dead_lettered: u64,
+}
+
+/// A generation on trial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// Its number.
+    pub generation: u64,
+    /// The SHA-256 of its module, in hexadecimal.
+    pub module_hash: String,
 }
 
 /// The kept instances of one generation.
@@ -165,6 +176,7 @@ impl Board {
                 module_hash: None,
                 loaded_at: None,
                 reload_error: None,
+                canary: None,
                 instances: Vec::new(),
                 running: 0,
                 acked: 0,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use linecook::config::{self, Config, ConfigErrors, DirGrant, Grants, Reuse, Source};
+use linecook::config::{self, Canary, Config, ConfigErrors, DirGrant, Grants, Reuse, Source};
 use linecook::delivery::QueueName;
 use proptest::prelude::*;
 
@@ -97,6 +97,7 @@ fn every_key_says_what_it_says() {
     assert_eq!(mail.retry_delay_max, Duration::from_secs(24 * 3600));
     assert_eq!(mail.dead_letter_queue, queue("graveyard"));
     assert_eq!(mail.memory_bytes_max, 1 << 20);
+    assert_eq!(mail.canary, Some(Canary { share_percent: 25, deliveries: 500 }));
     assert_eq!(mail.reuse, Some(Reuse { max_deliveries: 7, idle_timeout: Duration::from_secs(5) }));
     assert_eq!(
         mail.grants,
@@ -132,7 +133,15 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(mail.dead_letter_queue, queue("signups.dead"));
     assert_eq!(mail.memory_bytes_max, 128 << 20);
     assert_eq!(mail.reuse, None);
+    assert_eq!(mail.canary, None);
     assert_eq!(mail.grants, Grants::default());
+}
+
+#[test]
+fn a_canary_has_a_share_and_an_end_by_default() {
+    let text = "[queues.a]\n[consumers.b]\nqueue = \"a\"\ncomponent = \"b.wasm\"\n[consumers.b.canary]\n";
+    let config = config::parse(text, Path::new("queue.toml")).unwrap();
+    assert_eq!(config.consumers["b"].canary, Some(Canary { share_percent: 10, deliveries: 200 }));
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub(super) enum Table {
     Consumer,
     /// `[consumers.NAME.grants]`.
     Grants,
+    /// `[consumers.NAME.canary]`.
+    Canary,
     /// An item of `dirs` in `[consumers.NAME.grants]`.
     Dir,
 }
@@ -59,8 +61,8 @@ const LATER: &[LaterKey] = &[
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 6] =
-        [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Dir];
+    pub(super) const ALL: [Table; 7] =
+        [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Canary, Table::Dir];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {
@@ -84,9 +86,11 @@ impl Table {
                 "instance",
                 "max_deliveries_per_instance",
                 "instance_idle_timeout",
+                "canary",
                 "grants",
             ],
             Table::Grants => &["send", "env", "dirs"],
+            Table::Canary => &["share", "deliveries"],
             Table::Dir => &["host", "guest", "access"],
         }
     }
@@ -104,6 +108,7 @@ impl Table {
             Table::Queue => "[queues.NAME]",
             Table::Consumer => "[consumers.NAME]",
             Table::Grants => "[consumers.NAME.grants]",
+            Table::Canary => "[consumers.NAME.canary]",
             Table::Dir => "an item of `dirs`",
         }
     }

@@ -124,8 +124,19 @@ pub struct ConsumerConfig {
     pub memory_bytes_max: u64,
     /// How long an instance is kept for more deliveries; none if each has a fresh one.
     pub reuse: Option<Reuse>,
+    /// How a new generation is tried; none if it is taken into use at once.
+    pub canary: Option<Canary>,
     /// What it may do.
     pub grants: Grants,
+}
+
+/// `[consumers.NAME.canary]`: how a new generation is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Canary {
+    /// How many of 100 deliveries go to it; 1 to 99.
+    pub share_percent: u8,
+    /// Deliveries after which it is promoted, if it does well.
+    pub deliveries: u64,
 }
 
 /// `instance = "reused"`: how long an instance is kept.
@@ -182,6 +193,7 @@ mod tests {
                 Table::Queue => "[queues.a]\n",
                 Table::Consumer => "[consumers.a]\n",
                 Table::Grants => "[consumers.a.grants]\n",
+                Table::Canary => "[consumers.a.canary]\n",
                 Table::Dir => "[[consumers.a.grants.dirs]]\n",
             };
             for key in table.keys() {

@@ -12,7 +12,7 @@ use linecook_store::QueueName;
 use super::errors::ConfigError;
 use super::keys::Table;
 use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
-use super::{Config, ConsumerConfig, DirGrant, Grants, QueueConfig, Reuse, RuntimeConfig, Source};
+use super::{Canary, Config, ConsumerConfig, DirGrant, Grants, QueueConfig, Reuse, RuntimeConfig, Source};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -31,6 +31,9 @@ const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1000;
 const BATCH_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 const DELIVERIES_PER_INSTANCE: RangeInclusive<u64> = 1..=1_000_000_000;
+const CANARY_SHARE: RangeInclusive<u8> = 1..=99;
+/// Fewer tell nothing.
+const CANARY_DELIVERIES: RangeInclusive<u64> = 10..=1_000_000;
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(12 * 3600);
 const RETRIES: RangeInclusive<u64> = 0..=1000;
@@ -64,6 +67,7 @@ pub(super) struct Consumer {
     pub(super) dead_letter_queue: Option<Located<QueueName>>,
     pub(super) memory_bytes_max: u64,
     pub(super) reuse: Option<Reuse>,
+    pub(super) canary: Option<Canary>,
     pub(super) grants: Grants,
     /// Where the names of `grants.send` stand.
     pub(super) send_spans: Vec<Range<usize>>,
@@ -101,6 +105,7 @@ impl Consumer {
             dead_letter_queue: self.dead_letter_queue?.value,
             memory_bytes_max: self.memory_bytes_max,
             reuse: self.reuse,
+            canary: self.canary,
             grants: self.grants,
         })
     }
@@ -222,6 +227,7 @@ fn consumer(name: Option<String>, table: TableReader<'_>, folder: &Path, errors:
         dead_letter_queue,
         memory_bytes_max: table.get("memory_limit").and_then(|value| value.size(MEMORY_BYTES)).unwrap_or(128 * MIB),
         reuse: reuse(&table),
+        canary: table.get("canary").and_then(|value| value.table(Table::Canary)).map(canary),
         grants,
         send_spans,
         dir_spans,
@@ -280,6 +286,13 @@ fn retry_delays(table: &TableReader<'_>) -> (Duration, Duration) {
         value.refuse("`retry_delay` is longer than `retry_delay_max`", "make `retry_delay_max` at least as long");
     }
     (delay.unwrap_or(Duration::from_secs(1)), max.unwrap_or(Duration::from_secs(600)))
+}
+
+fn canary(table: TableReader<'_>) -> Canary {
+    let share = table.get("share").and_then(|value| value.percent(CANARY_SHARE));
+    let deliveries = table.get("deliveries").and_then(|value| value.integer(CANARY_DELIVERIES));
+    table.finish();
+    Canary { share_percent: share.unwrap_or(10), deliveries: deliveries.unwrap_or(200) }
 }
 
 /// What `instance` says. The keys that are about kept instances are refused without it: they would say nothing.

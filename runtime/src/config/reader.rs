@@ -179,6 +179,22 @@ impl<'d> Value<'d> {
         value
     }
 
+    /// A share, such as `"10%"`, within the limits.
+    pub(super) fn percent(&self, limits: RangeInclusive<u8>) -> Option<u8> {
+        let (min, max) = (*limits.start(), *limits.end());
+        let Some(text) = self.value.as_str() else {
+            self.refuse_type("a share", format!("write a share in quotes, from \"{min}%\" to \"{max}%\""));
+            return None;
+        };
+        let value =
+            text.strip_suffix('%').and_then(|number| number.parse().ok()).filter(|value| limits.contains(value));
+        if value.is_none() {
+            let message = format!("{}: {:?} is not a share", name(self.key), excerpt(text));
+            self.refuse(message, format!("write a whole number of percent, from \"{min}%\" to \"{max}%\""));
+        }
+        value
+    }
+
     /// A duration within the limits.
     pub(super) fn duration(&self, limits: RangeInclusive<Duration>) -> Option<Duration> {
         self.quantity("duration", "30s", "s", units::parse_duration, units::format_duration, limits)
@@ -283,6 +299,8 @@ impl<'d> Value<'d> {
         let Some(entries) = self.value.as_table() else {
             let hint = match kind {
                 Table::Dir => "write { host = \"templates\", guest = \"/templates\", access = \"read\" }".to_owned(),
+                // Their key is no name.
+                Table::Grants | Table::Canary => format!("write it as {}", kind.title()),
                 _ => format!("write it as {}", kind.title().replace("NAME", &excerpt(self.key))),
             };
             self.refuse_type("a table", hint);

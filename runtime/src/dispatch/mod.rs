@@ -1,7 +1,7 @@
 //! From ready messages to settled ones: permits → claim → handle → settle.
 //!
 //! For each consumer, one task watches where its component comes from (`reload`, `build`) and takes new versions into
-//! use (`generation`); and on each worker's thread one task claims messages, hands them to the component and settles
+//! use (`generation`), on trial first if it has to (`canary`); and on each worker's thread one task claims messages, hands them to the component and settles
 //! them (`puller`, `gather` for batches, `settler`), as the consumer's configuration says (`policy`, `share`, `pace`).
 
 use std::convert::Infallible;
@@ -24,6 +24,7 @@ use crate::sandbox::{InstanceSettings, Sandbox};
 use crate::status::{Board, ConsumerState};
 
 mod build;
+mod canary;
 mod fingerprint;
 mod gather;
 mod generation;
@@ -35,7 +36,8 @@ mod reload;
 mod settler;
 mod share;
 
-pub use self::generation::{Generation, InForce};
+pub use self::canary::Canary;
+pub use self::generation::{Generation, InForce, Serving};
 pub use self::share::Shares;
 
 /// How long after the drain's end the pullers have to notice it, and the workers to end.
@@ -102,7 +104,8 @@ impl Dispatcher {
                 max_batch_size: config.max_batch_size,
                 grants: config.grants.clone(),
             });
-            let generations = Generations::new(&config.name, config.queue.as_str(), dispatcher.board.clone());
+            let (name, queue) = (&config.name, config.queue.as_str());
+            let generations = Generations::new(name, queue, dispatcher.board.clone(), config.canary);
             let consumer = Consumer {
                 broker: broker.clone(),
                 policy: Arc::new(Policy::new(config)),

@@ -14,14 +14,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Phase;
+use super::canary::Side;
 use super::gather::{BatchLimits, Gathered, Suspects, Waiting};
-use super::generation::{Generation, InForce};
+use super::generation::{Generation, InForce, Serving};
 use super::pace::Pace;
 use super::policy::Policy;
 use super::settler::{Handled, Settler, Stopped};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Reuse;
-use crate::delivery::{Delivery, Outcome};
+use crate::delivery::{Delivery, MessageId, Outcome};
 use crate::sandbox::{Answered, BatchReport, InstanceSettings, Instances, Report, Slot, Worker};
 use crate::status::Counters;
 
@@ -68,6 +69,8 @@ pub(super) struct Puller {
     gathered: Option<Rc<RefCell<Gathered>>>,
     /// Those that are kept, if any are.
     instances: Option<Rc<Instances>>,
+    /// Whose turn it is while a generation is on trial.
+    turn: u32,
 }
 
 /// Instances, and what runs in them: no more than there are instances.
@@ -102,6 +105,7 @@ impl Puller {
             draining: Rc::default(),
             gathered,
             instances,
+            turn: 0,
         }
     }
 
@@ -146,8 +150,11 @@ impl Puller {
                 Some(ended) = running.next(), if !running.is_empty() => self.ended(ended),
                 () = future::ready(()), if self.settler.can_send() => self.settler.send(),
                 Ok(()) = in_force.changed(), if instances.is_some() => {
-                    let newest = in_force.borrow_and_update().as_ref().map_or(0, |generation| generation.number);
-                    instances.iter().for_each(|instances| instances.drop_older_than(newest));
+                    let serving = in_force.borrow_and_update().clone();
+                    let numbers = serving.iter().flat_map(Serving::numbers).collect();
+                    if let Some(instances) = &instances {
+                        instances.keep_only(numbers);
+                    }
                 }
                 () = &mut idle_check, if has_idle() => {
                     let next = instances.as_ref().map(|instances| instances.drop_idle(Instant::now()));
@@ -216,14 +223,15 @@ impl Puller {
         }
     }
 
-    /// The handlers of a claimed batch, all on the generation that is in force now.
+    /// The handlers of claimed messages, on the generation that is in force now; a share of them on the one on trial.
     fn begin(&mut self, slots: Vec<Slot>, deliveries: Vec<Delivery>) -> Vec<impl Future<Output = Ended> + 'static> {
         let claimed_at = Instant::now();
-        let generation = self.consumer.in_force.borrow().clone();
-        let generation = generation.expect("nothing is claimed before there is a generation");
+        let serving = self.consumer.in_force.borrow().clone();
+        let serving = serving.expect("nothing is claimed before there is a generation");
         let mut handlers = Vec::with_capacity(deliveries.len());
         let mut slots = slots.into_iter();
         for delivery in deliveries {
+            let generation = serving.generation_for(delivery.message.id, &mut self.turn);
             if let Some(reason) = self.consumer.policy.exhausted(delivery.attempt) {
                 self.settler.exhausted(&delivery, generation.hash, reason);
                 continue;
@@ -241,12 +249,15 @@ impl Puller {
         handlers
     }
 
-    /// The handlers of batches, all on the generation that is in force now.
+    /// The handlers of batches, on the generation that is in force now; a share of them on the one on trial.
     fn begin_batches(&mut self, slots: Vec<Slot>, batches: Vec<Vec<Waiting>>) -> Vec<LocalBoxFuture<'static, Ended>> {
-        let generation = self.consumer.in_force.borrow().clone();
-        let generation = generation.expect("nothing is claimed before there is a generation");
+        let serving = self.consumer.in_force.borrow().clone();
+        let serving = serving.expect("nothing is claimed before there is a generation");
         let mut handlers: Vec<LocalBoxFuture<'static, Ended>> = Vec::with_capacity(batches.len());
         for (slot, mut batch) in slots.into_iter().zip(batches) {
+            let first = batch.first().map(|waiting| waiting.delivery.message.id);
+            let Some(first) = first else { continue };
+            let generation = serving.generation_for(first, &mut self.turn);
             batch.retain(|Waiting { delivery, .. }| {
                 let exhausted = self.consumer.policy.exhausted(delivery.attempt);
                 if let Some(reason) = &exhausted {
@@ -270,9 +281,9 @@ impl Puller {
     /// The runtime is stopping: what waits for its batch goes back.
     fn release_gathered(&mut self) {
         let Some(gathered) = &self.gathered else { return };
-        let Some(generation) = self.consumer.in_force.borrow().clone() else { return };
+        let Some(serving) = self.consumer.in_force.borrow().clone() else { return };
         for delivery in gathered.borrow_mut().take_all() {
-            self.settler.release(&delivery, generation.hash);
+            self.settler.release(&delivery, serving.in_force.hash);
         }
     }
 
@@ -281,7 +292,10 @@ impl Puller {
             Ended::Handled(delivery, generation, report) => {
                 self.pace.ran(report.elapsed);
                 let handled = Handled::new(&delivery, generation.hash, report.stderr_tail);
-                self.settler.settle(handled, report.outcome, report.sends);
+                match self.on_trial(&generation, delivery.message.id, &report.outcome) {
+                    true => self.settler.put_back(handled, report.outcome),
+                    false => self.settler.settle(handled, report.outcome, report.sends),
+                }
                 if report.elapsed > SEND_AFTER {
                     self.settler.send();
                 }
@@ -292,6 +306,28 @@ impl Puller {
             }
             Ended::Gone => {}
         }
+    }
+
+    /// Tells the trial, if there is one, what came of a delivery. True if it failed on trial: then it does not count.
+    fn on_trial(&self, generation: &Generation, message: MessageId, outcome: &Outcome) -> bool {
+        let serving = self.consumer.in_force.borrow();
+        let Some(Serving { in_force, canary: Some(canary) }) = &*serving else { return false };
+        let side = match generation.number {
+            number if number == canary.generation.number => Side::OnTrial,
+            number if number == in_force.number && !canary.has_failed(message) => Side::InForce,
+            _ => return false,
+        };
+        let (in_trial, failed) = (side == Side::OnTrial, outcome.is_failure());
+        let canary = canary.clone();
+        // The verdict may change what is served: the lock on it must be free.
+        drop(serving);
+        if in_trial && failed {
+            canary.remember(message);
+        }
+        if !matches!(outcome, Outcome::Snooze { .. }) {
+            canary.ended(side, failed);
+        }
+        in_trial && failed
     }
 
     fn batch_ended(&mut self, deliveries: &[Delivery], generation: &Generation, report: BatchReport) {
@@ -306,13 +342,20 @@ impl Puller {
                 self.settler.settle_batch(settled.collect(), shared_sends);
             }
             (Err(reason), [delivery]) => {
-                self.settler.settle(handled(delivery), Outcome::Retry { reason, after: None }, Vec::new());
+                let outcome = Outcome::Retry { reason, after: None };
+                match self.on_trial(generation, delivery.message.id, &outcome) {
+                    true => self.settler.put_back(handled(delivery), outcome),
+                    false => self.settler.settle(handled(delivery), outcome, Vec::new()),
+                }
             }
             (Err(reason), _) => {
                 tracing::warn!(
                     consumer = &*self.consumer.policy.consumer, messages = deliveries.len(), module = %generation.hash, reason,
                     "a batch failed as a whole: its messages are tried one by one"
                 );
+                // For the batch as a whole: which of its messages is to blame is not known yet.
+                let outcome = Outcome::Retry { reason, after: None };
+                deliveries.iter().take(1).for_each(|first| _ = self.on_trial(generation, first.message.id, &outcome));
                 // Before they can be claimed again.
                 self.consumer.suspects.add(deliveries.iter().map(|delivery| delivery.message.id));
                 deliveries.iter().for_each(|delivery| self.settler.hand_back(handled(delivery)));

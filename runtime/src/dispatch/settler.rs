@@ -114,7 +114,7 @@ impl Settler {
 
     /// Takes what a handler answered. It is on its way with the next [`Settler::send`].
     pub(super) fn settle(&mut self, handled: Handled, outcome: Outcome, sends: Vec<Outgoing>) {
-        if matches!(outcome, Outcome::Retry { .. } | Outcome::DeadLetter { .. }) {
+        if outcome.is_failure() {
             self.counters.failed();
         }
         // What a failed attempt sent never was.
@@ -146,6 +146,24 @@ impl Settler {
         if let Some(leader) = leader {
             self.put(leader);
         }
+    }
+
+    /// Gives a message back that failed on a generation that is on trial: it comes again after the delay that a failed
+    /// attempt has, and the attempt does not count.
+    pub(super) fn put_back(&mut self, handled: Handled, outcome: Outcome) {
+        self.counters.failed();
+        let (Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason }) = &outcome else {
+            return self.settle(handled, outcome, Vec::new());
+        };
+        let (message, attempt, module) = (handled.message, handled.attempt, handled.module);
+        let consumer = &*self.policy.consumer;
+        tracing::warn!(%message, consumer, attempt, %module, reason, "failed on trial; the attempt does not count");
+        let delay = match self.resolve(&handled, outcome, "") {
+            Resolution::Retry { delay } => delay,
+            _ => Duration::ZERO,
+        };
+        let resolution = Resolution::Snooze { delay };
+        self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
     }
 
     /// Gives a message of a batch back that failed as a whole: it is handed out again at once, and the attempt does not

@@ -311,3 +311,16 @@ fn a_message_of_a_batch_that_failed_as_a_whole_comes_back_at_once_with_its_attem
     assert_eq!(bench.finish()[0][0].resolution, Resolution::Snooze { delay: Duration::ZERO });
     assert_eq!(bench.counts(), (0, 0, 0));
 }
+
+#[test]
+fn what_fails_on_trial_comes_back_with_its_attempt_and_is_not_given_up() {
+    let mut bench = Bench::new([]);
+    let second = Duration::from_secs(1);
+    bench.settler.put_back(handled(1, 1), Outcome::Retry { reason: "no".into(), after: Some(second) });
+    bench.settler.put_back(handled(2, 5), Outcome::Retry { reason: "no".into(), after: Some(second) });
+    bench.settler.put_back(handled(3, 1), Outcome::DeadLetter { reason: "no".into() });
+    let resolutions: Vec<_> = bench.finish().remove(0).into_iter().map(|one| one.resolution).collect();
+    let at_once = Resolution::Snooze { delay: Duration::ZERO };
+    assert_eq!(resolutions, [Resolution::Snooze { delay: second }, at_once.clone(), at_once]);
+    assert_eq!(bench.counts(), (0, 3, 0));
+}

@@ -35,8 +35,8 @@ struct Inner {
     /// The one that was used last is the last one.
     idle: Vec<Kept>,
     running: usize,
-    /// The newest generation that was asked for.
-    newest: u64,
+    /// The generations that deliveries are handed to. Instances of others are not kept; as long as it is empty, all are.
+    serving: Vec<u64>,
 }
 
 /// An instance that may be kept.
@@ -86,11 +86,11 @@ impl Instances {
         inner.idle.first().map_or(now, |kept| kept.idle_since) + self.limits.idle_timeout
     }
 
-    /// Drops those of older generations. One that runs goes when its call ends.
-    pub fn drop_older_than(&self, generation: u64) {
+    /// Drops those of other generations than these. One that runs goes when its call ends.
+    pub fn keep_only(&self, generations: Vec<u64>) {
         let mut inner = self.inner.borrow_mut();
-        inner.newest = inner.newest.max(generation);
-        inner.idle.retain(|kept| kept.generation >= generation);
+        inner.idle.retain(|kept| generations.contains(&kept.generation));
+        inner.serving = generations;
     }
 
     /// Makes room for a call, and gives an instance for it if there is one.
@@ -119,7 +119,8 @@ impl Instances {
         kept.idle_since = Instant::now();
         let mut inner = self.inner.borrow_mut();
         let worn = kept.served >= self.limits.max_deliveries || kept.instance.limit_hit();
-        if !worn && kept.generation >= inner.newest {
+        let wanted = inner.serving.is_empty() || inner.serving.contains(&kept.generation);
+        if !worn && wanted {
             inner.idle.push(kept);
         }
     }
