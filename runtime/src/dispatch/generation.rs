@@ -284,20 +284,20 @@ mod tests {
 
     const LIMITS: CanaryLimits = CanaryLimits { share_percent: 10, deliveries: 20 };
 
-    fn on_trial() -> (Arc<Board>, Generations<Arc<&'static str>>, Arc<Canary<Arc<&'static str>>>) {
+    fn on_trial() -> (Arc<Board>, Generations<&'static str>, Arc<Canary<&'static str>>) {
         let board = Arc::new(Board::default());
         let generations = Generations::new("welcome", "signups", board.clone(), Some(LIMITS));
-        generations.swap(Arc::new("one"), ModuleHash([1; 32]));
+        generations.swap("one", ModuleHash([1; 32]));
         assert!(
             generations.subscribe().borrow().as_ref().unwrap().canary.is_none(),
             "there is nothing to compare it with"
         );
-        generations.swap(Arc::new("two"), ModuleHash([2; 32]));
+        generations.swap("two", ModuleHash([2; 32]));
         let canary = generations.subscribe().borrow().as_ref().unwrap().canary.clone().unwrap();
         (board, generations, canary)
     }
 
-    fn in_force(generations: &Generations<Arc<&'static str>>) -> (u64, Option<u64>) {
+    fn in_force(generations: &Generations<&'static str>) -> (u64, Option<u64>) {
         let serving = generations.subscribe().borrow().clone().unwrap();
         (serving.in_force.number, serving.canary.map(|canary| canary.generation.number))
     }
@@ -331,14 +331,14 @@ mod tests {
         assert_eq!((status.state, status.generation), (ConsumerState::Running, 1));
         assert!(generations.rolled_back(ModuleHash([2; 32])).is_some());
         // Its number is not given again.
-        generations.swap(Arc::new("three"), ModuleHash([3; 32]));
+        generations.swap("three", ModuleHash([3; 32]));
         assert_eq!(in_force(&generations), (1, Some(3)));
     }
 
     #[test]
     fn a_verdict_that_comes_too_late_changes_nothing() {
         let (_, generations, canary) = on_trial();
-        generations.swap(Arc::new("three"), ModuleHash([3; 32]));
+        generations.swap("three", ModuleHash([3; 32]));
         assert_eq!(in_force(&generations), (1, Some(3)));
         for _ in 0..20 {
             canary.ended(Side::OnTrial, false);
