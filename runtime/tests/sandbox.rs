@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use linecook::config::{DirGrant, Grants};
+use linecook::config::{DirGrant, Grants, Limits};
 use linecook::delivery::{Delivery, Lease, Message, MessageId, Outcome, QueueName};
 use linecook::sandbox::{InstanceSettings, LoadError, Module, Report, Sandbox, SandboxOptions, Worker};
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ impl Kitchen {
     fn new(workers: usize) -> Kitchen {
         LazyLock::force(&LOG);
         let folder = tempfile::tempdir().unwrap();
-        let options = SandboxOptions { workers, slots: 4, cache_dir: folder.path().join("cache") };
+        let options = SandboxOptions { workers, slots: 4, cache_dir: folder.path().join("cache"), ca_file: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Kitchen { sandbox: Sandbox::start(options).unwrap(), folder, runtime }
     }
@@ -94,6 +94,8 @@ fn settings() -> InstanceSettings {
         queue: queue("orders"),
         memory_bytes_max: 32 << 20,
         timeout: LONG,
+        limits: Limits::default(),
+        config: BTreeMap::new(),
         grants: Grants { send: vec![queue("report"), queue("audit")], ..Grants::default() },
     }
 }

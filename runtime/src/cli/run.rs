@@ -15,7 +15,7 @@ use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
 use crate::broker::embedded::Embedded;
 use crate::broker::{Broker, QueueLimits};
-use crate::config::{Config, Source};
+use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::http::{self, App};
@@ -44,7 +44,7 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then drains. A second signal ends the process at once, with exit code 1.
 pub fn run(args: &Args, context: &Context) -> CommandResult {
-    let config = context.load_config()?;
+    let config = config::load_to_run(&context.config_path)?;
     logging::start(args.log_format, args.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
@@ -72,6 +72,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         workers: config.runtime.workers,
         slots: shares.slots(),
         cache_dir: config.runtime.data_dir.join("cache"),
+        ca_file: config.runtime.ca_file.clone(),
     })
     .map_err(|error| Failed::new("can't start the workers").because(error))?;
     let board = Arc::new(Board::default());

@@ -15,6 +15,8 @@ pub(super) enum Table {
     Grants,
     /// An item of `dirs` in `[consumers.NAME.grants]`.
     Dir,
+    /// `[consumers.NAME.limits]`.
+    Limits,
 }
 
 /// A key of the design that this version does not have.
@@ -57,21 +59,18 @@ const LATER: &[LaterKey] = &[
     only(Table::Consumer, "max_batch_timeout", Accepted::Text("1s")),
     only(Table::Consumer, "instance", Accepted::Text("fresh")),
     later(Table::Consumer, "rate_limit"),
-    only(Table::Grants, "http", Accepted::EmptyArray),
-    only(Table::Grants, "tcp", Accepted::EmptyArray),
-    only(Table::Grants, "secrets", Accepted::EmptyArray),
     only(Table::Grants, "state", Accepted::False),
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 6] =
-        [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Dir];
+    pub(super) const ALL: [Table; 7] =
+        [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Dir, Table::Limits];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
-            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes"],
+            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
             Table::Queue => &["max_bytes"],
             Table::Consumer => &[
                 "queue",
@@ -84,10 +83,23 @@ impl Table {
                 "retry_delay_max",
                 "dead_letter_queue",
                 "memory_limit",
+                "limits",
+                "config",
                 "grants",
             ],
-            Table::Grants => &["send", "env", "dirs"],
+            Table::Grants => &["send", "http", "tcp", "env", "secrets", "dirs"],
             Table::Dir => &["host", "guest", "access"],
+            Table::Limits => &[
+                "cpu_time",
+                "core_instances",
+                "tables",
+                "table_elements",
+                "host_call_bytes",
+                "random_bytes",
+                "log_bytes",
+                "sends",
+                "send_bytes",
+            ],
         }
     }
 
@@ -105,6 +117,7 @@ impl Table {
             Table::Consumer => "[consumers.NAME]",
             Table::Grants => "[consumers.NAME.grants]",
             Table::Dir => "an item of `dirs`",
+            Table::Limits => "[consumers.NAME.limits]",
         }
     }
 

@@ -97,6 +97,8 @@ impl Dispatcher {
                 queue: config.queue.clone(),
                 memory_bytes_max: config.memory_bytes_max,
                 timeout: config.timeout,
+                limits: config.limits.clone(),
+                config: config.config.clone(),
                 grants: config.grants.clone(),
             });
             let generations = Generations::new(&config.name, config.queue.as_str(), dispatcher.board.clone());

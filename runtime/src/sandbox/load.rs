@@ -11,6 +11,7 @@ use wasmtime::component::{Component, InstancePre};
 
 use super::ModuleHash;
 use super::bindings::ConsumerIndices;
+use super::bindings::messaging::MessagingIndices;
 use super::cache::CodeCache;
 use super::engine::Host;
 use super::imports::OFFERED;
@@ -18,6 +19,10 @@ use super::state::State;
 
 /// The interface that a component must export.
 const HANDLER: &str = "linecook:worker/handler@0.1.0";
+/// Or this one.
+const MESSAGING_HANDLER: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
+/// The interfaces that lead to a socket, by the beginning of their names.
+const SOCKETS: [&str; 2] = ["wasi:sockets/tcp-create-socket@", "wasi:sockets/ip-name-lookup@"];
 
 /// Why a component can't be used. The text says what is wrong and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -91,6 +96,23 @@ pub enum LoadError {
         /// What to do.
         hint: &'static str,
     },
+    /// A granted secret.
+    #[error(
+        "the secret {name} can't be read from the environment: {cause}. Set it before `linecook run` is started, or take \
+         it out of the consumer's grants in queue.toml"
+    )]
+    Secret {
+        /// The variable.
+        name: String,
+        /// What is wrong with it.
+        cause: &'static str,
+    },
+    /// More core instances or tables than the consumer may have.
+    #[error("this component {}. Raise the limit in [consumers.NAME.limits], or build a simpler component", exceeded)]
+    TooComplex {
+        /// The limit that it goes over.
+        exceeded: String,
+    },
     /// The trial instance failed.
     #[error("this component can't be started: {cause}")]
     Instantiate {
@@ -115,7 +137,17 @@ impl LoadError {
 #[derive(Clone)]
 pub(super) struct Linked {
     pub(super) instance: InstancePre<State>,
-    pub(super) exports: Arc<ConsumerIndices>,
+    pub(super) exports: Arc<Exports>,
+    /// Whether it imports what leads to sockets. Most components don't, and their instances need none of the checks.
+    pub(super) uses_sockets: bool,
+}
+
+/// The handler of a component.
+pub(super) enum Exports {
+    /// Our own.
+    Consumer(ConsumerIndices),
+    /// That of `wasi:messaging`.
+    Messaging(MessagingIndices),
 }
 
 /// The name of a component.
@@ -133,10 +165,10 @@ pub(super) fn link(
     recognize(component)?;
     let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
     let (code, compiled) = compile(component, hash, &first.engine, cache)?;
-    check_world(&compiled, &first.engine)?;
-    let mut linked = vec![link_one(&compiled, first)?];
+    let handler = check_world(&compiled, &first.engine)?;
+    let mut linked = vec![link_one(&compiled, first, handler)?];
     for host in rest {
-        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host)?);
+        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host, handler)?);
     }
     Ok(linked)
 }
@@ -177,8 +209,8 @@ fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// Names what the component lacks, before the linker stops at the first of it.
-fn check_world(component: &Component, engine: &Engine) -> Result<(), LoadError> {
+/// Names what the component lacks, before the linker stops at the first of it. Gives the name of its handler.
+fn check_world(component: &Component, engine: &Engine) -> Result<&'static str, LoadError> {
     let world = component.component_type();
     let quoted = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let foreign: Vec<_> = world
@@ -191,19 +223,27 @@ fn check_world(component: &Component, engine: &Engine) -> Result<(), LoadError> 
     if !foreign.is_empty() {
         return Err(LoadError::MissingImport { imports: quoted(foreign) });
     }
-    if world.get_export(engine, HANDLER).is_none() {
+    let handler = [HANDLER, MESSAGING_HANDLER].into_iter().find(|name| world.get_export(engine, name).is_some());
+    handler.ok_or_else(|| {
         let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
         let exports = if exports.is_empty() { "nothing".to_owned() } else { quoted(exports) };
-        return Err(LoadError::MissingExport { exports });
-    }
-    Ok(())
+        LoadError::MissingExport { exports }
+    })
 }
 
-fn link_one(component: &Component, host: &Host) -> Result<Linked, LoadError> {
+fn link_one(component: &Component, host: &Host, handler: &str) -> Result<Linked, LoadError> {
     let instance =
         host.linker.instantiate_pre(component).map_err(|error| LoadError::WrongImport { cause: causes(&error) })?;
-    let exports = ConsumerIndices::new(&instance).map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
-    Ok(Linked { instance, exports: Arc::new(exports) })
+    let exports = if handler == HANDLER {
+        ConsumerIndices::new(&instance).map(Exports::Consumer)
+    } else {
+        MessagingIndices::new(&instance).map(Exports::Messaging)
+    };
+    let exports = exports.map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
+    let world = component.component_type();
+    let uses_sockets =
+        world.imports(&host.engine).any(|(name, _)| SOCKETS.iter().any(|interface| name.starts_with(interface)));
+    Ok(Linked { instance, exports: Arc::new(exports), uses_sockets })
 }
 
 /// An error with its causes, on one line.

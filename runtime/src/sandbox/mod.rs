@@ -1,5 +1,6 @@
 //! Runs components. It knows nothing of queues on disk: what a guest sends is collected and returned with its outcome.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -8,18 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
+use tokio_rustls::rustls::ClientConfig;
 
 use self::cache::CodeCache;
 use self::engine::Host;
-use self::imports::Refused;
+use self::grants::Access;
 use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
-use crate::config::Grants;
+use crate::config::{Grants, Limits};
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
 
 mod bindings;
 mod cache;
 mod call;
+mod cpu;
 mod engine;
 mod grants;
 mod imports;
@@ -42,6 +45,8 @@ pub struct SandboxOptions {
     pub slots: usize,
     /// The folder for compiled code. Only the runtime may write it: what is in it is executed.
     pub cache_dir: PathBuf,
+    /// Certificates (PEM) that guests' HTTPS trusts beside the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The worker threads, each with its own engine, pool, linker and current-thread tokio runtime.
@@ -50,6 +55,8 @@ pub struct Sandbox {
     workers: Vec<WorkerThread>,
     hosts: Arc<[Host]>,
     cache: Arc<CodeCache>,
+    /// What guests' HTTPS trusts.
+    tls: Arc<ClientConfig>,
     /// Held while a component is tried out: each engine has one slot more than its worker gives away.
     trial: Arc<Mutex<()>>,
     _ticker: Ticker,
@@ -67,7 +74,7 @@ struct Loaded {
     hash: ModuleHash,
     /// One for each worker.
     linked: Vec<Linked>,
-    refused: Arc<Refused>,
+    access: Arc<Access>,
 }
 
 /// What one consumer's instances may use.
@@ -81,6 +88,10 @@ pub struct InstanceSettings {
     pub memory_bytes_max: u64,
     /// Wall time of one delivery.
     pub timeout: Duration,
+    /// What else one delivery may use.
+    pub limits: Limits,
+    /// What it finds with `wasi:config`.
+    pub config: BTreeMap<String, String>,
     /// Everything else that it may do.
     pub grants: Grants,
 }
@@ -99,10 +110,11 @@ pub struct Report {
 }
 
 impl Sandbox {
-    /// Starts the workers. Fails if the cache folder can't be made, or if there is no room for the pools: a slot takes
-    /// 4 GiB of address space, so that all workers together can have about 30,000.
+    /// Starts the workers. Fails if the cache folder can't be made, if the certificates can't be read, or if there is no
+    /// room for the pools: a slot takes 4 GiB of address space, so that all workers together can have about 30,000.
     pub fn start(options: SandboxOptions) -> io::Result<Sandbox> {
-        let SandboxOptions { workers, slots, cache_dir } = options;
+        let SandboxOptions { workers, slots, cache_dir, ca_file } = options;
+        let tls = imports::tls_config(ca_file.as_deref())?;
         let cache = CodeCache::open(cache_dir.clone()).map_err(|error| {
             let text = format!("the folder for compiled code, {}, can't be used: {error}", cache_dir.display());
             io::Error::new(error.kind(), text)
@@ -114,7 +126,14 @@ impl Sandbox {
                 .map_err(|error| io::Error::other(format!("{workers} workers with {slots} slots each: {error:#}")))?;
         let ticker = Ticker::start(hosts.iter().map(|host| host.engine.clone()).collect())?;
         let workers = (0..workers).map(|index| WorkerThread::start(index, slots)).collect::<io::Result<_>>()?;
-        Ok(Sandbox { workers, hosts: hosts.into(), cache: cache.into(), trial: Arc::default(), _ticker: ticker })
+        Ok(Sandbox {
+            workers,
+            hosts: hosts.into(),
+            cache: cache.into(),
+            tls: tls.into(),
+            trial: Arc::default(),
+            _ticker: ticker,
+        })
     }
 
     /// How many there are.
@@ -138,12 +157,13 @@ impl Sandbox {
     /// Compiles a component (or takes it from the cache), links and type-checks it against the world and the grants,
     /// and instantiates it once. Works on a blocking thread of the caller's tokio runtime: the workers go on.
     pub async fn load(&self, component: Arc<[u8]>, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
-        let (hosts, cache, grants) = (self.hosts.clone(), self.cache.clone(), settings.grants.clone());
+        let (hosts, cache, tls) = (self.hosts.clone(), self.cache.clone(), self.tls.clone());
+        let granted = settings.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             let hash = load::hash(&component);
             let linked = load::link(&component, hash, &hosts, &cache)?;
-            grants::prepare_folders(&grants)?;
-            Ok(Loaded { hash, linked, refused: Arc::default() })
+            let access = Arc::new(Access::open(&granted, tls)?);
+            Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
 
@@ -151,7 +171,7 @@ impl Sandbox {
         let (answer, answered) = oneshot::channel();
         let tried = module.clone();
         self.spawn(0, move |_| async move {
-            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &settings).await;
+            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &tried.0.access, &settings).await;
             // The instance is gone. Held by this task, since the load may be given up while it runs.
             drop(trial);
             // Then nobody listens any more.
@@ -176,7 +196,8 @@ impl Module {
 
     /// Hands one delivery to a fresh instance on this worker's thread. Never fails: whatever happens is the outcome.
     ///
-    /// The worker must be of the sandbox that loaded the module.
+    /// The worker must be of the sandbox that loaded the module. The secrets and the `config` are those of the settings that
+    /// it was loaded with.
     pub async fn call(
         &self,
         worker: &Worker,
@@ -184,11 +205,27 @@ impl Module {
         settings: &Arc<InstanceSettings>,
         delivery: &Delivery,
     ) -> Report {
-        let Loaded { hash, linked, refused } = &*self.0;
-        let report = call::call(&linked[worker.index()], *hash, refused, settings, delivery).await;
+        let Loaded { hash, linked, access } = &*self.0;
+        let report = call::call(&linked[worker.index()], *hash, access, settings, delivery).await;
         // The instance is gone: its slot is free.
         drop(slot);
         report
+    }
+}
+
+#[cfg(test)]
+impl InstanceSettings {
+    /// Nothing granted, the default limits.
+    fn of_a_test() -> InstanceSettings {
+        InstanceSettings {
+            consumer: "c".to_owned(),
+            queue: QueueName::new("q").unwrap(),
+            memory_bytes_max: 1 << 20,
+            timeout: Duration::from_secs(60),
+            limits: Limits::default(),
+            config: BTreeMap::new(),
+            grants: Grants::default(),
+        }
     }
 }
 
