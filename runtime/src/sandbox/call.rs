@@ -258,7 +258,7 @@ fn failed(error: &Error, store: &Store<State>) -> String {
     let cause = error.root_cause().to_string();
     // Its type is private to wasmtime, so that its text is all there is to know it by. It decides about a text, and a test
     // looks after it.
-    if cause.contains("set_hostcall_fuel") {
+    if cause.contains("fuel allocated for hostcalls") {
         let limit = bytes_text(outside.settings.limits.host_call_bytes);
         return Exceeded::new("limits.host_call_bytes", limit).to_string();
     }

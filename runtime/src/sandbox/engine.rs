@@ -37,6 +37,7 @@ pub fn engine_config(slots: usize) -> Config {
         .max_core_instances_per_component(Limits::CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(Limits::TABLES_MAX)
+        .max_tables_per_module(Limits::TABLES_MAX)
         .table_elements(Limits::TABLE_ELEMENTS_MAX as usize)
         .max_memory_size(MEMORY_BYTES_MAX as usize)
         .max_unused_warm_slots(slots);
