@@ -46,6 +46,7 @@ pub struct Args {
 pub fn run(args: &Args, context: &Context) -> CommandResult {
     let config = config::load_to_run(&context.config_path)?;
     logging::start(args.log_format, args.log_level);
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("linecook-io")
@@ -56,6 +57,19 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     // A load or a build that is still under way on a blocking thread must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Allows as many open files as the system lets this process have: guests hold sockets and files of their own beside the
+/// log's and the clients', and the usual 1024 are for programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {

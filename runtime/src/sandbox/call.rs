@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use wasmtime::component::ResourceTableError;
 use wasmtime::{Error, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -15,7 +16,7 @@ use super::cpu::Counted;
 use super::grants::{Access, wasi};
 use super::imports::messaging;
 use super::imports::sockets::Sockets;
-use super::limits::{DELAY_MAX, Exceeded, REASON_BYTES_MAX, bytes_text};
+use super::limits::{DELAY_MAX, Exceeded, HANDLES_MAX, REASON_BYTES_MAX, bytes_text};
 use super::load::{Exports, Linked, LoadError, causes};
 use super::output::{Origin, Output};
 use super::state::State;
@@ -246,6 +247,9 @@ fn failed(error: &Error, store: &Store<State>) -> String {
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return format!("the handler called exit with code {code}");
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return format!("held more than {HANDLES_MAX} files, sockets, requests and other handles at once");
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         let text = trap.to_string();

@@ -1,7 +1,7 @@
 //! One HTTP/1.1 request over a connection of its own, to an address that was checked: the name is resolved once, and what
 //! it resolved to is what is connected to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ async fn connect(target: &Target) -> Result<TcpStream, Refused> {
 
 fn server_name(host: &Host) -> Result<ServerName<'static>, Error> {
     match host {
-        Host::Address(address) => Ok(ServerName::from(IpAddr::from(*address))),
+        Host::Address(address) => Ok(ServerName::from(*address)),
         Host::Name(name) => ServerName::try_from(name.clone()).map_err(|_| Error::HttpRequestUriInvalid),
     }
 }

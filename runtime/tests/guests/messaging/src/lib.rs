@@ -45,7 +45,8 @@ impl Guest for Handler {
                 let outgoing = Message::new(b"first");
                 outgoing.set_data(seen.as_bytes());
                 outgoing.set_content_type("text/plain").map_err(|()| Error::Other("content type".to_owned()))?;
-                let metadata = [("a", "1"), ("b", "2"), ("c", "3")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+                let metadata =
+                    [("a", "1"), ("b", "2"), ("c", "3")].map(|(key, value)| (key.to_owned(), value.to_owned()));
                 outgoing.set_metadata(&metadata).map_err(|error| Error::Other(format!("{error:?}")))?;
                 outgoing.add_metadata("b", "two").map_err(|error| Error::Other(format!("{error:?}")))?;
                 outgoing.remove_metadata("c");

@@ -98,7 +98,8 @@ fn outside(message: Message) -> Outcome {
         Command::Http { url, method, body, follow } => call(&url, method, body, follow),
         Command::Hold { url, count } => {
             let held: Vec<_> = (0..count).map(|_| http::send("GET", &url, None)).collect();
-            let results: Vec<_> = held.iter().map(|held| held.as_ref().map_or_else(Clone::clone, |_| "ok".into())).collect();
+            let results: Vec<_> =
+                held.iter().map(|held| held.as_ref().map_or_else(Clone::clone, |_| "ok".into())).collect();
             json!({ "results": results })
         }
         Command::Connect { to, send } => match exchange(&to, &send) {
@@ -107,7 +108,9 @@ fn outside(message: Message) -> Outcome {
         },
         Command::Bind { to } => result(TcpListener::bind(to).map(|_| "listening".to_owned())),
         Command::Udp => result(UdpSocket::bind("0.0.0.0:0").map(|_| "bound".to_owned())),
-        Command::LookUp { name } => result((name.as_str(), 80).to_socket_addrs().map(|found| format!("{}", found.count()))),
+        Command::LookUp { name } => {
+            result((name.as_str(), 80).to_socket_addrs().map(|found| format!("{}", found.count())))
+        }
         Command::Sockets { count } => {
             use wasip2::sockets::network::IpAddressFamily::Ipv4;
             use wasip2::sockets::tcp_create_socket::create_tcp_socket;
@@ -115,7 +118,8 @@ fn outside(message: Message) -> Outcome {
             json!({ "made": held.len() })
         }
         Command::Config { key } => {
-            let all: BTreeMap<_, _> = store::get_all().map_err(|error| Failure::retry(format!("{error:?}")))?.into_iter().collect();
+            let all: BTreeMap<_, _> =
+                store::get_all().map_err(|error| Failure::retry(format!("{error:?}")))?.into_iter().collect();
             let value = store::get(&key).map_err(|error| Failure::retry(format!("{error:?}")))?;
             json!({ "value": value, "all": all })
         }
@@ -131,7 +135,9 @@ fn outside(message: Message) -> Outcome {
             log(level, &context, &text);
             return Ok(());
         }
-        Command::Random { bytes, insecure: false } => json!({ "bytes": wasip2::random::random::get_random_bytes(bytes).len() }),
+        Command::Random { bytes, insecure: false } => {
+            json!({ "bytes": wasip2::random::random::get_random_bytes(bytes).len() })
+        }
         Command::Random { bytes, insecure: true } => {
             json!({ "bytes": wasip2::random::insecure::get_insecure_random_bytes(bytes).len() })
         }
