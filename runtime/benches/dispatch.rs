@@ -215,6 +215,6 @@ fn delivery() -> Delivery {
         },
         attempt: 1,
         first_failed_at_ms: None,
-        lease: Lease { message: 1, token: 1 },
+        lease: Lease { queue: 1, position: 1, token: 1 },
     }
 }

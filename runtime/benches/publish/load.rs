@@ -10,13 +10,10 @@ use bytes::Bytes;
 use crate::Error;
 use crate::settings::Case;
 
-/// Told whether the message is durable, or why it is not.
-pub(crate) type Confirm = Box<dyn FnOnce(Result<(), String>) + Send>;
-
 /// What takes messages and confirms them once they are durable.
 pub(crate) trait Broker: Send + Sync + 'static {
-    /// Returns at once. `confirm` is called on the committer's thread.
-    fn publish(&self, body: Bytes, confirm: Confirm);
+    /// Returns at once. `confirm` is called on the committer's thread once the message is durable, or told why it is not.
+    fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static);
 }
 
 /// What a round came to.
@@ -89,6 +86,6 @@ impl<B: Broker> Load<B> {
             }
         };
         // A body of its own, as each message from outside has.
-        load.broker.publish(Bytes::copy_from_slice(&load.body), Box::new(confirm));
+        load.broker.publish(Bytes::copy_from_slice(&load.body), confirm);
     }
 }

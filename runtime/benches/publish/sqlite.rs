@@ -9,11 +9,14 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use crate::Error;
-use crate::load::{Broker, Confirm};
+use crate::load::Broker;
 use crate::settings::Settings;
 
 /// The number of the one queue that messages go to. The store's records name theirs by number, too.
 const QUEUE: u32 = 1;
+
+/// Told whether the message is durable.
+type Confirm = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 pub(crate) struct Sqlite {
     inbox: Arc<Inbox>,
@@ -58,9 +61,9 @@ pub(crate) fn open(folder: &Path, _settings: &Settings) -> Result<Sqlite, Error>
 }
 
 impl Broker for Sqlite {
-    fn publish(&self, body: Bytes, confirm: Confirm) {
+    fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
         let mut waiting = self.inbox.waiting();
-        waiting.jobs.push((body, confirm));
+        waiting.jobs.push((body, Box::new(confirm)));
         if waiting.jobs.len() == 1 {
             self.inbox.changed.notify_one();
         }

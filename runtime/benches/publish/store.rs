@@ -6,7 +6,7 @@ use bytes::Bytes;
 use linecook_store::{NewMessage, Options, QueueName, Store, Transaction};
 
 use crate::Error;
-use crate::load::{Broker, Confirm};
+use crate::load::Broker;
 use crate::settings::Settings;
 
 pub(crate) struct LinecookStore {
@@ -22,12 +22,9 @@ pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<LinecookStore, 
 }
 
 impl Broker for LinecookStore {
-    fn publish(&self, body: Bytes, confirm: Confirm) {
+    fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
         let message = NewMessage { body, ..NewMessage::default() };
-        let transaction = Transaction { settle: None, sends: vec![(self.queue.clone(), message)] };
-        self.store.submit(vec![transaction], move |answers| {
-            let refused = answers.into_iter().find_map(Result::err);
-            confirm(refused.map_or(Ok(()), |refusal| Err(refusal.to_string())));
-        });
+        let transaction = Transaction { settle: None, sends: [(self.queue.clone(), message)].into() };
+        self.store.submit(transaction, move |answer| confirm(answer.map(drop).map_err(|refusal| refusal.to_string())));
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Refusal, State, Store, Transaction};
+use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Receipt, Refusal, State, Store, Transaction};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Broker, BrokerError, MessageState, PeekedMessage, Pending, QueueLimits, QueueStats, Redrive, Redriven};
@@ -50,10 +50,10 @@ impl Embedded {
     }
 
     /// Puts transactions on record and waits for it.
-    async fn commit(&self, transactions: Vec<Transaction>) -> Vec<Result<Vec<MessageId>, Refusal>> {
+    async fn commit(&self, transactions: Vec<Transaction>) -> Vec<Result<Receipt, Refusal>> {
         let count = transactions.len();
         let (done, answered) = oneshot::channel();
-        self.store.submit(transactions, move |answers| {
+        self.store.submit_all(transactions, move |answers| {
             // Nobody may be waiting any more: the transactions happened all the same.
             let _ = done.send(answers);
         });
@@ -76,7 +76,7 @@ impl Embedded {
             match target.filter(|queue| self.arrival(queue).is_ok()) {
                 Some(queue) => moves.push(Transaction {
                     settle: Some((delivery.lease, Action::Move { queue, attributes: AttributeEdit::StripReserved })),
-                    sends: Vec::new(),
+                    ..Transaction::default()
                 }),
                 None => held.push(delivery.lease),
             }
@@ -129,8 +129,15 @@ impl Broker for Embedded {
         messages: Vec<NewMessage>,
     ) -> Pending<'_, Result<Vec<MessageId>, BrokerError>> {
         let sends = messages.into_iter().map(|message| (queue.clone(), message)).collect();
-        let commit = self.commit(vec![Transaction { settle: None, sends }]);
-        Box::pin(async move { Ok(commit.await.pop().expect("one answer for one transaction")?) })
+        let (done, answered) = oneshot::channel();
+        self.store.submit(Transaction { settle: None, sends }, move |answer| {
+            // Nobody may be waiting any more: the messages are there all the same.
+            let _ = done.send(answer);
+        });
+        Box::pin(async move {
+            let answer = answered.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())));
+            Ok(answer?.into_vec())
+        })
     }
 
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
@@ -226,7 +233,7 @@ impl Broker for Embedded {
             };
             // Held back until now, so that they were not claimed over and over.
             done.skipped = held.len() as u64;
-            let release = |lease| Transaction { settle: Some((lease, Action::Release)), sends: Vec::new() };
+            let release = |lease| Transaction { settle: Some((lease, Action::Release)), ..Transaction::default() };
             self.commit(held.into_iter().map(release).collect()).await;
             result.map(|()| done)
         })

@@ -79,7 +79,7 @@ fn delivery(sequence: u64, attempt: u32) -> Delivery {
         },
         attempt,
         first_failed_at_ms: None,
-        lease: Lease { message: sequence, token: 7 },
+        lease: Lease { queue: 1, position: sequence, token: 7 },
     }
 }
 
@@ -140,7 +140,7 @@ fn what_waits_goes_in_one_call() {
     }
     let calls = bench.finish();
     assert_eq!(calls.len(), 1);
-    assert_eq!(calls[0].iter().map(|one| one.lease.message).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert_eq!(calls[0].iter().map(|one| one.lease.position).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     assert!(calls[0].iter().all(|one| one.resolution == Resolution::Ack && one.sends == sends()));
     assert_eq!(bench.counts(), (5, 0, 0));
 }

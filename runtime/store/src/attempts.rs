@@ -6,16 +6,16 @@
 //! attempts had started. After a power loss it may be older than the log: the attempt that was running may be forgotten,
 //! or one that was snoozed may count after all. No message is lost by that, and none counts more attempts than it had.
 //!
-//! One slot, two words:
+//! One slot, three words:
 //!
 //! | word | bits | what |
 //! | --- | --- | --- |
-//! | 0 | 0..64 | sequence of the message, 0 for a free slot |
-//! | 1 | 0..32 | the attempt's number |
-//! | 1 | 32..64 | check: a mix of the sequence, the number and the message's position in its queue |
+//! | 0 | 0..32 | the attempt's number, 0 for a free slot |
+//! | 0 | 32..64 | number of the queue |
+//! | 1 | 0..64 | the message's position in the queue |
+//! | 2 | 0..64 | check: a mix of the others |
 //!
-//! The position is in the check because a message that moves to another queue starts again there: what the table says
-//! of its former place must not count.
+//! A message that moves to another queue gets a position there, so what the table says of its former place does not count.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::disk::Words;
 pub(crate) const FILE_NAME: &str = "attempts.map";
 
 /// Words of the mapped file for each delivery that can be leased at once.
-pub(crate) const WORDS_OF_A_SLOT: usize = 2;
+pub(crate) const WORDS_OF_A_SLOT: usize = 3;
 
 pub(crate) struct AttemptTable {
     words: Arc<dyn Words>,
@@ -39,16 +39,9 @@ pub(crate) struct Slot(u32);
 /// An attempt that was running when the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeftOver {
-    pub(crate) sequence: u64,
+    pub(crate) queue: u32,
+    pub(crate) position: u64,
     pub(crate) attempt: u32,
-    word: u64,
-}
-
-impl LeftOver {
-    /// Whether it is whole and was an attempt of the message while it stood there.
-    pub(crate) fn is_of(&self, position: u64) -> bool {
-        self.word == pack(self.sequence, self.attempt, position)
-    }
 }
 
 impl AttemptTable {
@@ -67,19 +60,15 @@ impl AttemptTable {
         }
     }
 
-    /// The attempts that were running when the process ended.
+    /// The attempts that were running when the process ended. What is not whole counts for nothing.
     pub(crate) fn left_over(words: &dyn Words) -> Vec<LeftOver> {
-        (0..words.len() / WORDS_OF_A_SLOT)
-            .filter_map(|slot| {
-                let at = slot * WORDS_OF_A_SLOT;
-                let (sequence, word) = (words.load(at), words.load(at + 1));
-                (sequence != 0).then_some(LeftOver { sequence, attempt: word as u32, word })
-            })
-            .collect()
-    }
-
-    pub(crate) fn free(&self) -> usize {
-        self.free.len()
+        let slots = (0..words.len() / WORDS_OF_A_SLOT).map(|slot| slot * WORDS_OF_A_SLOT);
+        let found = slots.filter_map(|at| {
+            let (head, position) = (words.load(at), words.load(at + 1));
+            let left = LeftOver { queue: (head >> 32) as u32, position, attempt: head as u32 };
+            (left.attempt != 0 && words.load(at + 2) == left.check()).then_some(left)
+        });
+        found.collect()
     }
 
     pub(crate) fn take(&mut self) -> Option<Slot> {
@@ -87,10 +76,12 @@ impl AttemptTable {
     }
 
     /// The attempt starts now.
-    pub(crate) fn begin(&self, slot: Slot, sequence: u64, attempt: u32, position: u64) {
+    pub(crate) fn begin(&self, slot: Slot, queue: u32, position: u64, attempt: u32) {
         let at = slot.0 as usize * WORDS_OF_A_SLOT;
-        self.words.store(at + 1, pack(sequence, attempt, position));
-        self.words.store(at, sequence);
+        let left = LeftOver { queue, position, attempt };
+        self.words.store(at + 1, position);
+        self.words.store(at + 2, left.check());
+        self.words.store(at, u64::from(queue) << 32 | u64::from(attempt));
     }
 
     /// The attempt that began here is not to count.
@@ -105,9 +96,11 @@ impl AttemptTable {
     }
 }
 
-fn pack(sequence: u64, attempt: u32, position: u64) -> u64 {
-    let mix = (sequence ^ position.rotate_left(20) ^ (u64::from(attempt) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mix >> 32 << 32) | u64::from(attempt)
+impl LeftOver {
+    fn check(&self) -> u64 {
+        let mix = self.position.rotate_left(20) ^ u64::from(self.queue) << 40 ^ u64::from(self.attempt);
+        (mix ^ 0x6174_7465_6d70_7473).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
 }
 
 #[cfg(test)]
@@ -116,20 +109,25 @@ mod tests {
     use crate::disk::{Disk, SimulatedDisk};
 
     #[test]
-    fn what_was_running_is_found_until_it_is_settled_or_moved() {
+    fn what_was_running_is_found_until_it_is_settled() {
         let disk = SimulatedDisk::new(1);
         let words = disk.map_words(FILE_NAME, 16 * WORDS_OF_A_SLOT).unwrap();
         let mut table = AttemptTable::new(words.clone());
         let (first, second) = (table.take().unwrap(), table.take().unwrap());
-        table.begin(first, 7, 3, 7);
+        table.begin(first, 2, 0, 3);
         assert_eq!(AttemptTable::left_over(&*words).len(), 1, "a claimed attempt counts when it begins");
-        table.begin(second, 8, 1, 20);
-        let left = AttemptTable::left_over(&*words);
-        assert_eq!(left.iter().map(|one| (one.sequence, one.attempt)).collect::<Vec<_>>(), [(7, 3), (8, 1)]);
-        assert!(left[0].is_of(7) && left[1].is_of(20));
-        assert!(!left[1].is_of(8), "it stood elsewhere then");
+        table.begin(second, 0, 20, 1);
+        let expected =
+            [LeftOver { queue: 2, position: 0, attempt: 3 }, LeftOver { queue: 0, position: 20, attempt: 1 }];
+        assert_eq!(AttemptTable::left_over(&*words), expected);
+        for word in 0..2 * WORDS_OF_A_SLOT {
+            let before = words.load(word);
+            words.store(word, before ^ 1 << 5);
+            assert_eq!(AttemptTable::left_over(&*words).len(), 1, "word {word} is damaged");
+            words.store(word, before);
+        }
         table.give_back(first);
-        assert_eq!(AttemptTable::left_over(&*words).len(), 1);
+        assert_eq!(AttemptTable::left_over(&*words), expected[1..]);
         table.clear();
         assert!(AttemptTable::left_over(&*words).is_empty());
     }

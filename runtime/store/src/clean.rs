@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::queues::{Entry, Location, Phase};
-use crate::record::{self, PutPlace, Record, Records};
+use crate::record::{self, PutPlace, QueueNumber, Record, Records};
 use crate::wal::{LogFile, file, frame};
 
 /// Files hold this many steps: what one step copies stands between two groups, so it is what a sender may wait for.
@@ -31,7 +31,8 @@ struct Work {
 
 /// A message that was copied.
 struct Copied {
-    sequence: u64,
+    queue: QueueNumber,
+    position: u64,
     from: Location,
     offset_in_payload: u32,
     len: u32,
@@ -102,12 +103,18 @@ fn copy_live(engine: &mut Engine, epoch: u64, payload_offset: u32, payload: &[u8
     for spanned in Records::new(payload).flatten() {
         let Record::Put(put) = spanned.record else { continue };
         let from = Location { file: epoch, offset: payload_offset + spanned.offset, len: spanned.len };
-        let entry = engine.shared.state().queues.entry(put.place.sequence).cloned();
-        if let Some(entry) = entry.filter(|entry| entry.location == from) {
+        let PutPlace { queue, position, .. } = put.place;
+        let place = {
+            let state = engine.shared.state();
+            let entry = state.queues.entry(queue, position).filter(|entry| entry.location == from);
+            entry.map(|entry| place_now(put.place, entry))
+        };
+        if let Some(place) = place {
             let start = engine.frame().len();
-            record::encode_put(engine.frame(), &place_now(put.place.sequence, &entry), &put.message());
+            record::encode_put(engine.frame(), &place, &put.message());
             copied.push(Copied {
-                sequence: put.place.sequence,
+                queue,
+                position,
                 from,
                 offset_in_payload: (start - frame::HEADER_BYTES) as u32,
                 len: (engine.frame().len() - start) as u32,
@@ -125,20 +132,16 @@ fn write(engine: &mut Engine, copied: &[Copied]) -> Result<(), Arc<str>> {
             let offset = place.payload_offset + one.offset_in_payload;
             let to = Location { file: place.file, offset, len: one.len };
             // Only the committer moves or removes messages, and it is here: none has changed since it was encoded.
-            assert!(state.queues.relocate(one.sequence, one.from, to), "what was copied lived where it was read");
+            assert!(
+                state.queues.relocate(one.queue, one.position, one.from, to),
+                "what was copied lived where it was read"
+            );
         }
     }
     Ok(())
 }
 
-/// A message's place and state as of now. A lease is not part of it: it is in memory only.
-fn place_now(sequence: u64, entry: &Entry) -> PutPlace {
-    PutPlace {
-        queue: entry.queue,
-        sequence,
-        position: entry.position,
-        enqueued_at_ms: entry.enqueued_at_ms,
-        state: entry.state,
-        holds_key: matches!(entry.phase, Phase::Delayed { holds_key: true }),
-    }
+/// A message's place with the state that it has now. A lease is not part of it: it is in memory only.
+fn place_now(place: PutPlace, entry: &Entry) -> PutPlace {
+    PutPlace { state: entry.state(), holds_key: matches!(entry.phase(), Phase::Delayed { holds_key: true }), ..place }
 }

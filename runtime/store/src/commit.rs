@@ -1,10 +1,12 @@
-//! The three steps of a commit that [`crate::engine::Engine::commit`] strings together: admit, encode, apply.
+//! The three steps of a commit that [`crate::engine::Engine::commit`] strings together: [`admit`], [`encode`], [`Applier`].
+
+use smallvec::SmallVec;
 
 use crate::NewMessage;
-use crate::queues::{Entry, Location};
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record};
+use crate::queues::{Held, Location};
+use crate::record::{self, DeliveryState, PutPlace, QueueNumber};
 use crate::room::Room;
-use crate::shared::{Content, State};
+use crate::shared::{Content, State, Wanted};
 use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Transaction};
 use crate::wal::frame;
 use crate::{Lease, MessageId, QueueName};
@@ -13,12 +15,13 @@ use crate::{Lease, MessageId, QueueName};
 pub(crate) struct Admitted {
     // Large, and most transactions have none: a group of sends is moved around without it.
     pub(crate) settle: Option<Box<Settle>>,
-    sends: Vec<Sent>,
+    /// What its messages got, in their order.
+    sends: SmallVec<[Placed; 1]>,
 }
 
 pub(crate) struct Settle {
-    lease: Lease,
-    pub(crate) entry: Entry,
+    pub(crate) lease: Lease,
+    pub(crate) held: Held,
     pub(crate) effect: Effect,
 }
 
@@ -30,11 +33,12 @@ pub(crate) enum Effect {
     Release,
 }
 
-struct Sent {
-    sequence: u64,
+/// What a message that is sent got.
+struct Placed {
     queue: QueueNumber,
-    message: NewMessage,
-    bytes: u64,
+    bytes: u32,
+    position: u64,
+    sequence: u64,
 }
 
 /// Where a put lies in the payload of the frame that is being built.
@@ -45,8 +49,15 @@ pub(crate) struct Span {
 }
 
 impl Settle {
-    pub(crate) fn sequence(&self) -> u64 {
-        self.lease.message
+    /// Where the message stands.
+    pub(crate) fn queue(&self) -> QueueNumber {
+        QueueNumber(self.lease.queue)
+    }
+
+    /// How to read the message.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let Held { sequence, location, .. } = self.held;
+        Wanted { queue: self.queue(), position: self.lease.position, sequence, location }
     }
 }
 
@@ -62,14 +73,14 @@ impl Admitted {
 }
 
 /// Bytes that a message counts for in its queue's limit.
-pub(crate) fn message_bytes(message: &NewMessage) -> u64 {
+pub(crate) fn message_bytes(message: &NewMessage) -> u32 {
     let texts = message.key.as_deref().map_or(0, str::len) + message.content_type.as_deref().map_or(0, str::len);
     let attributes: usize = message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
-    (message.body.len() + texts + attributes) as u64
+    u32::try_from(message.body.len() + texts + attributes).expect("a record is at most a part of a file")
 }
 
 /// The most bytes that a transaction may take in a frame.
-pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
+pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
     /// More than an update or a removal takes.
     const SETTLE_BYTES: u64 = 64;
     /// More than the record that introduces a queue takes.
@@ -77,7 +88,7 @@ pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
     let sends = transaction.sends.iter().map(|(_, message)| record::put_bytes_max(message) + QUEUE_BYTES);
     let settle = match &transaction.settle {
         Some((lease, Action::Move { attributes, .. })) => {
-            let location = state.queues.leased(*lease).map_or(0, |entry| u64::from(entry.location.len));
+            let location = state.queues.held(*lease).map_or(0, |held| u64::from(held.location.len));
             location + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
         }
         Some(_) => SETTLE_BYTES,
@@ -86,22 +97,23 @@ pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
     sends.sum::<u64>() + settle
 }
 
-/// Step 1: checks one transaction against the queues and holds what it needs, or holds nothing and says why.
+/// Step 1: checks one transaction against the queues and holds what it needs, or holds nothing and says why. The
+/// messages stay where they are; the settlement is taken out.
 pub(crate) fn admit(
     state: &mut State,
     room: &mut Room,
-    transaction: Transaction,
+    transaction: &mut Transaction,
     now_ms: u64,
 ) -> Result<Admitted, Refusal> {
     if let Some(why) = &state.stopped {
         return Err(Refusal::Stopped(why.clone()));
     }
     let room_before = *room;
-    let mut sends = Vec::with_capacity(transaction.sends.len());
+    let mut sends = SmallVec::new();
     let mut admitted = Ok(());
     let mut record_bytes = 0;
-    for (name, message) in transaction.sends {
-        admitted = admit_send(state, room, &mut record_bytes, &name, message).map(|send| sends.push(send));
+    for (name, message) in &transaction.sends {
+        admitted = admit_send(state, room, &mut record_bytes, name, message).map(|placed| sends.push(placed));
         if admitted.is_err() {
             break;
         }
@@ -109,6 +121,7 @@ pub(crate) fn admit(
     let settle = admitted.and_then(|()| {
         transaction
             .settle
+            .take()
             .map(|(lease, action)| admit_settle(state, room, lease, action, now_ms).map(Box::new))
             .transpose()
     });
@@ -116,7 +129,7 @@ pub(crate) fn admit(
         Ok(settle) => Ok(Admitted { settle, sends }),
         Err(refusal) => {
             for send in sends {
-                state.queues.unreserve(send.queue, send.bytes);
+                state.queues.unreserve(send.queue, u64::from(send.bytes));
             }
             *room = room_before;
             Err(refusal)
@@ -129,10 +142,10 @@ fn admit_send(
     room: &mut Room,
     record_bytes: &mut u64,
     name: &QueueName,
-    message: NewMessage,
-) -> Result<Sent, Refusal> {
+    message: &NewMessage,
+) -> Result<Placed, Refusal> {
     let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
-    let put_bytes = record::put_bytes_max(&message);
+    let put_bytes = record::put_bytes_max(message);
     let message_bytes_max = crate::room::message_bytes_max(room.file_bytes);
     if put_bytes > message_bytes_max {
         return Err(Refusal::TooLarge { bytes: put_bytes, bytes_max: message_bytes_max });
@@ -144,10 +157,11 @@ fn admit_send(
         return Err(Refusal::TooLarge { bytes: *record_bytes, bytes_max });
     }
     room.take_for_sends(put_bytes)?;
-    let bytes = message_bytes(&message);
+    let bytes = message_bytes(message);
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
-    state.queues.reserve(queue, bytes).map_err(full)?;
-    Ok(Sent { sequence: state.queues.draw_sequence(), queue, message, bytes })
+    state.queues.reserve(queue, u64::from(bytes)).map_err(full)?;
+    let (position, sequence) = (state.queues.draw_position(queue), state.queues.draw_sequence());
+    Ok(Placed { queue, bytes, position, sequence })
 }
 
 fn admit_settle(
@@ -157,26 +171,24 @@ fn admit_settle(
     action: Action,
     now_ms: u64,
 ) -> Result<Settle, Refusal> {
-    let entry = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
+    let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
         Action::Ack => Ok(Effect::Remove),
         Action::Release => Ok(Effect::Release),
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
-            attempts: entry.attempts_started(),
+            attempts: held.attempts_started,
             due_at_ms: due_at(now_ms, delay_ms),
-            first_failed_at_ms: entry.state.first_failed_at_ms_or(now_ms),
+            first_failed_at_ms: held.state.first_failed_at_ms_or(now_ms),
         })),
         Action::Snooze { delay_ms } => {
             // Forgotten before the record is durable: a process that dies in between must not count it.
-            if let Some(slot) = state.slots.get(&lease.token) {
-                state.attempts.forget(*slot);
-            }
-            Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..entry.state }))
+            state.attempts.forget(held.slot);
+            Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
         }
-        Action::Move { queue, attributes } => admit_move(state, room, &entry, &queue, attributes),
+        Action::Move { queue, attributes } => admit_move(state, room, &held, &queue, attributes),
     };
     match effect {
-        Ok(effect) => Ok(Settle { lease, entry, effect }),
+        Ok(effect) => Ok(Settle { lease, held, effect }),
         Err(refusal) => {
             state.queues.settle_abort(lease);
             Err(refusal)
@@ -187,24 +199,24 @@ fn admit_settle(
 fn admit_move(
     state: &mut State,
     room: &mut Room,
-    entry: &Entry,
+    held: &Held,
     name: &QueueName,
     edit: AttributeEdit,
 ) -> Result<Effect, Refusal> {
     let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
     // The attributes that it gains are not known to the byte before it is read; this is never too little.
     let gained = edit.bytes_gained();
-    room.take_for_move(u64::from(entry.location.len) + gained)?;
-    let bytes = entry.bytes + gained;
+    room.take_for_move(u64::from(held.location.len) + gained)?;
+    let bytes = u64::from(held.bytes) + gained;
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
     state.queues.reserve(queue, bytes).map_err(full)?;
-    Ok(Effect::Move { queue, position: state.queues.draw_sequence(), edit, content: None, bytes })
+    Ok(Effect::Move { queue, position: state.queues.draw_position(queue), edit, content: None, bytes })
 }
 
 /// Undoes an admission that nothing was written for.
 pub(crate) fn withdraw(state: &mut State, admitted: Admitted) {
     for send in admitted.sends {
-        state.queues.unreserve(send.queue, send.bytes);
+        state.queues.unreserve(send.queue, u64::from(send.bytes));
     }
     if let Some(settle) = admitted.settle {
         if let Effect::Move { queue, bytes, .. } = settle.effect {
@@ -220,90 +232,109 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
 }
 
 /// Step 2, first half: the records of one admitted transaction, appended to a frame that is being built. `puts` gains
-/// the place of each message, in the order in which [`apply`] asks for them.
-pub(crate) fn encode(admitted: &Admitted, now_ms: u64, frame: &mut Vec<u8>, puts: &mut Vec<Span>) {
-    if let Some(Settle { lease, effect, .. }) = admitted.settle.as_deref() {
-        match effect {
-            Effect::Remove => record::encode_remove(frame, lease.message),
-            Effect::Update(state) => record::encode_update(frame, lease.message, state),
+/// the place of each message, in the order in which [`Applier`] asks for them.
+pub(crate) fn encode(
+    admitted: &Admitted,
+    sends: &[(QueueName, NewMessage)],
+    now_ms: u64,
+    frame: &mut Vec<u8>,
+    puts: &mut Vec<Span>,
+) {
+    if let Some(settle) = admitted.settle.as_deref() {
+        let (from, at) = (settle.queue(), settle.lease.position);
+        match &settle.effect {
+            Effect::Remove => record::encode_remove(frame, from, at),
+            Effect::Update(state) => record::encode_update(frame, from, at, state),
             Effect::Move { queue, position, content, .. } => {
                 let content = content.as_ref().expect("read before anything is encoded");
-                puts.push(put(frame, &moved_place(lease.message, *queue, *position, content), &content.message));
+                record::encode_remove(frame, from, at);
+                puts.push(put(frame, &moved_place(&settle.held, *queue, *position), &content.message));
             }
             Effect::Release => {}
         }
     }
-    for send in &admitted.sends {
-        puts.push(put(frame, &sent_place(send, now_ms), &send.message));
+    for (placed, (_, message)) in admitted.sends.iter().zip(sends) {
+        puts.push(put(frame, &sent_place(placed, message, now_ms), message));
     }
 }
 
-/// Step 3: the queues see what the log now says. `payload_at` is where the group's payload lies.
-pub(crate) fn apply(
-    state: &mut State,
-    admitted: Admitted,
-    payload_at: Location,
-    puts: &mut impl Iterator<Item = Span>,
-    touched: &mut Vec<QueueNumber>,
-    now_ms: u64,
-    id: impl Fn(u64) -> MessageId,
-) -> Receipt {
-    let mut locate = || {
-        let span = puts.next().expect("each message that was encoded has its place");
-        Location { offset: payload_at.offset + span.offset, len: span.len, ..payload_at }
-    };
-    if let Some(settle) = &admitted.settle {
-        let sequence = settle.lease.message;
-        touched.push(settle.entry.queue);
+/// Step 3: the queues see what the log now says.
+pub(crate) struct Applier<'a, P> {
+    pub(crate) state: &'a mut State,
+    pub(crate) store_tag: u64,
+    pub(crate) now_ms: u64,
+    /// Where the group's payload lies.
+    pub(crate) payload_at: Location,
+    /// Where its messages lie in it, in order.
+    pub(crate) puts: P,
+    /// The queues that it changed.
+    pub(crate) touched: Vec<QueueNumber>,
+}
+
+impl<P: Iterator<Item = Span>> Applier<'_, P> {
+    /// One admitted transaction, in the order of the group.
+    pub(crate) fn apply(&mut self, admitted: &Admitted, sends: &[(QueueName, NewMessage)]) -> Receipt {
+        if let Some(settle) = &admitted.settle {
+            self.settle(settle);
+        }
+        let mut receipt = Receipt::new();
+        for (placed, (_, message)) in admitted.sends.iter().zip(sends) {
+            self.state.queues.unreserve(placed.queue, u64::from(placed.bytes));
+            let place = sent_place(placed, message, self.now_ms);
+            self.put(&place, message, placed.bytes);
+            receipt.push(MessageId::new(self.store_tag, placed.sequence));
+        }
+        receipt
+    }
+
+    fn settle(&mut self, settle: &Settle) {
+        let (from, at) = (settle.queue(), settle.lease.position);
+        self.touch(from);
         match &settle.effect {
-            Effect::Remove => apply_record(state, &Record::Remove { sequence }),
-            Effect::Update(update) => apply_record(state, &Record::Update { sequence, state: *update }),
+            Effect::Remove => self.state.queues.remove(from, at),
+            Effect::Update(update) => self.state.queues.update(from, at, *update),
             Effect::Move { queue, position, content, bytes, .. } => {
-                let content = content.as_ref().expect("it was encoded");
-                let place = moved_place(sequence, *queue, *position, content);
-                state.queues.unreserve(*queue, *bytes);
-                let bytes = message_bytes(&content.message);
-                state.queues.put(&place, content.message.key.as_deref(), bytes, locate());
-                touched.push(*queue);
+                let message = &content.as_ref().expect("it was encoded").message;
+                self.state.queues.remove(from, at);
+                self.state.queues.unreserve(*queue, *bytes);
+                self.put(&moved_place(&settle.held, *queue, *position), message, message_bytes(message));
             }
-            Effect::Release => state.queues.release(sequence),
+            Effect::Release => self.state.queues.release(from, at),
         }
-        if let Some(slot) = state.slots.remove(&settle.lease.token) {
-            state.attempts.give_back(slot);
+        self.state.attempts.give_back(settle.held.slot);
+    }
+
+    fn put(&mut self, place: &PutPlace, message: &NewMessage, bytes: u32) {
+        let span = self.puts.next().expect("each message that was encoded has its place");
+        let location = Location { offset: self.payload_at.offset + span.offset, len: span.len, ..self.payload_at };
+        self.state.queues.put(place, message.key.as_deref(), bytes, location);
+        self.touch(place.queue);
+    }
+
+    fn touch(&mut self, queue: QueueNumber) {
+        if self.touched.last() != Some(&queue) {
+            self.touched.push(queue);
         }
     }
-    let mut receipt = Vec::with_capacity(admitted.sends.len());
-    for send in admitted.sends {
-        state.queues.unreserve(send.queue, send.bytes);
-        state.queues.put(&sent_place(&send, now_ms), send.message.key.as_deref(), send.bytes, locate());
-        touched.push(send.queue);
-        receipt.push(id(send.sequence));
-        state.cache.insert(send.sequence, Content { message: send.message, enqueued_at_ms: now_ms });
-    }
-    receipt
 }
 
-fn apply_record(state: &mut State, record: &Record<'_>) {
-    state.queues.apply(record, Location::NONE).expect("the engine's own records are right");
-}
-
-fn sent_place(send: &Sent, now_ms: u64) -> PutPlace {
+fn sent_place(placed: &Placed, message: &NewMessage, now_ms: u64) -> PutPlace {
     PutPlace {
-        queue: send.queue,
-        sequence: send.sequence,
-        position: send.sequence,
+        queue: placed.queue,
+        position: placed.position,
+        sequence: placed.sequence,
         enqueued_at_ms: now_ms,
-        state: DeliveryState { due_at_ms: due_at(now_ms, send.message.delay_ms), ..DeliveryState::default() },
+        state: DeliveryState { due_at_ms: due_at(now_ms, message.delay_ms), ..DeliveryState::default() },
         holds_key: false,
     }
 }
 
-fn moved_place(sequence: u64, queue: QueueNumber, position: u64, content: &Content) -> PutPlace {
+fn moved_place(held: &Held, queue: QueueNumber, position: u64) -> PutPlace {
     PutPlace {
         queue,
-        sequence,
         position,
-        enqueued_at_ms: content.enqueued_at_ms,
+        sequence: held.sequence,
+        enqueued_at_ms: held.enqueued_at_ms,
         state: DeliveryState::default(),
         holds_key: false,
     }

@@ -4,15 +4,29 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::engine::{Answer, Engine};
-use crate::transaction::{Receipt, Refusal, Transaction};
+use crate::transaction::{Refusal, Transaction};
 
-/// Called with one answer for each transaction, in order, on the committer's thread: it must be quick and never wait.
-pub(crate) type Done = Box<dyn FnOnce(Vec<Result<Receipt, Refusal>>) + Send>;
+/// What was submitted together, and whom to tell, on the committer's thread: that must be quick and never wait.
+pub(crate) enum Job {
+    One {
+        transaction: Transaction,
+        done: Box<dyn FnOnce(Answer) + Send>,
+    },
+    /// Each of them is atomic by itself. One answer for each, in order.
+    All {
+        transactions: Vec<Transaction>,
+        done: Box<dyn FnOnce(Vec<Answer>) + Send>,
+    },
+}
 
-/// What was submitted together. Each of its transactions is atomic by itself.
-pub(crate) struct Job {
-    pub(crate) transactions: Vec<Transaction>,
-    pub(crate) done: Done,
+impl Job {
+    /// Tells that nothing of it happens.
+    pub(crate) fn refuse(self, why: &Refusal) {
+        match self {
+            Job::One { done, .. } => done(Err(why.clone())),
+            Job::All { transactions, done } => done(transactions.iter().map(|_| Err(why.clone())).collect()),
+        }
+    }
 }
 
 /// Where jobs wait for the committer.
@@ -43,16 +57,16 @@ impl Inbox {
     }
 
     /// Leaves a job. Gives it back if the committer has ended.
-    pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
+    pub(crate) fn push(&self, job: Job) -> Option<Job> {
         let mut waiting = self.waiting();
         if waiting.closing {
-            return Err(job);
+            return Some(job);
         }
         waiting.jobs.push(job);
         if waiting.jobs.len() == 1 {
             self.changed.notify_one();
         }
-        Ok(())
+        None
     }
 
     /// A lease ends at this time.
@@ -124,20 +138,38 @@ pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
 struct Batch {
     jobs: Vec<Job>,
     transactions: Vec<Transaction>,
-    callers: Vec<(usize, Done)>,
+    callers: Vec<Caller>,
     answers: Vec<Answer>,
+}
+
+/// Who waits for the next answers.
+enum Caller {
+    One(Box<dyn FnOnce(Answer) + Send>),
+    All(usize, Box<dyn FnOnce(Vec<Answer>) + Send>),
 }
 
 impl Batch {
     fn commit(&mut self, engine: &mut Engine) {
-        for mut job in self.jobs.drain(..) {
-            self.callers.push((job.transactions.len(), job.done));
-            self.transactions.append(&mut job.transactions);
+        for job in self.jobs.drain(..) {
+            self.callers.push(match job {
+                Job::One { transaction, done } => {
+                    self.transactions.push(transaction);
+                    Caller::One(done)
+                }
+                Job::All { mut transactions, done } => {
+                    let count = transactions.len();
+                    self.transactions.append(&mut transactions);
+                    Caller::All(count, done)
+                }
+            });
         }
         engine.commit(&mut self.transactions, &mut self.answers);
         let mut answers = self.answers.drain(..);
-        for (count, done) in self.callers.drain(..) {
-            done(answers.by_ref().take(count).collect());
+        for caller in self.callers.drain(..) {
+            match caller {
+                Caller::One(done) => done(answers.next().expect("one answer for each transaction")),
+                Caller::All(count, done) => done(answers.by_ref().take(count).collect()),
+            }
         }
     }
 }

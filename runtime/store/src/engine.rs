@@ -8,15 +8,15 @@
 //! The engine is synchronous and has one owner. [`crate::Store`] gives it a thread; the simulation drives it directly.
 //! After an error of the log it is *stopped*: it confirms nothing more, since nobody knows what is on disk.
 
-use std::iter::Peekable;
 use std::sync::Arc;
-use std::vec::Drain;
+
+use bytes::Bytes;
 
 use crate::clean::Cleaner;
-use crate::commit::{self, Admitted, Effect};
+use crate::commit::{self, Admitted, Applier, Effect};
 use crate::disk::DiskError;
 use crate::queues::Location;
-use crate::record::{self, QueueNumber};
+use crate::record;
 use crate::room::{RESERVE_FILES, Room, transaction_bytes_max, usable_bytes};
 use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
@@ -66,62 +66,72 @@ impl Engine {
     /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
     /// transactions are used up.
     pub(crate) fn commit(&mut self, transactions: &mut Vec<Transaction>, answers: &mut Vec<Answer>) {
-        let mut waiting = transactions.drain(..).peekable();
-        while waiting.peek().is_some() {
-            self.commit_group(&mut waiting, answers);
+        let mut waiting = &mut transactions[..];
+        while !waiting.is_empty() {
+            let committed = self.commit_group(waiting, answers);
+            waiting = &mut waiting[committed..];
         }
+        transactions.clear();
     }
 
-    /// Commits the first of the transactions that wait: as many as a frame holds, at least one.
-    fn commit_group(&mut self, waiting: &mut Peekable<Drain<'_, Transaction>>, answers: &mut Vec<Answer>) {
+    /// Commits the first of the transactions that wait: as many as a frame holds, at least one. Answers how many.
+    fn commit_group(&mut self, waiting: &mut [Transaction], answers: &mut Vec<Answer>) -> usize {
         let now_ms = self.shared.clock.now_ms();
         let mut room = match self.make_room() {
             Ok(room) => room,
-            Err(why) => return answers.extend(waiting.map(|_| Err(Refusal::Stopped(why.clone())))),
+            Err(why) => {
+                answers.extend(waiting.iter().map(|_| Err(Refusal::Stopped(why.clone()))));
+                return waiting.len();
+            }
         };
         let bytes_max = transaction_bytes_max(room.file_bytes);
         let mut group = std::mem::take(&mut self.group);
         {
             let mut state = self.shared.state();
             let mut bytes = 0;
-            while let Some(next) = waiting.peek() {
-                bytes += commit::bytes_max(&state, next);
+            for next in waiting.iter_mut() {
+                bytes += commit::bytes_max(&mut state, next);
                 if bytes > bytes_max && !group.is_empty() {
                     break;
                 }
-                let next = waiting.next().expect("just peeked");
                 group.push(commit::admit(&mut state, &mut room, next, now_ms));
             }
         }
         self.read_moved(&mut group);
 
+        let transactions = &waiting[..group.len()];
         let mut puts = std::mem::take(&mut self.puts);
         self.begin_frame();
         self.name_queues(&group);
-        for admitted in group.iter().flatten() {
-            commit::encode(admitted, now_ms, &mut self.frame, &mut puts);
+        for (one, transaction) in group.iter().zip(transactions) {
+            if let Ok(admitted) = one {
+                commit::encode(admitted, &transaction.sends, now_ms, &mut self.frame, &mut puts);
+            }
         }
         match self.write_frame() {
-            Ok(place) => self.apply(&mut group, puts.drain(..), place, now_ms, answers),
+            Ok(place) => {
+                if let Some(place) = place.filter(|_| !puts.is_empty()) {
+                    // A copy of its own length: the buffer is as large as the largest frame so far.
+                    let payload = Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]);
+                    self.shared.state().cache.push(place, payload);
+                }
+                self.apply(&mut group, transactions, puts.drain(..), place, now_ms, answers);
+            }
             // What was admitted stays held: only the next recovery can tell whether it is on disk.
             Err(why) => answers.extend(group.drain(..).map(|one| one.and(Err(Refusal::Stopped(why.clone()))))),
         }
         puts.clear();
         (self.group, self.puts) = (group, puts);
+        transactions.len()
     }
 
     /// A message that moves is read before anything is written, so that an unreadable one moves nowhere.
     fn read_moved(&self, group: &mut [Result<Admitted, Refusal>]) {
         for one in group {
             let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
-            let (sequence, location) = (settle.sequence(), settle.entry.location);
+            let wanted = settle.wanted();
             let Effect::Move { content, edit, .. } = &mut settle.effect else { continue };
-            let cached = self.shared.state().cache.get(sequence).cloned();
-            let read = match cached {
-                Some(content) => Ok(Some(content)),
-                None => self.shared.read(sequence, location),
-            };
-            let refusal = match read {
+            let refusal = match self.shared.read(wanted) {
                 Ok(Some(mut moved)) => {
                     edit.apply(&mut moved.message.attributes);
                     *content = Some(moved);
@@ -140,8 +150,8 @@ impl Engine {
     fn name_queues(&mut self, group: &[Result<Admitted, Refusal>]) {
         let mut state = self.shared.state();
         for number in group.iter().flatten().flat_map(Admitted::queues) {
-            if let Some(name) = state.queues.take_unnamed(number) {
-                record::encode_queue(&mut self.frame, number, name.as_str());
+            if let Some((name, next_position)) = state.queues.take_unnamed(number) {
+                record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
             }
         }
     }
@@ -149,23 +159,22 @@ impl Engine {
     fn apply(
         &self,
         group: &mut Vec<Result<Admitted, Refusal>>,
-        mut puts: impl Iterator<Item = commit::Span>,
+        transactions: &[Transaction],
+        puts: impl Iterator<Item = commit::Span>,
         place: Option<FramePlace>,
         now_ms: u64,
         answers: &mut Vec<Answer>,
     ) {
         let payload_at =
             place.map_or(Location::NONE, |place| Location { file: place.file, offset: place.payload_offset, len: 0 });
-        let mut touched: Vec<QueueNumber> = Vec::new();
         let watchers: Vec<Watcher> = {
-            let mut state = self.shared.state();
-            for one in group.drain(..) {
-                answers.push(one.map(|admitted| {
-                    let id = |sequence| self.shared.id(sequence);
-                    commit::apply(&mut state, admitted, payload_at, &mut puts, &mut touched, now_ms, id)
-                }));
-                touched.dedup();
+            let state = &mut *self.shared.state();
+            let store_tag = self.wal.store_tag();
+            let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
+            for (one, Transaction { sends, .. }) in group.drain(..).zip(transactions) {
+                answers.push(one.map(|admitted| applier.apply(&admitted, sends)));
             }
+            let mut touched = applier.touched;
             touched.sort_unstable();
             touched.dedup();
             touched.iter().filter_map(|queue| state.watchers.get(queue)).flatten().cloned().collect()
@@ -181,7 +190,7 @@ impl Engine {
         if !expired.is_empty() {
             let give_back = |(lease, begun)| {
                 let action = if begun { Action::Retry { delay_ms: 0 } } else { Action::Release };
-                Transaction { settle: Some((lease, action)), sends: Vec::new() }
+                Transaction { settle: Some((lease, action)), ..Transaction::default() }
             };
             self.commit(&mut expired.into_iter().map(give_back).collect(), &mut Vec::new());
         }
@@ -240,8 +249,8 @@ impl Engine {
         {
             let state = self.shared.state();
             record::encode_next(&mut catalogue, state.queues.next_sequence());
-            for (number, name) in state.queues.all() {
-                record::encode_queue(&mut catalogue, number, name.as_str());
+            for (number, name, next_position) in state.queues.all() {
+                record::encode_queue(&mut catalogue, number, name.as_str(), next_position);
             }
         }
         self.wal.append(&mut catalogue)?;

@@ -8,6 +8,7 @@
 //! → `queues` (now it can be claimed) → the caller's callback.
 
 mod attempts;
+mod cache;
 mod clean;
 mod clock;
 mod commit;
@@ -20,7 +21,6 @@ mod open;
 mod queues;
 mod record;
 mod room;
-mod sequence_map;
 mod shared;
 #[cfg(test)]
 mod simulation;
@@ -34,4 +34,4 @@ pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
 };
 pub use store::{Options, Peeked, QueueStats, State, Store};
-pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Transaction};
+pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Transaction};

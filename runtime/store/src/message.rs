@@ -180,8 +180,10 @@ pub struct Message {
 /// message has been claimed again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
-    /// The sequence number of the leased message.
-    pub message: u64,
+    /// The store's number of the queue.
+    pub queue: u32,
+    /// The message's position in the queue.
+    pub position: u64,
     /// Differs for each delivery of a process's life.
     pub token: u64,
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::attempts::{self, AttemptTable};
+use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::disk::{Disk, FolderLock};
 use crate::engine::{Engine, FILES_MIN};
 use crate::error::OpenError;
 use crate::queues::{Location, Queues};
-use crate::record::{self, DeliveryState, Record, Records};
-use crate::shared::{Cache, Shared, State};
+use crate::record::{self, DeliveryState, QueueNumber, Records};
+use crate::shared::{Shared, State};
 use crate::wal::{self, Preparation, Wal, WalOptions};
 
 /// The file that is locked while a process works on the folder.
@@ -52,8 +53,7 @@ pub(crate) fn open(
     let state = State {
         queues,
         attempts: AttemptTable::new(words),
-        slots: FxHashMap::default(),
-        cache: Cache::new(layout.cache_bytes_max),
+        cache: FrameCache::new(layout.cache_bytes_max),
         watchers: FxHashMap::default(),
         stopped: None,
     };
@@ -78,30 +78,36 @@ fn open_wal(disk: Arc<dyn Disk>, layout: &Layout, seed: u64, queues: &mut Queues
     })
 }
 
-/// Attempts that were running when the process ended: the messages' states that count them.
-fn interrupted(queues: &Queues, left_over: &[attempts::LeftOver], now_ms: u64) -> Vec<(u64, DeliveryState)> {
+/// An attempt that was running when the process ended, and the message's state that counts it.
+struct Interrupted {
+    queue: QueueNumber,
+    position: u64,
+    state: DeliveryState,
+}
+
+fn interrupted(queues: &Queues, left_over: &[attempts::LeftOver], now_ms: u64) -> Vec<Interrupted> {
     let counted = left_over.iter().filter_map(|one| {
-        let entry = queues.entry(one.sequence).filter(|entry| one.is_of(entry.position))?;
-        let first_failed_at_ms = entry.state.first_failed_at_ms_or(now_ms);
-        let state = DeliveryState { attempts: one.attempt, first_failed_at_ms, ..entry.state };
-        (entry.state.attempts < one.attempt).then_some((one.sequence, state))
+        let queue = QueueNumber(one.queue);
+        let before = queues.entry(queue, one.position)?.state();
+        let first_failed_at_ms = before.first_failed_at_ms_or(now_ms);
+        let state = DeliveryState { attempts: one.attempt, first_failed_at_ms, ..before };
+        (before.attempts < one.attempt).then_some(Interrupted { queue, position: one.position, state })
     });
     counted.collect()
 }
 
 /// Puts the interrupted attempts into the log before the table forgets them.
-fn record_interrupted(engine: &mut Engine, interrupted: &[(u64, DeliveryState)]) -> Result<(), OpenError> {
+fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Result<(), OpenError> {
     // A record takes at most 40 bytes or so, and a frame holds thousands of them.
     for some in interrupted.chunks(256) {
         engine.begin_frame();
-        for (sequence, state) in some {
-            record::encode_update(engine.frame(), *sequence, state);
+        for Interrupted { queue, position, state } in some {
+            record::encode_update(engine.frame(), *queue, *position, state);
         }
         engine.write_frame().map_err(OpenError::Stopped)?;
-        let mut state = engine.shared.state();
-        for (sequence, update) in some {
-            let record = Record::Update { sequence: *sequence, state: *update };
-            state.queues.apply(&record, Location::NONE).expect("an update is always in order");
+        let mut shared = engine.shared.state();
+        for Interrupted { queue, position, state } in some {
+            shared.queues.update(*queue, *position, *state);
         }
     }
     engine.shared.state().attempts.clear();

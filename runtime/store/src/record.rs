@@ -2,29 +2,31 @@
 //!
 //! | kind | what | fields |
 //! | --- | --- | --- |
-//! | 1 | queue: gives a queue its number | number `v`, name `s` |
+//! | 1 | queue: gives a queue its number; positions below the next one were used | number `v`, next position `v`, name `s` |
 //! | 2 | next: sequence numbers below this were used | sequence `v` |
-//! | 3 | put: a message stands in a queue, in this state | checksum `u32`, flags `u8`, queue `v`, sequence `u64`, enqueued at `u64`, then what the flags name, in order of their bits, then the body `s` |
-//! | 4 | update: a message's state changed | sequence `u64`, attempts `v`, due at `v`, first failed at `v` |
-//! | 5 | remove: a message is gone | sequence `u64` |
+//! | 3 | put: a message stands in a queue, in this state | checksum `u32`, flags `u8`, queue `v`, position `v`, sequence `v`, enqueued at `u64`, then what the flags name, in order of their bits, then the body `s` |
+//! | 4 | update: a message's state changed | queue `v`, position `v`, attempts `v`, due at `v`, first failed at `v` |
+//! | 5 | remove: a message is gone | queue `v`, position `v` |
 //!
 //! `v` is a LEB128 number of at most 64 bits, `s` a length (`v`) and so many bytes, other numbers are little-endian.
 //! Times are milliseconds of the Unix epoch, 0 for none.
 //!
 //! | put flag | field |
 //! | --- | --- |
-//! | 1 | position `u64`; without it the position is the sequence |
-//! | 2 | attempts `v`, first failed at `v` |
-//! | 4 | due at `v` |
-//! | 8 | holds its key while it is delayed; no field |
-//! | 16 | key `s` |
-//! | 32 | content type `s` |
-//! | 64 | attributes: count `v`, then name `s` and value `s` each |
+//! | 1 | attempts `v`, first failed at `v` |
+//! | 2 | due at `v` |
+//! | 4 | holds its key while it is delayed; no field |
+//! | 8 | key `s` |
+//! | 16 | content type `s` |
+//! | 32 | attributes: count `v`, then name `s` and value `s` each |
+//!
+//! A message is known by its queue and its position there; the sequence is the number in its id, which it keeps when it
+//! moves to another queue.
 //!
 //! A put is also what a message is read from when it is claimed long after, so it has a checksum of its own (CRC32C of
 //! what follows it): a frame's checksum can't be checked without reading the whole frame.
 //!
-//! A put of a message that is there already replaces it: messages are copied forward and moved between queues.
+//! A put where a message stands already replaces it: messages are copied forward.
 
 use bytes::Bytes;
 
@@ -36,13 +38,13 @@ const PUT: u8 = 3;
 const UPDATE: u8 = 4;
 const REMOVE: u8 = 5;
 
-const HAS_POSITION: u8 = 1;
-const HAS_ATTEMPTS: u8 = 2;
-const HAS_DUE: u8 = 4;
-const HOLDS_KEY: u8 = 8;
-const HAS_KEY: u8 = 16;
-const HAS_CONTENT_TYPE: u8 = 32;
-const HAS_ATTRIBUTES: u8 = 64;
+const HAS_ATTEMPTS: u8 = 1;
+const HAS_DUE: u8 = 2;
+const HOLDS_KEY: u8 = 4;
+const HAS_KEY: u8 = 8;
+const HAS_CONTENT_TYPE: u8 = 16;
+const HAS_ATTRIBUTES: u8 = 32;
+const FLAGS_UNKNOWN: u8 = 0xc0;
 
 /// The number that stands for a queue's name in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,11 +53,11 @@ pub(crate) struct QueueNumber(pub(crate) u32);
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
-    Queue { number: QueueNumber, name: &'a str },
+    Queue { number: QueueNumber, name: &'a str, next_position: u64 },
     Next { sequence: u64 },
     Put(Put<'a>),
-    Update { sequence: u64, state: DeliveryState },
-    Remove { sequence: u64 },
+    Update { queue: QueueNumber, position: u64, state: DeliveryState },
+    Remove { queue: QueueNumber, position: u64 },
 }
 
 /// What changes from delivery to delivery, and is kept over restarts.
@@ -90,9 +92,10 @@ pub(crate) struct Put<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PutPlace {
     pub(crate) queue: QueueNumber,
-    pub(crate) sequence: u64,
     /// Its place in the queue's order.
     pub(crate) position: u64,
+    /// The number in its id.
+    pub(crate) sequence: u64,
     pub(crate) enqueued_at_ms: u64,
     pub(crate) state: DeliveryState,
     /// It is delayed, and later messages of its key wait for it.
@@ -193,9 +196,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     if input.rest.is_empty() { Ok(record) } else { Err(Malformed::Number) }
 }
 
-pub(crate) fn encode_queue(out: &mut Vec<u8>, number: QueueNumber, name: &str) {
+pub(crate) fn encode_queue(out: &mut Vec<u8>, number: QueueNumber, name: &str, next_position: u64) {
     out.push(QUEUE);
     put_number(out, u64::from(number.0));
+    put_number(out, next_position);
     put_bytes(out, name.as_bytes());
 }
 
@@ -211,7 +215,6 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessa
         flags |= if set { bit } else { 0 };
         set
     };
-    let has_position = flag(place.position != place.sequence, HAS_POSITION);
     let has_attempts = flag(attempts != 0 || first_failed_at_ms != 0, HAS_ATTEMPTS);
     let has_due = flag(due_at_ms != 0, HAS_DUE);
     flag(place.holds_key, HOLDS_KEY);
@@ -224,11 +227,9 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessa
     out.extend_from_slice(&[0; 4]);
     out.push(flags);
     put_number(out, u64::from(place.queue.0));
-    out.extend_from_slice(&place.sequence.to_le_bytes());
+    put_number(out, place.position);
+    put_number(out, place.sequence);
     out.extend_from_slice(&place.enqueued_at_ms.to_le_bytes());
-    if has_position {
-        out.extend_from_slice(&place.position.to_le_bytes());
-    }
     if has_attempts {
         put_number(out, u64::from(attempts));
         put_number(out, first_failed_at_ms);
@@ -254,23 +255,25 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessa
     out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-pub(crate) fn encode_update(out: &mut Vec<u8>, sequence: u64, state: &DeliveryState) {
+pub(crate) fn encode_update(out: &mut Vec<u8>, queue: QueueNumber, position: u64, state: &DeliveryState) {
     out.push(UPDATE);
-    out.extend_from_slice(&sequence.to_le_bytes());
+    put_number(out, u64::from(queue.0));
+    put_number(out, position);
     put_number(out, u64::from(state.attempts));
     put_number(out, state.due_at_ms);
     put_number(out, state.first_failed_at_ms);
 }
 
-pub(crate) fn encode_remove(out: &mut Vec<u8>, sequence: u64) {
+pub(crate) fn encode_remove(out: &mut Vec<u8>, queue: QueueNumber, position: u64) {
     out.push(REMOVE);
-    out.extend_from_slice(&sequence.to_le_bytes());
+    put_number(out, u64::from(queue.0));
+    put_number(out, position);
 }
 
 /// The most bytes that the put of such a message may take, in whatever state.
 pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
     // Kind, checksum, flags, and the fixed and variable numbers at their longest.
-    const NUMBERS_MAX: usize = 1 + 4 + 1 + 5 + 8 + 8 + 8 + 5 + 10 + 10 + 10 + 10;
+    const NUMBERS_MAX: usize = 1 + 4 + 1 + 5 + 10 + 10 + 8 + 5 + 10 + 10 + 10 + 10;
     const LENGTH_MAX: usize = 10;
     let texts = message.key.iter().chain(&message.content_type).map(|text| text.len() + LENGTH_MAX);
     let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 2 * LENGTH_MAX);
@@ -297,18 +300,22 @@ struct Input<'a> {
 impl<'a> Input<'a> {
     fn record(&mut self) -> Result<Record<'a>, Malformed> {
         match self.byte()? {
-            QUEUE => Ok(Record::Queue { number: self.queue_number()?, name: self.text()? }),
+            QUEUE => {
+                let (number, next_position) = (self.queue_number()?, self.number()?);
+                Ok(Record::Queue { number, name: self.text()?, next_position })
+            }
             NEXT => Ok(Record::Next { sequence: self.number()? }),
             PUT => self.put().map(Record::Put),
             UPDATE => Ok(Record::Update {
-                sequence: self.fixed()?,
+                queue: self.queue_number()?,
+                position: self.number()?,
                 state: DeliveryState {
                     attempts: self.number_u32()?,
                     due_at_ms: self.number()?,
                     first_failed_at_ms: self.number()?,
                 },
             }),
-            REMOVE => Ok(Record::Remove { sequence: self.fixed()? }),
+            REMOVE => Ok(Record::Remove { queue: self.queue_number()?, position: self.number()? }),
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -317,14 +324,14 @@ impl<'a> Input<'a> {
         let crc = u32::from_le_bytes(self.array()?);
         let checked = self.rest;
         let flags = self.byte()?;
-        if flags & 0x80 != 0 {
+        if flags & FLAGS_UNKNOWN != 0 {
             return Err(Malformed::Flags(flags));
         }
         let has = |bit: u8| flags & bit != 0;
         let queue = self.queue_number()?;
-        let sequence = self.fixed()?;
+        let position = self.number()?;
+        let sequence = self.number()?;
         let enqueued_at_ms = self.fixed()?;
-        let position = if has(HAS_POSITION) { self.fixed()? } else { sequence };
         let mut state = DeliveryState::default();
         if has(HAS_ATTEMPTS) {
             state.attempts = self.number_u32()?;
@@ -447,22 +454,22 @@ mod tests {
         #[test]
         fn records_read_back(messages in proptest::collection::vec((any_place(), any_message()), 0..5), state in any_state()) {
             let mut payload = Vec::new();
-            encode_queue(&mut payload, QueueNumber(300), "orders");
+            encode_queue(&mut payload, QueueNumber(300), "orders", 77);
             encode_next(&mut payload, u64::MAX);
             for (place, message) in &messages {
                 let before = payload.len();
                 encode_put(&mut payload, place, message);
                 prop_assert!((payload.len() - before) as u64 <= put_bytes_max(message));
             }
-            encode_update(&mut payload, 5, &state);
-            encode_remove(&mut payload, 6);
+            encode_update(&mut payload, QueueNumber(2), 5, &state);
+            encode_remove(&mut payload, QueueNumber(2), 6);
 
             let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
                 prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
                 Ok(spanned.record)
             }).unwrap()).collect::<Result<_, TestCaseError>>()?;
             prop_assert_eq!(records.len(), messages.len() + 4);
-            prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders" });
+            prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders", next_position: 77 });
             prop_assert_eq!(records[1], Record::Next { sequence: u64::MAX });
             for ((place, message), record) in messages.iter().zip(&records[2..]) {
                 let Record::Put(put) = record else { panic!("not a put") };
@@ -473,8 +480,8 @@ mod tests {
                 let attributes: Vec<(Box<str>, Box<str>)> = put.attributes().map(|(n, v)| (n.into(), v.into())).collect();
                 prop_assert_eq!(&attributes, &message.attributes);
             }
-            prop_assert_eq!(records[messages.len() + 2], Record::Update { sequence: 5, state });
-            prop_assert_eq!(records[messages.len() + 3], Record::Remove { sequence: 6 });
+            prop_assert_eq!(records[messages.len() + 2], Record::Update { queue: QueueNumber(2), position: 5, state });
+            prop_assert_eq!(records[messages.len() + 3], Record::Remove { queue: QueueNumber(2), position: 6 });
         }
 
         #[test]

@@ -1,14 +1,15 @@
 //! What the committer and the callers share: the queues in memory, and the way to a message's content.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustc_hash::FxHashMap;
 
-use crate::attempts::{AttemptTable, Slot};
+use crate::attempts::AttemptTable;
+use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::queues::{Location, Queues};
 use crate::record::{self, QueueNumber, Record};
-use crate::sequence_map::SequenceMap;
 use crate::wal::Reader;
 use crate::{Message, MessageId, NewMessage};
 
@@ -26,9 +27,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) queues: Queues,
     pub(crate) attempts: AttemptTable,
-    /// The slots of the leases that are out, by token.
-    pub(crate) slots: FxHashMap<u64, Slot>,
-    pub(crate) cache: Cache,
+    pub(crate) cache: FrameCache,
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
     /// Why nothing more is confirmed.
     pub(crate) stopped: Option<Arc<str>>,
@@ -50,13 +49,14 @@ impl Shared {
 
     /// Reads a live message. The committer may copy it forward and recycle its file at any time, so a failed read is
     /// tried again where the message is by then; `None` if it is no longer there.
-    pub(crate) fn read(&self, sequence: u64, mut location: Location) -> Result<Option<Content>, Arc<str>> {
+    pub(crate) fn read(&self, wanted: Wanted) -> Result<Option<Content>, Arc<str>> {
+        let mut location = wanted.location;
         loop {
-            let failed = match self.read_at(sequence, location) {
+            let failed = match self.read_at(&wanted, location) {
                 Ok(content) => return Ok(Some(content)),
                 Err(why) => why,
             };
-            match self.state().queues.entry(sequence).map(|entry| entry.location) {
+            match self.state().queues.entry(wanted.queue, wanted.position).map(|entry| entry.location) {
                 None => return Ok(None),
                 Some(now) if now == location => return Err(failed),
                 Some(now) => location = now,
@@ -64,22 +64,37 @@ impl Shared {
         }
     }
 
-    fn read_at(&self, sequence: u64, location: Location) -> Result<Content, Arc<str>> {
+    fn read_at(&self, wanted: &Wanted, location: Location) -> Result<Content, Arc<str>> {
         let bytes = self
             .reader
             .read(location.file, location.offset, location.len)
-            .map_err(|error| Arc::from(format!("message {} can't be read: {error}", self.id(sequence))))?;
+            .map_err(|error| Arc::from(format!("message {} can't be read: {error}", self.id(wanted.sequence))))?;
+        self.decode(wanted, location, &bytes)
+    }
+
+    /// What stands in a message's record, after a check that it is this message's.
+    pub(crate) fn decode(&self, wanted: &Wanted, location: Location, bytes: &[u8]) -> Result<Content, Arc<str>> {
+        let damaged = |why: &dyn fmt::Display| {
+            Arc::from(format!("message {} is damaged at {location}: {why}", self.id(wanted.sequence)))
+        };
         // The record's checksum also tells a record from what has been written over it meanwhile.
-        match record::decode(&bytes) {
-            Ok(Record::Put(put)) if put.place.sequence == sequence => {
+        match record::decode(bytes) {
+            Ok(Record::Put(put)) if put.place.queue == wanted.queue && put.place.position == wanted.position => {
                 Ok(Content { message: put.message(), enqueued_at_ms: put.place.enqueued_at_ms })
             }
-            Ok(_) => {
-                Err(format!("message {} is damaged: another record stands at {location}", self.id(sequence)).into())
-            }
-            Err(why) => Err(format!("message {} is damaged at {location}: {why}", self.id(sequence)).into()),
+            Ok(_) => Err(damaged(&"another record stands there")),
+            Err(why) => Err(damaged(&why)),
         }
     }
+}
+
+/// A message that is to be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) queue: QueueNumber,
+    pub(crate) position: u64,
+    pub(crate) sequence: u64,
+    pub(crate) location: Location,
 }
 
 /// What a message carries, without its place in a queue.
@@ -94,43 +109,4 @@ impl Content {
         let NewMessage { body, content_type, key, attributes, delay_ms: _ } = self.message;
         Message { id, body, content_type, key, attributes, enqueued_at_ms: self.enqueued_at_ms }
     }
-}
-
-/// The content of messages that nobody has claimed yet, so that a short queue is never read from disk. It takes what
-/// comes while there is room: those are the heads of the queues.
-pub(crate) struct Cache {
-    contents: SequenceMap<Content>,
-    bytes: usize,
-    bytes_max: usize,
-}
-
-impl Cache {
-    pub(crate) fn new(bytes_max: usize) -> Cache {
-        Cache { contents: SequenceMap::default(), bytes: 0, bytes_max }
-    }
-
-    pub(crate) fn insert(&mut self, sequence: u64, content: Content) {
-        let weight = weight(&content);
-        if self.bytes + weight <= self.bytes_max {
-            self.bytes += weight;
-            self.contents.insert(sequence, content);
-        }
-    }
-
-    pub(crate) fn get(&self, sequence: u64) -> Option<&Content> {
-        self.contents.get(sequence)
-    }
-
-    pub(crate) fn take(&mut self, sequence: u64) -> Option<Content> {
-        let content = self.contents.remove(sequence)?;
-        self.bytes -= weight(&content);
-        Some(content)
-    }
-}
-
-/// Roughly what a content occupies in memory.
-fn weight(content: &Content) -> usize {
-    let message = &content.message;
-    let attributes: usize = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
-    message.body.len() + attributes + 192
 }

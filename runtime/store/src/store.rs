@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::clock::{Clock, SystemClock};
 use crate::committer::{self, Inbox, Job};
 use crate::disk::{Disk, FolderLock, RealDisk};
 use crate::open::{self, Layout, Opened};
-use crate::queues::{Claimed, Location, Phase};
-use crate::shared::{Content, Shared};
+use crate::queues::{Claimed, Phase};
+use crate::shared::{Content, Shared, Wanted};
 use crate::transaction::{Receipt, Refusal, Transaction};
 use crate::wal::Preparation;
 use crate::{Delivery, Lease, Message, OpenError, QueueName};
@@ -160,14 +162,22 @@ impl Store {
 
     /// Puts transactions on record, each atomic by itself. `done` gets an answer for each, in order, once they are
     /// durable or refused. It is called on the committer's thread: it must be quick.
-    pub fn submit(
+    pub fn submit_all(
         &self,
         transactions: Vec<Transaction>,
         done: impl FnOnce(Vec<Result<Receipt, Refusal>>) + Send + 'static,
     ) {
-        if let Err(job) = self.inbox.push(Job { transactions, done: Box::new(done) }) {
-            let why = self.failure().unwrap_or_else(|| "it was closed".into());
-            (job.done)(job.transactions.iter().map(|_| Err(Refusal::Stopped(why.clone()))).collect());
+        self.push(Job::All { transactions, done: Box::new(done) });
+    }
+
+    /// Puts one transaction on record; see [`Store::submit_all`].
+    pub fn submit(&self, transaction: Transaction, done: impl FnOnce(Result<Receipt, Refusal>) + Send + 'static) {
+        self.push(Job::One { transaction, done: Box::new(done) });
+    }
+
+    fn push(&self, job: Job) {
+        if let Some(job) = self.inbox.push(job) {
+            job.refuse(&Refusal::Stopped(self.failure().unwrap_or_else(|| "it was closed".into())));
         }
     }
 
@@ -179,7 +189,7 @@ impl Store {
         let now_ms = self.shared.clock.now_ms();
         let expires_at_ms = now_ms.saturating_add(lease_ms);
         let mut claimed = Vec::new();
-        let contents: Vec<Option<Content>> = {
+        let cached: Vec<Option<Bytes>> = {
             let mut guard = self.shared.state();
             let state = &mut *guard;
             if let Some(why) = &state.stopped {
@@ -187,13 +197,8 @@ impl Store {
             }
             let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
             state.queues.advance(number, now_ms);
-            let max = max.min(state.attempts.free());
-            state.queues.claim(number, max, expires_at_ms, &mut claimed);
-            for one in &claimed {
-                let slot = state.attempts.take().expect("no more were claimed than there are slots");
-                state.slots.insert(one.lease.token, slot);
-            }
-            claimed.iter().map(|one| state.cache.take(one.lease.message)).collect()
+            state.queues.claim(number, max, expires_at_ms, &mut state.attempts, &mut claimed);
+            claimed.iter().map(|one| state.cache.get(one.location)).collect()
         };
         if claimed.is_empty() {
             return Ok(Vec::new());
@@ -201,8 +206,8 @@ impl Store {
         self.inbox.lease_ends(expires_at_ms);
         let mut failed = None;
         let mut deliveries = Vec::with_capacity(claimed.len());
-        for (one, content) in claimed.into_iter().zip(contents) {
-            match content.map_or_else(|| self.shared.read(one.lease.message, one.location), |found| Ok(Some(found))) {
+        for (one, cached) in claimed.into_iter().zip(cached) {
+            match self.content(&one.wanted(), cached) {
                 Ok(Some(content)) => deliveries.push(self.delivery(&one, content)),
                 Ok(None) => {}
                 Err(why) => failed = Some(why),
@@ -214,9 +219,17 @@ impl Store {
         }
     }
 
+    /// What a message carries: out of its record, if that was still in memory.
+    fn content(&self, wanted: &Wanted, record: Option<Bytes>) -> Result<Option<Content>, Arc<str>> {
+        match record {
+            Some(record) => self.shared.decode(wanted, wanted.location, &record).map(Some),
+            None => self.shared.read(*wanted),
+        }
+    }
+
     fn delivery(&self, claimed: &Claimed, content: Content) -> Delivery {
         Delivery {
-            message: content.into_message(self.shared.id(claimed.lease.message)),
+            message: content.into_message(self.shared.id(claimed.sequence)),
             attempt: claimed.attempt,
             first_failed_at_ms: (claimed.first_failed_at_ms != 0).then_some(claimed.first_failed_at_ms),
             lease: claimed.lease,
@@ -242,10 +255,7 @@ impl Store {
         let now_ms = self.shared.clock.now_ms();
         let mut guard = self.shared.state();
         let state = &mut *guard;
-        let Some(attempt) = state.queues.begin(lease, now_ms) else { return false };
-        let position = state.queues.leased(lease).expect("it has just begun").position;
-        state.attempts.begin(state.slots[&lease.token], lease.message, attempt, position);
-        true
+        state.queues.begin(lease, now_ms, &state.attempts)
     }
 
     /// Makes a lease end so long from now. False if it is over.
@@ -287,12 +297,11 @@ impl Store {
     /// The first messages of a queue in its order, without claiming them.
     pub fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<Peeked>, Refusal> {
         struct Seen {
-            sequence: u64,
-            location: Location,
+            wanted: Wanted,
             state: State,
             attempts: u32,
             due_at_ms: u64,
-            content: Option<Content>,
+            record: Option<Bytes>,
         }
         let now_ms = self.shared.clock.now_ms();
         let seen: Vec<Seen> = {
@@ -300,31 +309,25 @@ impl Store {
             let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
             state.queues.advance(number, now_ms);
             let entries = state.queues.peek(number, limit);
-            let look = |(sequence, entry): (u64, &crate::queues::Entry)| Seen {
-                sequence,
-                location: entry.location,
-                state: match entry.phase {
-                    Phase::Ready | Phase::Absent => State::Ready,
+            let look = |(position, entry): (u64, &crate::queues::Entry)| Seen {
+                wanted: Wanted { queue: number, position, sequence: entry.sequence, location: entry.location },
+                state: match entry.phase() {
+                    Phase::Fresh | Phase::Ready | Phase::Absent => State::Ready,
                     Phase::Delayed { .. } => State::Delayed,
-                    Phase::Leased { .. } => State::Leased,
+                    Phase::Leased => State::Leased,
                 },
                 attempts: entry.attempts_started(),
-                due_at_ms: entry.state.due_at_ms,
-                content: state.cache.get(sequence).cloned(),
+                due_at_ms: entry.state().due_at_ms,
+                record: state.cache.get(entry.location),
             };
             entries.map(look).collect()
         };
         let mut peeked = Vec::with_capacity(seen.len());
         for one in seen {
-            let content = match one.content {
-                Some(content) => content,
-                None => match self.shared.read(one.sequence, one.location).map_err(Refusal::Read)? {
-                    Some(content) => content,
-                    None => continue,
-                },
-            };
+            let content = self.content(&one.wanted, one.record).map_err(Refusal::Read)?;
+            let Some(content) = content else { continue };
             peeked.push(Peeked {
-                message: content.into_message(self.shared.id(one.sequence)),
+                message: content.into_message(self.shared.id(one.wanted.sequence)),
                 state: one.state,
                 attempts: one.attempts,
                 due_at_ms: (one.due_at_ms != 0).then_some(one.due_at_ms),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::{Lease, MessageId, NewMessage, QueueName};
 
 /// One atomic step: it lies whole in one frame of the log, so all of it happens or nothing does.
@@ -10,8 +12,11 @@ pub struct Transaction {
     /// The delivery that it settles. If the lease is no longer valid, nothing of the transaction happens.
     pub settle: Option<(Lease, Action)>,
     /// Messages that it sends, to any number of queues.
-    pub sends: Vec<(QueueName, NewMessage)>,
+    pub sends: Sends,
 }
+
+/// Most transactions send one message or none: those need no allocation.
+pub type Sends = SmallVec<[(QueueName, NewMessage); 1]>;
 
 /// What becomes of a delivered message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +77,7 @@ impl AttributeEdit {
 }
 
 /// The ids of what a transaction sent, in order.
-pub type Receipt = Vec<MessageId>;
+pub type Receipt = SmallVec<[MessageId; 1]>;
 
 /// Why a transaction did not happen. Nothing of it did.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

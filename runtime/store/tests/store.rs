@@ -34,12 +34,12 @@ fn message(body: &[u8]) -> NewMessage {
 
 fn commit(store: &Store, transaction: Transaction) -> Result<Receipt, Refusal> {
     let (done, answered) = channel();
-    store.submit(vec![transaction], move |mut answers| done.send(answers.remove(0)).unwrap());
+    store.submit(transaction, move |answer| done.send(answer).unwrap());
     answered.recv_timeout(Duration::from_secs(60)).expect("the committer answers")
 }
 
 fn send(store: &Store, queue: &str, body: &[u8]) -> Result<MessageId, Refusal> {
-    let sends = vec![(name(queue), message(body))];
+    let sends = [(name(queue), message(body))].into();
     Ok(commit(store, Transaction { settle: None, sends })?[0])
 }
 
@@ -55,7 +55,7 @@ fn messages_acks_and_sends_outlive_the_process() {
         let ids = ["one", "two", "three"].map(|body| send(&store, "orders", body.as_bytes()).unwrap()).into();
         let delivery = store.claim(&name("orders"), 1, LEASE_MS).unwrap().remove(0);
         assert!(store.begin(delivery.lease));
-        let sends = vec![(name("audit"), message(b"done"))];
+        let sends = [(name("audit"), message(b"done"))].into();
         commit(&store, Transaction { settle: Some((delivery.lease, Action::Ack)), sends }).unwrap();
         ids
     };
@@ -82,9 +82,9 @@ fn a_lease_that_was_settled_or_ran_out_is_worth_nothing() {
     };
     assert_eq!(second.attempt, 1, "the first attempt never began");
     assert!(!store.begin(first.lease));
-    let ack = |lease| Transaction { settle: Some((lease, Action::Ack)), sends: Vec::new() };
+    let ack = |lease| Transaction { settle: Some((lease, Action::Ack)), ..Transaction::default() };
     assert_eq!(commit(&store, ack(first.lease)), Err(Refusal::LeaseLost));
-    assert_eq!(commit(&store, ack(second.lease)), Ok(Vec::new()));
+    assert_eq!(commit(&store, ack(second.lease)), Ok(Receipt::new()));
     assert_eq!(commit(&store, ack(second.lease)), Err(Refusal::LeaseLost));
     assert!(bodies(&store, "orders").is_empty());
 }
@@ -97,7 +97,7 @@ fn a_dead_letter_keeps_its_id_and_gains_facts_until_it_goes_back() {
     let settle = |queue: &str, action| {
         let delivery = store.claim(&name(queue), 1, LEASE_MS).unwrap().remove(0);
         assert!(store.begin(delivery.lease));
-        commit(&store, Transaction { settle: Some((delivery.lease, action)), sends: Vec::new() }).unwrap();
+        commit(&store, Transaction { settle: Some((delivery.lease, action)), ..Transaction::default() }).unwrap();
     };
     let facts = vec![("linecook-reason".into(), "it can't be parsed".into())];
     settle("orders", Action::Move { queue: name("orders.dead"), attributes: AttributeEdit::Set(facts) });
@@ -154,7 +154,7 @@ fn a_log_full_of_live_messages_refuses_sends_and_takes_acks() {
         for delivery in store.claim(&name("orders"), usize::MAX, LEASE_MS).unwrap() {
             assert!(store.begin(delivery.lease));
             let action = if round == 2 { Action::Ack } else { Action::Retry { delay_ms: 0 } };
-            commit(&store, Transaction { settle: Some((delivery.lease, action)), sends: Vec::new() }).unwrap();
+            commit(&store, Transaction { settle: Some((delivery.lease, action)), ..Transaction::default() }).unwrap();
             handled += 1;
         }
         assert_eq!(handled, sent);

@@ -126,7 +126,7 @@ pub(crate) fn delivery(body: &str) -> Delivery {
         },
         attempt: 3,
         first_failed_at_ms: None,
-        lease: Lease { message: 42, token: 1 },
+        lease: Lease { queue: 1, position: 42, token: 1 },
     }
 }
 

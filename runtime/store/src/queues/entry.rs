@@ -3,21 +3,29 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::record::{DeliveryState, QueueNumber};
+use crate::attempts::Slot;
+use crate::record::DeliveryState;
 
-/// What is known of a message without reading it. The fields up to `location` come from its put and the last two from
-/// its life since; only `phase` is not in the log.
-#[derive(Debug, Clone)]
+/// What is known of a message without reading it. Most messages are only ever ready, so what the others need lies apart.
+#[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) queue: QueueNumber,
-    pub(crate) position: u64,
-    pub(crate) key: Option<Arc<str>>,
+    /// The number in its id.
+    pub(crate) sequence: u64,
     pub(crate) enqueued_at_ms: u64,
-    /// Of body, key, content type and attributes.
-    pub(crate) bytes: u64,
     pub(crate) location: Location,
-    pub(crate) state: DeliveryState,
-    pub(crate) phase: Phase,
+    /// Of body, key, content type and attributes.
+    pub(crate) bytes: u32,
+    /// Not in the log.
+    pub(super) phase: Phase,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What only messages have that carry a key, were retried or delayed, or are leased.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    pub(super) key: Option<Arc<str>>,
+    pub(super) state: DeliveryState,
+    pub(super) lease: Option<LeaseState>,
 }
 
 /// Where a message is in its life.
@@ -25,36 +33,57 @@ pub(crate) struct Entry {
 pub(crate) enum Phase {
     /// On its way from one phase to another.
     Absent,
+    /// Ready since it was put, without a key, and never claimed: found by walking, listed nowhere.
+    Fresh,
+    /// Ready and listed, or waiting for an earlier message of its key.
     Ready,
     Delayed {
         holds_key: bool,
     },
-    Leased {
-        token: u64,
-        expires_at_ms: u64,
-        /// Its handler has started.
-        begun: bool,
-        settling: Settling,
-    },
+    /// It has a [`LeaseState`].
+    Leased,
 }
 
-/// Whether the end of a lease is on its way to the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Settling {
-    No,
-    Yes,
+/// A lease that is out. In memory only.
+#[derive(Debug)]
+pub(crate) struct LeaseState {
+    pub(super) token: u64,
+    pub(super) expires_at_ms: u64,
+    /// Its handler has started.
+    pub(super) begun: bool,
+    /// Its end is on its way to the disk: it is nobody else's any more.
+    pub(super) settling: bool,
+    pub(super) slot: Slot,
 }
 
 impl Entry {
-    /// Whether a lease with this token can be settled.
-    pub(crate) fn is_leased_as(&self, wanted: u64) -> bool {
-        matches!(self.phase, Phase::Leased { token, settling: Settling::No, .. } if token == wanted)
+    pub(super) fn key(&self) -> Option<&Arc<str>> {
+        self.rare.as_ref()?.key.as_ref()
+    }
+
+    pub(crate) fn state(&self) -> DeliveryState {
+        self.rare.as_ref().map(|rare| rare.state).unwrap_or_default()
+    }
+
+    pub(super) fn set_state(&mut self, state: DeliveryState) {
+        if state != self.state() {
+            self.rare.get_or_insert_default().state = state;
+        }
+    }
+
+    /// The lease with this token, if it can still be settled.
+    pub(super) fn lease_mut(&mut self, token: u64) -> Option<&mut LeaseState> {
+        self.rare.as_mut()?.lease.as_mut().filter(|lease| lease.token == token && !lease.settling)
     }
 
     /// Attempts that started, the running one among them.
     pub(crate) fn attempts_started(&self) -> u32 {
-        let begun = matches!(self.phase, Phase::Leased { begun: true, .. });
-        self.state.attempts.saturating_add(u32::from(begun))
+        let begun = self.rare.as_ref().and_then(|rare| rare.lease.as_ref()).is_some_and(|lease| lease.begun);
+        self.state().attempts.saturating_add(u32::from(begun))
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
     }
 }
 

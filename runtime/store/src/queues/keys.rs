@@ -6,9 +6,6 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-/// (position, sequence)
-type Place = (u64, u64);
-
 /// All keys of one queue.
 #[derive(Default)]
 pub(super) struct Keys {
@@ -21,8 +18,8 @@ struct Key {
     messages: u64,
     /// Those that are leased, or delayed after a failed attempt.
     holders: u64,
-    /// Those that are ready.
-    waiting: BTreeSet<Place>,
+    /// The positions of those that are ready.
+    waiting: BTreeSet<u64>,
 }
 
 impl Keys {
@@ -49,40 +46,40 @@ impl Keys {
     }
 
     /// A message becomes ready.
-    pub(super) fn wait(&mut self, text: &str, place: Place, claimable: &mut BTreeSet<Place>) {
+    pub(super) fn wait(&mut self, text: &str, position: u64, claimable: &mut BTreeSet<u64>) {
         self.change(text, claimable, |key| {
-            key.waiting.insert(place);
+            key.waiting.insert(position);
         });
     }
 
     /// A ready message is claimed or taken away.
-    pub(super) fn leave(&mut self, text: &str, place: Place, claimable: &mut BTreeSet<Place>) {
+    pub(super) fn leave(&mut self, text: &str, position: u64, claimable: &mut BTreeSet<u64>) {
         self.change(text, claimable, |key| {
-            key.waiting.remove(&place);
+            key.waiting.remove(&position);
         });
     }
 
     /// From here on the others wait.
-    pub(super) fn hold(&mut self, text: &str, claimable: &mut BTreeSet<Place>) {
+    pub(super) fn hold(&mut self, text: &str, claimable: &mut BTreeSet<u64>) {
         self.change(text, claimable, |key| key.holders += 1);
     }
 
     /// The next one may come.
-    pub(super) fn release(&mut self, text: &str, claimable: &mut BTreeSet<Place>) {
+    pub(super) fn release(&mut self, text: &str, claimable: &mut BTreeSet<u64>) {
         self.change(text, claimable, |key| key.holders -= 1);
     }
 
-    fn change(&mut self, text: &str, claimable: &mut BTreeSet<Place>, change: impl FnOnce(&mut Key)) {
+    fn change(&mut self, text: &str, claimable: &mut BTreeSet<u64>, change: impl FnOnce(&mut Key)) {
         let key = self.keys.get_mut(text).expect("its messages are counted");
         let before = key.candidate();
         change(key);
         let after = key.candidate();
         if before != after {
-            if let Some(place) = before {
-                claimable.remove(&place);
+            if let Some(position) = before {
+                claimable.remove(&position);
             }
-            if let Some(place) = after {
-                claimable.insert(place);
+            if let Some(position) = after {
+                claimable.insert(position);
             }
         }
     }
@@ -90,7 +87,7 @@ impl Keys {
 
 impl Key {
     /// The message of this key that can be claimed.
-    fn candidate(&self) -> Option<Place> {
+    fn candidate(&self) -> Option<u64> {
         if self.holders > 0 { None } else { self.waiting.first().copied() }
     }
 }

@@ -16,6 +16,7 @@ mod entry;
 mod keys;
 mod line;
 mod phases;
+mod position_map;
 
 use std::collections::BTreeSet;
 
@@ -23,18 +24,18 @@ use rustc_hash::FxHashMap;
 
 pub(crate) use self::entry::{Entry, Location, Phase};
 use self::line::Line;
+pub(crate) use self::phases::Held;
 use crate::record::{DeliveryState, PutPlace, QueueNumber, Record};
-use crate::sequence_map::SequenceMap;
+use crate::shared::Wanted;
 use crate::{Lease, QueueName};
 
 #[derive(Default)]
 pub(crate) struct Queues {
-    entries: SequenceMap<Entry>,
     /// By number. A number whose queue was never named in the log is free after a restart, and stays so.
     lines: Vec<Option<Line>>,
     numbers: FxHashMap<QueueName, QueueNumber>,
-    /// (expires at, sequence)
-    leases: BTreeSet<(u64, u64)>,
+    /// (expires at, queue, position)
+    leases: BTreeSet<(u64, QueueNumber, u64)>,
     next_sequence: u64,
     next_token: u64,
     /// Bytes of the puts that the entries live in.
@@ -47,10 +48,19 @@ pub(crate) struct Queues {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claimed {
     pub(crate) lease: Lease,
+    pub(crate) sequence: u64,
     pub(crate) location: Location,
     /// The number of the attempt that may begin now.
     pub(crate) attempt: u32,
     pub(crate) first_failed_at_ms: u64,
+}
+
+impl Claimed {
+    /// How to read the message.
+    pub(crate) fn wanted(&self) -> Wanted {
+        let Claimed { lease, sequence, location, .. } = *self;
+        Wanted { queue: QueueNumber(lease.queue), position: lease.position, sequence, location }
+    }
 }
 
 /// The counts of one queue.
@@ -110,12 +120,14 @@ impl Queues {
 
     /// The queues that people should see: declared ones, and those that still hold messages.
     pub(crate) fn visible(&self) -> impl Iterator<Item = (QueueNumber, &QueueName)> {
-        self.numbered().filter(|(_, line)| line.declared || !line.is_empty()).map(|(number, line)| (number, &line.name))
+        self.numbered()
+            .filter(|(_, line)| line.declared || !line.entries.is_empty())
+            .map(|(number, line)| (number, &line.name))
     }
 
-    /// All queues that ever had a number, for the log's catalogue.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (QueueNumber, &QueueName)> {
-        self.numbered().map(|(number, line)| (number, &line.name))
+    /// All queues that ever had a number, with the position that their next message takes, for the log's catalogue.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (QueueNumber, &QueueName, u64)> {
+        self.numbered().map(|(number, line)| (number, &line.name, line.next_position))
     }
 
     fn numbered(&self) -> impl Iterator<Item = (QueueNumber, &Line)> {
@@ -123,10 +135,10 @@ impl Queues {
         places.filter_map(|(place, line)| Some((QueueNumber(place as u32), line.as_ref()?)))
     }
 
-    /// Queues that no durable record names yet; they are not returned again.
-    pub(crate) fn take_unnamed(&mut self, used: QueueNumber) -> Option<QueueName> {
+    /// The name of a queue that no durable record names yet, and its next position. It is not returned again.
+    pub(crate) fn take_unnamed(&mut self, used: QueueNumber) -> Option<(QueueName, u64)> {
         let line = line_mut(&mut self.lines, used);
-        (!std::mem::replace(&mut line.named_in_log, true)).then(|| line.name.clone())
+        (!std::mem::replace(&mut line.named_in_log, true)).then(|| (line.name.clone(), line.next_position))
     }
 
     fn line(&self, number: QueueNumber) -> &Line {
@@ -140,6 +152,13 @@ impl Queues {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         sequence
+    }
+
+    /// Draws the next position of a queue. It is used up also if nothing comes of it.
+    pub(crate) fn draw_position(&mut self, queue: QueueNumber) -> u64 {
+        let line = line_mut(&mut self.lines, queue);
+        line.next_position += 1;
+        line.next_position - 1
     }
 
     /// All smaller numbers may be in use.
@@ -191,32 +210,40 @@ impl Queues {
     /// What the log says happens, here too. `location` is where a put stands.
     pub(crate) fn apply(&mut self, record: &Record<'_>, location: Location) -> Result<(), String> {
         match record {
-            Record::Queue { number, name } => self.name_queue(*number, name),
+            Record::Queue { number, name, next_position } => self.name_queue(*number, name, *next_position),
             Record::Next { sequence } => {
                 self.next_sequence = self.next_sequence.max(*sequence);
                 Ok(())
             }
             Record::Put(put) => {
-                if self.lines.get(put.place.queue.0 as usize).is_none_or(Option::is_none) {
-                    return Err(format!("a message stands in queue number {}, which has no name", put.place.queue.0));
-                }
+                self.check_number(put.place.queue)?;
                 let bytes = put.body.len() + put.key.map_or(0, str::len) + put.content_type.map_or(0, str::len);
                 let attributes: usize = put.attributes().map(|(name, value)| name.len() + value.len()).sum();
-                self.put(&put.place, put.key, (bytes + attributes) as u64, location);
+                let bytes = u32::try_from(bytes + attributes).map_err(|_| "a message is too large".to_owned())?;
+                self.put(&put.place, put.key, bytes, location);
                 Ok(())
             }
-            Record::Update { sequence, state } => {
-                self.update(*sequence, *state);
+            Record::Update { queue, position, state } => {
+                self.check_number(*queue)?;
+                self.update(*queue, *position, *state);
                 Ok(())
             }
-            Record::Remove { sequence } => {
-                self.remove(*sequence);
+            Record::Remove { queue, position } => {
+                self.check_number(*queue)?;
+                self.remove(*queue, *position);
                 Ok(())
             }
         }
     }
 
-    fn name_queue(&mut self, number: QueueNumber, name: &str) -> Result<(), String> {
+    fn check_number(&self, queue: QueueNumber) -> Result<(), String> {
+        match self.lines.get(queue.0 as usize) {
+            Some(Some(_)) => Ok(()),
+            _ => Err(format!("a message stands in queue number {}, which has no name", queue.0)),
+        }
+    }
+
+    fn name_queue(&mut self, number: QueueNumber, name: &str, next_position: u64) -> Result<(), String> {
         let name = QueueName::new(name).map_err(|error| error.to_string())?;
         let taken = self.lines.get(number.0 as usize).is_some_and(Option::is_some);
         match self.known(&name) {
@@ -224,57 +251,51 @@ impl Queues {
             None if !taken => self.give_number(number, &name),
             _ => return Err(format!("queue {name} has number {}, which is another's, or has two", number.0)),
         }
-        line_mut(&mut self.lines, number).named_in_log = true;
+        let line = line_mut(&mut self.lines, number);
+        line.named_in_log = true;
+        line.next_position = line.next_position.max(next_position);
         Ok(())
     }
 
-    /// A message stands in a queue; if it stood somewhere before, no longer there.
-    pub(crate) fn put(&mut self, place: &PutPlace, key: Option<&str>, bytes: u64, location: Location) {
-        self.remove(place.sequence);
-        self.next_sequence = self.next_sequence.max(place.sequence + 1).max(place.position + 1);
+    /// A message stands in a queue. If it did already, it was copied.
+    pub(crate) fn put(&mut self, place: &PutPlace, key: Option<&str>, bytes: u32, location: Location) {
+        self.remove(place.queue, place.position);
+        self.next_sequence = self.next_sequence.max(place.sequence + 1);
         self.settle_in(location);
-        let line = line_mut(&mut self.lines, place.queue);
         let mut entry = Entry {
-            queue: place.queue,
-            position: place.position,
-            key: key.map(|key| line.keys.intern(key)),
+            sequence: place.sequence,
             enqueued_at_ms: place.enqueued_at_ms,
-            bytes,
             location,
-            state: place.state,
+            bytes,
             phase: Phase::Absent,
+            rare: None,
         };
-        line.bytes += bytes;
-        line.order.insert(place.position, place.sequence);
-        line.arrange(&mut entry, place.sequence, place.holds_key);
-        self.entries.insert(place.sequence, entry);
+        entry.set_state(place.state);
+        line_mut(&mut self.lines, place.queue).add(place.position, entry, key, place.holds_key);
     }
 
-    fn update(&mut self, sequence: u64, state: DeliveryState) {
-        if self.entries.get(sequence).is_some() {
-            self.withdraw(sequence);
-            self.entries.get_mut(sequence).expect("just looked up").state = state;
-            self.arrange(sequence, true);
+    pub(crate) fn update(&mut self, queue: QueueNumber, position: u64, state: DeliveryState) {
+        if self.entry(queue, position).is_some() {
+            self.withdraw(queue, position);
+            let line = line_mut(&mut self.lines, queue);
+            line.entries.get_mut(position).expect("just looked up").set_state(state);
+            line.arrange(position, true);
         }
     }
 
-    fn remove(&mut self, sequence: u64) {
-        if self.entries.get(sequence).is_some() {
-            self.withdraw(sequence);
-            let entry = self.entries.remove(sequence).expect("just looked up");
-            let line = line_mut(&mut self.lines, entry.queue);
-            line.bytes -= entry.bytes;
-            line.order.remove(&entry.position);
-            if let Some(key) = &entry.key {
-                line.keys.forget(key);
+    pub(crate) fn remove(&mut self, queue: QueueNumber, position: u64) {
+        if let Some((entry, lease)) = line_mut(&mut self.lines, queue).take(position) {
+            if let Some(lease) = lease {
+                self.leases.remove(&(lease.expires_at_ms, queue, position));
             }
             self.move_out(entry.location);
         }
     }
 
     /// The message was copied: it lives in `to` now if it lived in `from`. Answers whether it did.
-    pub(crate) fn relocate(&mut self, sequence: u64, from: Location, to: Location) -> bool {
-        let Some(entry) = self.entries.get_mut(sequence).filter(|entry| entry.location == from) else { return false };
+    pub(crate) fn relocate(&mut self, queue: QueueNumber, position: u64, from: Location, to: Location) -> bool {
+        let entry = line_mut(&mut self.lines, queue).entries.get_mut(position);
+        let Some(entry) = entry.filter(|entry| entry.location == from) else { return false };
         entry.location = to;
         self.move_out(from);
         self.settle_in(to);
@@ -283,32 +304,24 @@ impl Queues {
 
     // --- looking -------------------------------------------------------------------------------------------------
 
-    pub(crate) fn entry(&self, sequence: u64) -> Option<&Entry> {
-        self.entries.get(sequence)
+    pub(crate) fn entry(&self, queue: QueueNumber, position: u64) -> Option<&Entry> {
+        self.lines.get(queue.0 as usize)?.as_ref()?.entries.get(position)
     }
 
     pub(crate) fn counts(&self, queue: QueueNumber) -> Counts {
         let line = self.line(queue);
-        let delayed = line.delayed.len() as u64;
         Counts {
-            ready: line.order.len() as u64 - delayed - line.leased,
-            delayed,
-            leased: line.leased,
+            ready: line.entries.len() - line.delayed() - line.leased(),
+            delayed: line.delayed(),
+            leased: line.leased(),
             bytes: line.bytes,
-            oldest_enqueued_at_ms: line
-                .order
-                .first_key_value()
-                .map(|(_, sequence)| self.entries.get(*sequence).expect("what is listed is there").enqueued_at_ms),
+            oldest_enqueued_at_ms: line.entries.iter_from(0).next().map(|(_, entry)| entry.enqueued_at_ms),
         }
     }
 
     /// The first messages of a queue in its order.
     pub(crate) fn peek(&self, queue: QueueNumber, limit: usize) -> impl Iterator<Item = (u64, &Entry)> {
-        self.line(queue)
-            .order
-            .values()
-            .take(limit)
-            .map(|sequence| (*sequence, self.entries.get(*sequence).expect("what is listed is there")))
+        self.line(queue).entries.iter_from(0).take(limit)
     }
 }
 

@@ -1,155 +1,153 @@
 //! How messages go from phase to phase: due, claimed, begun, settled, released, expired.
 
-use super::entry::{Entry, Phase, Settling};
+use super::entry::{Entry, LeaseState, Location};
 use super::{Claimed, Queues, line_mut};
 use crate::Lease;
-use crate::record::QueueNumber;
+use crate::attempts::{AttemptTable, Slot};
+use crate::record::{DeliveryState, QueueNumber};
+
+/// What a settlement needs to know of its message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) sequence: u64,
+    pub(crate) enqueued_at_ms: u64,
+    pub(crate) bytes: u32,
+    pub(crate) location: Location,
+    pub(crate) state: DeliveryState,
+    pub(crate) attempts_started: u32,
+    pub(crate) slot: Slot,
+}
 
 impl Queues {
-    /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.
-    pub(super) fn arrange(&mut self, sequence: u64, holds_key: bool) {
-        let entry = self.entries.get_mut(sequence).expect("the caller has just seen it");
-        line_mut(&mut self.lines, entry.queue).arrange(entry, sequence, holds_key);
-    }
-
-    /// Takes a message out of its phase, whatever it is.
-    pub(super) fn withdraw(&mut self, sequence: u64) {
-        let entry = self.entries.get_mut(sequence).expect("the caller has just seen it");
-        let line = line_mut(&mut self.lines, entry.queue);
-        match std::mem::replace(&mut entry.phase, Phase::Absent) {
-            Phase::Absent => {}
-            Phase::Ready => line.unmake_ready(entry.position, entry.key.as_ref()),
-            Phase::Delayed { holds_key } => {
-                line.delayed.remove(&(entry.state.due_at_ms, entry.position, sequence));
-                if let Some(key) = entry.key.as_ref().filter(|_| holds_key) {
-                    line.release(key);
-                }
-            }
-            Phase::Leased { expires_at_ms, .. } => {
-                line.leased -= 1;
-                self.leases.remove(&(expires_at_ms, sequence));
-                if let Some(key) = &entry.key {
-                    line.release(key);
-                }
-            }
-        }
-    }
-
     /// Makes ready what is due in a queue.
     pub(crate) fn advance(&mut self, queue: QueueNumber, now_ms: u64) {
-        while let Some((due_at_ms, _, sequence)) = self.line(queue).delayed.first().copied() {
-            if due_at_ms > now_ms {
-                break;
-            }
-            self.withdraw(sequence);
-            self.entries.get_mut(sequence).expect("delayed messages are there").state.due_at_ms = 0;
-            self.arrange(sequence, false);
-        }
+        line_mut(&mut self.lines, queue).advance(now_ms);
     }
 
     /// When the next delayed message of a queue is due.
     pub(crate) fn next_due_at(&self, queue: QueueNumber) -> Option<u64> {
-        self.line(queue).delayed.first().map(|(due_at_ms, _, _)| *due_at_ms)
+        self.line(queue).next_due_at()
     }
 
     pub(crate) fn has_claimable(&self, queue: QueueNumber) -> bool {
-        !self.line(queue).claimable.is_empty()
+        self.line(queue).has_claimable()
     }
 
-    /// Leases up to `max` messages until `expires_at_ms`, in the queue's order.
-    pub(crate) fn claim(&mut self, queue: QueueNumber, max: usize, expires_at_ms: u64, out: &mut Vec<Claimed>) {
-        while out.len() < max {
-            let Some((_, sequence)) = self.line(queue).claimable.first().copied() else { break };
-            self.withdraw(sequence);
-            let entry = self.entries.get_mut(sequence).expect("ready messages are there");
-            let line = line_mut(&mut self.lines, queue);
-            let lease = Lease { message: sequence, token: self.next_token };
+    /// Leases up to `max` messages until `expires_at_ms`, in the queue's order, as long as there are slots.
+    pub(crate) fn claim(
+        &mut self,
+        queue: QueueNumber,
+        max: usize,
+        expires_at_ms: u64,
+        attempts: &mut AttemptTable,
+        out: &mut Vec<Claimed>,
+    ) {
+        let line = line_mut(&mut self.lines, queue);
+        while out.len() < max && line.has_claimable() {
+            let Some(slot) = attempts.take() else { break };
+            let token = self.next_token;
             self.next_token += 1;
-            entry.phase = Phase::Leased { token: lease.token, expires_at_ms, begun: false, settling: Settling::No };
-            line.leased += 1;
-            self.leases.insert((expires_at_ms, sequence));
-            if let Some(key) = &entry.key {
-                line.hold(key);
-            }
+            let lease = || LeaseState { token, expires_at_ms, begun: false, settling: false, slot };
+            let position = line.lease_next(lease).expect("something is claimable");
+            self.leases.insert((expires_at_ms, queue, position));
+            let entry = line.entries.get(position).expect("it has just been leased");
+            let state = entry.state();
             out.push(Claimed {
-                lease,
+                lease: Lease { queue: queue.0, position, token },
+                sequence: entry.sequence,
                 location: entry.location,
-                attempt: entry.state.attempts.saturating_add(1),
-                first_failed_at_ms: entry.state.first_failed_at_ms,
+                attempt: state.attempts.saturating_add(1),
+                first_failed_at_ms: state.first_failed_at_ms,
             });
         }
     }
 
-    /// The entry of a lease that is still worth something.
-    pub(crate) fn leased(&self, lease: Lease) -> Option<&Entry> {
-        self.entries.get(lease.message).filter(|entry| entry.is_leased_as(lease.token))
+    fn lease_mut(&mut self, lease: Lease) -> Option<(&mut LeaseState, DeliveryState)> {
+        let line = self.lines.get_mut(lease.queue as usize)?.as_mut()?;
+        let entry = line.entries.get_mut(lease.position)?;
+        let state = entry.state();
+        Some((entry.lease_mut(lease.token)?, state))
     }
 
-    /// The attempt starts. Answers its number, or nothing if the lease is over.
-    pub(crate) fn begin(&mut self, lease: Lease, now_ms: u64) -> Option<u32> {
-        let entry = self.entries.get_mut(lease.message).filter(|entry| entry.is_leased_as(lease.token))?;
-        let Phase::Leased { expires_at_ms, begun, .. } = &mut entry.phase else { return None };
-        if *expires_at_ms <= now_ms {
-            return None;
-        }
-        *begun = true;
-        Some(entry.state.attempts.saturating_add(1))
+    /// The attempt starts, and the table says so. False if the lease is over.
+    pub(crate) fn begin(&mut self, lease: Lease, now_ms: u64, attempts: &AttemptTable) -> bool {
+        let Some((held, state)) = self.lease_mut(lease).filter(|(held, _)| held.expires_at_ms > now_ms) else {
+            return false;
+        };
+        held.begun = true;
+        attempts.begin(held.slot, lease.queue, lease.position, state.attempts.saturating_add(1));
+        true
     }
 
     /// Moves the end of a lease. False if it is over.
     pub(crate) fn extend(&mut self, lease: Lease, until_ms: u64) -> bool {
-        let Some(entry) = self.entries.get_mut(lease.message).filter(|entry| entry.is_leased_as(lease.token)) else {
-            return false;
-        };
-        if let Phase::Leased { expires_at_ms, .. } = &mut entry.phase {
-            self.leases.remove(&(*expires_at_ms, lease.message));
-            *expires_at_ms = until_ms;
-            self.leases.insert((until_ms, lease.message));
-        }
+        let Some((held, _)) = self.lease_mut(lease) else { return false };
+        let before = std::mem::replace(&mut held.expires_at_ms, until_ms);
+        let queue = QueueNumber(lease.queue);
+        self.leases.remove(&(before, queue, lease.position));
+        self.leases.insert((until_ms, queue, lease.position));
         true
     }
 
     /// When the next lease is over.
     pub(crate) fn next_expiry(&self) -> Option<u64> {
-        self.leases.first().map(|(expires_at_ms, _)| *expires_at_ms)
+        self.leases.first().map(|(expires_at_ms, ..)| *expires_at_ms)
     }
 
     /// Leases that are over, and whether their attempts had begun.
     pub(crate) fn expired(&self, now_ms: u64) -> Vec<(Lease, bool)> {
-        let over = self.leases.iter().take_while(|(expires_at_ms, _)| *expires_at_ms <= now_ms);
-        over.filter_map(|(_, sequence)| match self.entries.get(*sequence).expect("what is listed is there").phase {
-            Phase::Leased { token, begun, settling: Settling::No, .. } => {
-                Some((Lease { message: *sequence, token }, begun))
-            }
-            _ => None,
+        let over = self.leases.iter().take_while(|(expires_at_ms, ..)| *expires_at_ms <= now_ms);
+        over.filter_map(|(_, queue, position)| {
+            let held = self.entry(*queue, *position)?.rare.as_ref()?.lease.as_ref()?;
+            let lease = Lease { queue: queue.0, position: *position, token: held.token };
+            (!held.settling).then_some((lease, held.begun))
         })
         .collect()
     }
 
+    /// What a lease holds, if it is still worth something.
+    pub(crate) fn held(&mut self, lease: Lease) -> Option<Held> {
+        let slot = self.lease_mut(lease)?.0.slot;
+        let entry: &Entry = self.entry(QueueNumber(lease.queue), lease.position)?;
+        Some(Held {
+            sequence: entry.sequence,
+            enqueued_at_ms: entry.enqueued_at_ms,
+            bytes: entry.bytes,
+            location: entry.location,
+            state: entry.state(),
+            attempts_started: entry.attempts_started(),
+            slot,
+        })
+    }
+
     /// Begins a settlement: from here on the lease is nobody else's. Answers what it needs to know.
-    pub(crate) fn settle_begin(&mut self, lease: Lease) -> Option<Entry> {
-        let entry = self.entries.get_mut(lease.message).filter(|entry| entry.is_leased_as(lease.token))?;
-        if let Phase::Leased { settling, .. } = &mut entry.phase {
-            *settling = Settling::Yes;
-        }
-        Some(entry.clone())
+    pub(crate) fn settle_begin(&mut self, lease: Lease) -> Option<Held> {
+        let held = self.held(lease)?;
+        self.lease_mut(lease)?.0.settling = true;
+        Some(held)
     }
 
     /// The settlement was refused: the lease is what it was.
     pub(crate) fn settle_abort(&mut self, lease: Lease) {
-        if let Some(entry) = self.entries.get_mut(lease.message)
-            && let Phase::Leased { token, settling, .. } = &mut entry.phase
-            && *token == lease.token
-        {
-            *settling = Settling::No;
+        let Some(line) = self.lines.get_mut(lease.queue as usize).and_then(Option::as_mut) else { return };
+        let rare = line.entries.get_mut(lease.position).and_then(|entry| entry.rare.as_mut());
+        if let Some(held) = rare.and_then(|rare| rare.lease.as_mut()).filter(|held| held.token == lease.token) {
+            held.settling = false;
         }
     }
 
     /// Gives a lease back as if the message had not been claimed. Nothing is written, so nothing but memory changes.
-    pub(crate) fn release(&mut self, sequence: u64) {
-        if self.entries.get(sequence).is_some() {
-            self.withdraw(sequence);
-            self.arrange(sequence, false);
+    pub(crate) fn release(&mut self, queue: QueueNumber, position: u64) {
+        if self.entry(queue, position).is_some() {
+            self.withdraw(queue, position);
+            line_mut(&mut self.lines, queue).arrange(position, false);
+        }
+    }
+
+    /// Takes a message out of its phase, whatever it is.
+    pub(super) fn withdraw(&mut self, queue: QueueNumber, position: u64) {
+        if let Some(lease) = line_mut(&mut self.lines, queue).withdraw(position) {
+            self.leases.remove(&(lease.expires_at_ms, queue, position));
         }
     }
 }

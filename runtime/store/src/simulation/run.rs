@@ -312,15 +312,15 @@ impl Run {
         let sends = (0..self.random.usize(0..3)).map(|_| (self.queue(), self.message())).collect();
         let transaction = match self.random.u8(0..10) {
             0..=4 => Transaction { settle: Some((lease, Action::Ack)), sends },
-            5 => Transaction { settle: Some((lease, Action::Retry { delay_ms })), sends: Vec::new() },
-            6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), sends: Vec::new() },
-            7 => Transaction { settle: Some((lease, Action::Release)), sends: Vec::new() },
+            5 => Transaction { settle: Some((lease, Action::Retry { delay_ms })), ..Transaction::default() },
+            6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), ..Transaction::default() },
+            7 => Transaction { settle: Some((lease, Action::Release)), ..Transaction::default() },
             _ => {
                 let facts = vec![("linecook-reason".into(), "it failed".into())];
                 let attributes =
                     if self.random.bool() { AttributeEdit::Set(facts) } else { AttributeEdit::StripReserved };
                 let action = Action::Move { queue: self.queue(), attributes };
-                Transaction { settle: Some((lease, action)), sends: Vec::new() }
+                Transaction { settle: Some((lease, action)), ..Transaction::default() }
             }
         };
         // What only takes messages away must always work.
