@@ -111,8 +111,10 @@ fn store(
     // that computes for ever fires, and other guests on this worker go on.
     store.epoch_deadline_callback(|store| {
         let State { cpu_time, outside, .. } = store.data();
-        let settings = &outside.settings;
-        cpu_time.tick(settings.limits.cpu_time.unwrap_or(settings.timeout))?;
+        // Without a limit of its own, what it computes ends with the timeout.
+        if let Some(limit) = outside.settings.limits.cpu_time {
+            cpu_time.tick(limit)?;
+        }
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
     Ok(store)

@@ -35,6 +35,8 @@ pub(super) const STDERR_TAIL_BYTES: usize = 4 << 10;
 pub(super) const HANDLES_MAX: usize = 256;
 /// HTTP connections that a guest has open at once.
 pub(super) const HTTP_CONNECTIONS_MAX: usize = 64;
+/// Names that the guests of one module look up at once for HTTP. The others wait.
+pub(super) const LOOKUPS_MAX: usize = 16;
 /// Memory of the headers of one request or response.
 pub(super) const HTTP_FIELDS_BYTES_MAX: usize = 64 << 10;
 /// What the host holds of the body that a guest writes to one request.

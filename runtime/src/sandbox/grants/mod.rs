@@ -4,12 +4,14 @@
 use std::fs;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_rustls::rustls::ClientConfig;
 use wasmtime_wasi::{FsPerms, WasiCtx};
 use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::InstanceSettings;
 use super::imports::sockets::Sockets;
+use super::limits::LOOKUPS_MAX;
 use super::load::LoadError;
 use super::output::{Output, Stream};
 use crate::config::{DirGrant, Grants};
@@ -31,6 +33,8 @@ pub(super) struct Access {
     pub(super) variables: WasiConfigVariables,
     pub(super) denied: Denied,
     pub(super) tls: Arc<ClientConfig>,
+    /// Names that are looked up at once for HTTP.
+    pub(super) lookups: Arc<Semaphore>,
 }
 
 impl Access {
@@ -47,6 +51,7 @@ impl Access {
             variables: settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             denied: Denied::default(),
             tls,
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! One HTTP/1.1 request over a connection of its own, to an address that was checked: the name is resolved once, and what
 //! it resolved to is what is connected to.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -26,7 +27,7 @@ use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use crate::config::{Host, Hosts, HttpGrant, Scheme};
-use crate::sandbox::grants::is_public;
+use crate::sandbox::grants::{Access, is_public};
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
@@ -90,15 +91,15 @@ pub(super) async fn send(
     target: &Target,
     request: Request<WasiBody>,
     options: RequestOptions,
-    tls: &Arc<ClientConfig>,
+    access: &Access,
     connection: Arc<()>,
 ) -> Result<Response<WasiBody>, Refused> {
     let connected = within(options.connect_timeout, Error::ConnectionTimeout, async {
-        let stream = connect(target).await?;
+        let stream = connect(target, &access.lookups).await?;
         match target.scheme {
             Scheme::Http => Ok::<_, Refused>(Stream::Plain(stream)),
             Scheme::Https => {
-                let tls = TlsConnector::from(tls.clone()).connect(server_name(&target.host)?, stream).await;
+                let tls = TlsConnector::from(access.tls.clone()).connect(server_name(&target.host)?, stream).await;
                 Ok(Stream::Tls(Box::new(tls.map_err(tls_error)?)))
             }
         }
@@ -127,14 +128,28 @@ async fn within<T, E: From<Error>>(
     }
 }
 
-async fn connect(target: &Target) -> Result<TcpStream, Refused> {
-    let addresses: Vec<SocketAddr> = match &target.host {
+/// The addresses of a name. The system's resolver holds a thread for as long as it takes, whether or not anybody waits for
+/// it any more: so the permit is kept until it has come back, and slow names can't take all threads.
+async fn look_up(name: &str, port: u16, lookups: &Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
+    let permit = lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let name = name.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        drop(permit);
+        found
+    });
+    found.await.map_err(io::Error::other)?
+}
+
+async fn connect(target: &Target, lookups: &Arc<Semaphore>) -> Result<TcpStream, Refused> {
+    let addresses = match &target.host {
         Host::Address(address) => vec![SocketAddr::new(*address, target.port)],
         Host::Name(name) => {
-            let found = tokio::net::lookup_host((name.as_str(), target.port)).await;
-            found
-                .map_err(|_| Error::DnsError { rcode: Some("the name can't be resolved".to_owned()), info_code: None })?
-                .collect()
+            let found = look_up(name, target.port, lookups).await;
+            found.map_err(|_| Error::DnsError {
+                rcode: Some("the name can't be resolved".to_owned()),
+                info_code: None,
+            })?
         }
     };
     if addresses.is_empty() {

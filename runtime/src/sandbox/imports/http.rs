@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use hyper::Request;
-use tokio_rustls::rustls::ClientConfig;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
@@ -32,8 +31,7 @@ impl WasiHttpHooks for Outside {
         };
         let (settings, access) = (self.settings.clone(), self.access.clone());
         Box::new(async move {
-            let tls: &Arc<ClientConfig> = &access.tls;
-            match connection::send(&target, request, options.unwrap_or_default(), tls, connection).await {
+            match connection::send(&target, request, options.unwrap_or_default(), &access, connection).await {
                 Ok(response) => Ok((response, Box::new(std::future::ready(Ok(()))) as Afterwards)),
                 Err(Refused::Failed(error)) => Err(error),
                 Err(Refused::Private) => {
