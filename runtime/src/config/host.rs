@@ -4,6 +4,12 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+/// Longer than any host in any spelling (a name has up to 253 characters, of which each may be percent-encoded), and little
+/// enough to look at, whoever sends it.
+const TEXT_BYTES_MAX: usize = 1024;
+/// What DNS allows.
+const NAME_BYTES_MAX: usize = 253;
+
 /// A domain name or an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Host {
@@ -17,10 +23,13 @@ impl Host {
     /// Reads a host as URLs write it: IPv6 addresses stand in brackets, and what only looks like a name (`127.1`,
     /// `0x7f.0.0.1`, `2130706433`) is the IPv4 address that the resolver would take it for. `None` if it is no host.
     pub fn parse(text: &str) -> Option<Host> {
+        if text.len() > TEXT_BYTES_MAX {
+            return None;
+        }
         match url::Host::parse(text).ok()? {
             url::Host::Domain(name) => {
                 let name = name.strip_suffix('.').unwrap_or(&name);
-                (!name.is_empty()).then(|| Host::Name(name.to_owned()))
+                (1..=NAME_BYTES_MAX).contains(&name.len()).then(|| Host::Name(name.to_owned()))
             }
             url::Host::Ipv4(address) => Some(Host::Address(address.into())),
             url::Host::Ipv6(address) => Some(Host::address(address)),
@@ -80,5 +89,9 @@ mod tests {
         for wrong in ["", ".", "a b", "a/b", "a@b", "a:1", "1.2.3.4.5", "256.1.1.1", "[::1", "::1", "fe80::1%eth0"] {
             assert_eq!(Host::parse(wrong), None, "{wrong}");
         }
+        let long = |parts| vec!["abcdefghi"; parts].join(".");
+        assert!(Host::parse(&long(25)).is_some_and(|host| host.to_string().len() == 249));
+        assert_eq!(Host::parse(&long(26)), None);
+        assert_eq!(Host::parse(&long(1_000_000)), None);
     }
 }

@@ -73,7 +73,8 @@ impl Output {
         Writer { output: self.clone(), stream }
     }
 
-    /// Logs one record of `wasi:logging`. Its context and its text count, and are cut where a line would be.
+    /// Logs one record of `wasi:logging`, line by line, so that none can pass for somebody else's. Its context and its text
+    /// count, and are cut where a line would be.
     pub(super) fn record(&self, severity: Severity, context: &str, text: &str) {
         self.lock().record(severity, context, text);
     }
@@ -143,7 +144,7 @@ impl Lines {
         let clip = |text: &'_ str, bytes: usize| text.floor_char_boundary(bytes.min(LOG_LINE_BYTES_MAX));
         let context = &context[..clip(context, fits)];
         let clipped = &text[..clip(text, fits - context.len())];
-        self.log_record(severity, context, clipped);
+        clipped.lines().for_each(|line| self.log_record(severity, context, line));
         if self.bytes == self.bytes_max() && clipped.len() < text.len() {
             self.drop_the_rest();
         }
@@ -194,15 +195,15 @@ impl Lines {
         tracing::info!(target: "guest", consumer = settings.consumer, message_id = message, attempt, %module, stream, "{line}");
     }
 
-    fn log_record(&self, severity: Severity, context: &str, text: &str) {
+    fn log_record(&self, severity: Severity, context: &str, line: &str) {
         let Origin { settings, access, delivery, module } = &self.origin;
-        let [context, text] = [context, text].map(|text| access.secrets.mask(Cow::Borrowed(text)));
+        let [context, line] = [context, line].map(|text| access.secrets.mask(Cow::Borrowed(text)));
         let (context, consumer) = (&*context, settings.consumer.as_str());
         let message = delivery.map(|(id, _)| tracing::field::display(id));
         let attempt = delivery.map(|(_, attempt)| attempt);
         macro_rules! log {
             ($log:ident) => {
-                tracing::$log!(target: "guest", consumer, message_id = message, attempt, %module, context, "{text}")
+                tracing::$log!(target: "guest", consumer, message_id = message, attempt, %module, context, "{line}")
             };
         }
         match severity {
