@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Receipt, Refusal, State, Store, Transaction};
+use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Receipt, Refusal, Store, Transaction};
 use tokio::sync::{Notify, oneshot};
 
 use super::{Broker, BrokerError, MessageState, PeekedMessage, Pending, QueueLimits, QueueStats, Redrive, Redriven};
@@ -261,9 +261,9 @@ fn stats(stats: linecook_store::QueueStats) -> QueueStats {
 
 fn peeked(peeked: Peeked) -> PeekedMessage {
     let state = match peeked.state {
-        State::Ready => MessageState::Ready,
-        State::Delayed => MessageState::Delayed,
-        State::Leased => MessageState::Leased,
+        linecook_store::MessageState::Ready => MessageState::Ready,
+        linecook_store::MessageState::Delayed => MessageState::Delayed,
+        linecook_store::MessageState::Leased => MessageState::Leased,
     };
     PeekedMessage { message: peeked.message, state, attempts: peeked.attempts, due_at_ms: peeked.due_at_ms }
 }
@@ -277,7 +277,7 @@ impl From<Refusal> for BrokerError {
             Refusal::LeaseLost => BrokerError::LeaseLost,
             Refusal::Read(why) => BrokerError::Read(why.to_string()),
             Refusal::Stopped(why) => BrokerError::Stopped(why.to_string()),
-            Refusal::LogFull { .. } => BrokerError::StoreFull(refusal.to_string()),
+            Refusal::DiskFull => BrokerError::StoreFull(refusal.to_string()),
         }
     }
 }

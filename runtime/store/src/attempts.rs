@@ -71,6 +71,10 @@ impl AttemptTable {
         found.collect()
     }
 
+    pub(crate) fn any_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     pub(crate) fn take(&mut self) -> Option<Slot> {
         self.free.pop().map(Slot)
     }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::queues::Location;
+use crate::location::{FileId, Location};
 use crate::wal::FramePlace;
 
 pub(crate) struct FrameCache {
@@ -43,10 +43,10 @@ impl FrameCache {
 
     /// The record that stands there, if its frame is still kept.
     pub(crate) fn get(&self, location: Location) -> Option<Bytes> {
-        let at = |cached: &Cached| (cached.place.file, cached.place.payload_offset);
+        let at = |cached: &Cached| (FileId::log(cached.place.file), cached.place.payload_offset);
         let after = self.frames.partition_point(|cached| at(cached) <= (location.file, location.offset));
         let cached = &self.frames[after.checked_sub(1)?];
-        if cached.place.file != location.file {
+        if FileId::log(cached.place.file) != location.file {
             return None;
         }
         let start = (location.offset - cached.place.payload_offset) as usize;
@@ -67,7 +67,7 @@ mod tests {
         for (place, payload) in places.into_iter().zip([b"abcdefgh", b"ijklmnop", b"qrstuvwx", b"01234567"]) {
             cache.push(place, Bytes::from_static(payload));
         }
-        let get = |file, offset, len| cache.get(Location { file, offset, len });
+        let get = |file, offset, len| cache.get(Location { file: FileId::log(file), offset, len });
         assert_eq!(get(1, 544, 2), None, "the oldest made room");
         assert_eq!(get(1, 600, 2).as_deref(), Some(&b"ij"[..]));
         assert_eq!(get(2, 546, 3).as_deref(), Some(&b"stu"[..]));

@@ -3,7 +3,8 @@
 use smallvec::SmallVec;
 
 use crate::NewMessage;
-use crate::queues::{Held, Location};
+use crate::location::Location;
+use crate::queues::Held;
 use crate::record::{self, DeliveryState, PutPlace, QueueNumber};
 use crate::room::Room;
 use crate::shared::{Content, State, Wanted};
@@ -101,14 +102,13 @@ pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
 /// messages stay where they are; the settlement is taken out.
 pub(crate) fn admit(
     state: &mut State,
-    room: &mut Room,
+    room: &Room,
     transaction: &mut Transaction,
     now_ms: u64,
 ) -> Result<Admitted, Refusal> {
     if let Some(why) = &state.stopped {
         return Err(Refusal::Stopped(why.clone()));
     }
-    let room_before = *room;
     let mut sends = SmallVec::new();
     let mut admitted = Ok(());
     let mut record_bytes = 0;
@@ -131,7 +131,6 @@ pub(crate) fn admit(
             for send in sends {
                 state.queues.unreserve(send.queue, u64::from(send.bytes));
             }
-            *room = room_before;
             Err(refusal)
         }
     }
@@ -139,7 +138,7 @@ pub(crate) fn admit(
 
 fn admit_send(
     state: &mut State,
-    room: &mut Room,
+    room: &Room,
     record_bytes: &mut u64,
     name: &QueueName,
     message: &NewMessage,
@@ -156,7 +155,7 @@ fn admit_send(
     if *record_bytes > bytes_max {
         return Err(Refusal::TooLarge { bytes: *record_bytes, bytes_max });
     }
-    room.take_for_sends(put_bytes)?;
+    room.check_sends(put_bytes)?;
     let bytes = message_bytes(message);
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
     state.queues.reserve(queue, u64::from(bytes)).map_err(full)?;
@@ -164,13 +163,7 @@ fn admit_send(
     Ok(Placed { queue, bytes, position, sequence })
 }
 
-fn admit_settle(
-    state: &mut State,
-    room: &mut Room,
-    lease: Lease,
-    action: Action,
-    now_ms: u64,
-) -> Result<Settle, Refusal> {
+fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, now_ms: u64) -> Result<Settle, Refusal> {
     let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
         Action::Ack => Ok(Effect::Remove),
@@ -198,7 +191,7 @@ fn admit_settle(
 
 fn admit_move(
     state: &mut State,
-    room: &mut Room,
+    room: &Room,
     held: &Held,
     name: &QueueName,
     edit: AttributeEdit,
@@ -206,7 +199,7 @@ fn admit_move(
     let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
     // The attributes that it gains are not known to the byte before it is read; this is never too little.
     let gained = edit.bytes_gained();
-    room.take_for_move(u64::from(held.location.len) + gained)?;
+    room.check_move(u64::from(held.location.len) + gained)?;
     let bytes = u64::from(held.bytes) + gained;
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
     state.queues.reserve(queue, bytes).map_err(full)?;
@@ -243,11 +236,11 @@ pub(crate) fn encode(
     if let Some(settle) = admitted.settle.as_deref() {
         let (from, at) = (settle.queue(), settle.lease.position);
         match &settle.effect {
-            Effect::Remove => record::encode_remove(frame, from, at),
+            Effect::Remove => record::encode_remove(frame, from, at, settle.held.bytes),
             Effect::Update(state) => record::encode_update(frame, from, at, state),
             Effect::Move { queue, position, content, .. } => {
                 let content = content.as_ref().expect("read before anything is encoded");
-                record::encode_remove(frame, from, at);
+                record::encode_remove(frame, from, at, settle.held.bytes);
                 puts.push(put(frame, &moved_place(&settle.held, *queue, *position), &content.message));
             }
             Effect::Release => {}

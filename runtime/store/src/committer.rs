@@ -43,7 +43,7 @@ struct Waiting {
     closing: bool,
     /// The committer sleeps until then, if it sleeps; milliseconds of the store's clock.
     wakes_at_ms: Option<u64>,
-    /// A lease ends before that: look again.
+    /// A lease ends before that, or something is finished: look again.
     poked: bool,
 }
 
@@ -67,6 +67,12 @@ impl Inbox {
             self.changed.notify_one();
         }
         None
+    }
+
+    /// Something that was done beside the committer is finished: look at it.
+    pub(crate) fn nudge(&self) {
+        self.waiting().poked = true;
+        self.changed.notify_one();
     }
 
     /// A lease ends at this time.

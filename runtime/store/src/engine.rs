@@ -12,27 +12,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::clean::Cleaner;
 use crate::commit::{self, Admitted, Applier, Effect};
 use crate::disk::DiskError;
-use crate::queues::Location;
+use crate::keeping::Keeping;
+use crate::location::{FileId, Location};
 use crate::record;
-use crate::room::{RESERVE_FILES, Room, transaction_bytes_max, usable_bytes};
+use crate::room::transaction_bytes_max;
 use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
 use crate::wal::{FramePlace, Wal, frame};
-
-/// Spare files below which the oldest file is cleaned, or the ring grows: one to go on in, one for cleaning to copy to.
-const SPARES_MIN: u64 = 2;
-
-/// Files' worth of room that sends find ahead of them while the ring may grow: one is filled while the next is made.
-const FILES_AHEAD: u64 = 2;
-
-/// Files that the ring has at least: the one that is written to, and the reserve.
-pub(crate) const FILES_MIN: u64 = RESERVE_FILES + 1;
-
-/// How long a disk that was full is left alone before it is asked for one more file.
-const GROW_AGAIN_MS: u64 = 1000;
 
 /// What becomes of one transaction.
 pub(crate) type Answer = Result<Receipt, Refusal>;
@@ -40,27 +28,17 @@ pub(crate) type Answer = Result<Receipt, Refusal>;
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) wal: Wal,
-    cleaner: Cleaner,
+    pub(crate) keeping: Keeping,
     /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
     /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
     group: Vec<Result<Admitted, Refusal>>,
     puts: Vec<commit::Span>,
-    /// When the disk had no room for one more file.
-    grow_failed_at_ms: Option<u64>,
 }
 
 impl Engine {
-    pub(crate) fn new(shared: Arc<Shared>, wal: Wal) -> Engine {
-        Engine {
-            shared,
-            wal,
-            cleaner: Cleaner::default(),
-            frame: Vec::new(),
-            group: Vec::new(),
-            puts: Vec::new(),
-            grow_failed_at_ms: None,
-        }
+    pub(crate) fn new(shared: Arc<Shared>, wal: Wal, keeping: Keeping) -> Engine {
+        Engine { shared, wal, keeping, frame: Vec::new(), group: Vec::new(), puts: Vec::new() }
     }
 
     /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
@@ -77,7 +55,7 @@ impl Engine {
     /// Commits the first of the transactions that wait: as many as a frame holds, at least one. Answers how many.
     fn commit_group(&mut self, waiting: &mut [Transaction], answers: &mut Vec<Answer>) -> usize {
         let now_ms = self.shared.clock.now_ms();
-        let mut room = match self.make_room() {
+        let room = match self.make_room() {
             Ok(room) => room,
             Err(why) => {
                 answers.extend(waiting.iter().map(|_| Err(Refusal::Stopped(why.clone()))));
@@ -94,7 +72,7 @@ impl Engine {
                 if bytes > bytes_max && !group.is_empty() {
                     break;
                 }
-                group.push(commit::admit(&mut state, &mut room, next, now_ms));
+                group.push(commit::admit(&mut state, &room, next, now_ms));
             }
         }
         self.read_moved(&mut group);
@@ -165,8 +143,11 @@ impl Engine {
         now_ms: u64,
         answers: &mut Vec<Answer>,
     ) {
-        let payload_at =
-            place.map_or(Location::NONE, |place| Location { file: place.file, offset: place.payload_offset, len: 0 });
+        let payload_at = place.map_or(Location::NONE, |place| Location {
+            file: FileId::log(place.file),
+            offset: place.payload_offset,
+            len: 0,
+        });
         let watchers: Vec<Watcher> = {
             let state = &mut *self.shared.state();
             let store_tag = self.wal.store_tag();
@@ -232,10 +213,6 @@ impl Engine {
     /// Goes on in the next file.
     fn roll(&mut self) -> Result<(), DiskError> {
         if self.wal.spares() == 0 {
-            self.wal.grow();
-            self.wal.collect(true)?;
-        }
-        if self.wal.spares() == 0 {
             let full = std::io::Error::new(std::io::ErrorKind::StorageFull, "all files of the log are in use");
             return Err(DiskError::new("begin", "the next log file", full));
         }
@@ -266,121 +243,5 @@ impl Engine {
     /// Why nothing more is confirmed.
     pub(crate) fn stopped(&self) -> Option<Arc<str>> {
         self.shared.state().stopped.clone()
-    }
-
-    /// Sees to it that a group finds a file to go on in, and tells how much of the log is left for it. Something is done
-    /// here only when the ring is nearly full; otherwise [`Engine::maintain`] keeps ahead.
-    fn make_room(&mut self) -> Result<Room, Arc<str>> {
-        if let Some(why) = self.stopped() {
-            return Err(why);
-        }
-        self.collect(false)?;
-        let mut room = self.room();
-        // Only files that are there count, so that a disk that turns out to be full has not been promised to anyone.
-        while room.live_bytes + transaction_bytes_max(room.file_bytes) > room.live_bytes_max() {
-            let files = self.wal.files_ready();
-            self.grow();
-            self.collect(true)?;
-            if self.wal.files_ready() == files {
-                break;
-            }
-            room = self.room();
-        }
-        while self.wal.spares() < SPARES_MIN {
-            self.grow();
-            let coming = self.wal.files() > self.wal.files_ready();
-            if coming && self.wal.spares() > 0 {
-                break;
-            }
-            if coming {
-                self.collect(true)?;
-            } else if !self.clean_files()? {
-                break;
-            }
-        }
-        Ok(self.room())
-    }
-
-    fn room(&self) -> Room {
-        Room {
-            live_bytes: self.shared.state().queues.live_bytes(),
-            file_bytes: self.wal.options().file_bytes,
-            files: self.wal.files_ready(),
-            exhausted: self.wal.spares() == 0,
-        }
-    }
-
-    /// One step of what keeps the ring short of full. Answers whether there is more to do.
-    pub(crate) fn maintain(&mut self) -> bool {
-        if self.stopped().is_some() || self.collect(false).is_err() {
-            return false;
-        }
-        let room = self.room();
-        if room.live_bytes + FILES_AHEAD * usable_bytes(room.file_bytes) > room.live_bytes_max() {
-            self.grow();
-            // A failure is noticed now if it is there already, not with the next group.
-            if self.collect(false).is_err() {
-                return false;
-            }
-        }
-        if self.wal.spares() >= SPARES_MIN {
-            return false;
-        }
-        self.grow();
-        if self.wal.files() > self.wal.files_ready() {
-            return false;
-        }
-        self.clean_step().unwrap_or(false)
-    }
-
-    /// Asks for one more file, while what lives in the log fills more than half of the ring that there is: below that,
-    /// cleaning is cheaper than disk space.
-    fn grow(&mut self) {
-        let live_bytes = self.shared.state().queues.live_bytes();
-        let comfortable =
-            self.wal.files().saturating_sub(RESERVE_FILES) * usable_bytes(self.wal.options().file_bytes) / 2;
-        let now_ms = self.shared.clock.now_ms();
-        let may_ask = self.grow_failed_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= GROW_AGAIN_MS);
-        if may_ask && (self.wal.files() < FILES_MIN || live_bytes > comfortable) {
-            self.wal.grow();
-        }
-    }
-
-    /// Takes in a file that was made ahead. A disk without room for it is no reason to stop.
-    fn collect(&mut self, wait: bool) -> Result<(), Arc<str>> {
-        let before = self.wal.files_ready();
-        match self.wal.collect(wait) {
-            Ok(()) => {
-                if self.wal.files_ready() > before {
-                    self.grow_failed_at_ms = None;
-                }
-                Ok(())
-            }
-            Err(error) if error.is_full() => {
-                self.grow_failed_at_ms = Some(self.shared.clock.now_ms());
-                Ok(())
-            }
-            Err(error) => Err(self.stop(&error.to_string())),
-        }
-    }
-
-    /// Cleans the oldest files until there is one more to go on in, at most the whole ring. Answers whether there is.
-    fn clean_files(&mut self) -> Result<bool, Arc<str>> {
-        let before = self.wal.spares();
-        for _ in 0..self.wal.files() {
-            let Some(epoch) = self.wal.oldest().map(|oldest| oldest.header.epoch) else { break };
-            while self.wal.oldest().is_some_and(|oldest| oldest.header.epoch == epoch) && self.clean_step()? {}
-            if self.wal.spares() > before {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn clean_step(&mut self) -> Result<bool, Arc<str>> {
-        let mut cleaner = std::mem::take(&mut self.cleaner);
-        let stepped = cleaner.step(self);
-        self.cleaner = cleaner;
-        stepped
     }
 }

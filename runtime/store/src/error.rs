@@ -21,6 +21,28 @@ pub enum OpenError {
         /// What is wrong.
         why: String,
     },
+    /// A file was written by a version of Linecook that has another format.
+    #[error(
+        "{file} has format {format}, and this version of Linecook reads format {known}: run the version that wrote it"
+    )]
+    OtherFormat {
+        /// The file's name in the data folder.
+        file: String,
+        /// Its format.
+        format: u32,
+        /// The format that is read.
+        known: u32,
+    },
+    /// A file was written by a version of Linecook that knows more.
+    #[error(
+        "{file} uses features ({features:#x}) that this version of Linecook does not know: run the version that wrote it"
+    )]
+    UnknownFeatures {
+        /// The file's name in the data folder.
+        file: String,
+        /// Their bits.
+        features: u32,
+    },
     /// Files that must be there are not.
     #[error("the data folder is incomplete: {0}")]
     Incomplete(String),

@@ -9,16 +9,20 @@
 
 mod attempts;
 mod cache;
-mod clean;
 mod clock;
+mod cold;
 mod commit;
 mod committer;
 pub mod disk;
 mod engine;
 mod error;
+mod header;
+mod keeping;
+mod location;
 mod message;
 mod open;
 mod queues;
+mod reader;
 mod record;
 mod room;
 mod shared;
@@ -33,5 +37,5 @@ pub use error::OpenError;
 pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
 };
-pub use store::{Options, Peeked, QueueStats, State, Store};
+pub use store::{MessageState, Options, Peeked, QueueStats, Store};
 pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Transaction};

@@ -1,4 +1,4 @@
-//! Opening a store: the log is replayed, attempts that were running are counted, and the reserve is made.
+//! Opening a store: a checkpoint is read and the log after it replayed, attempts that were running are counted, and the reserve is made.
 
 use std::sync::Arc;
 
@@ -7,13 +7,20 @@ use rustc_hash::FxHashMap;
 use crate::attempts::{self, AttemptTable};
 use crate::cache::FrameCache;
 use crate::clock::Clock;
+use crate::cold::checkpoint;
+use crate::cold::chunks::Chunks;
+use crate::cold::copy::Making;
+use crate::cold::keeper::Keeper;
+use crate::cold::segment;
 use crate::disk::{Disk, FolderLock};
-use crate::engine::{Engine, FILES_MIN};
+use crate::engine::Engine;
 use crate::error::OpenError;
-use crate::queues::{Location, Queues};
+use crate::keeping::{FILES_MIN, Keeping};
+use crate::location::{FileId, Location};
+use crate::queues::Queues;
 use crate::record::{self, DeliveryState, QueueNumber, Records};
 use crate::shared::{Shared, State};
-use crate::wal::{self, Preparation, Wal, WalOptions};
+use crate::wal::{self, Preparation, Start, Wal, WalOptions};
 
 /// The file that is locked while a process works on the folder.
 const LOCK_FILE: &str = "lock";
@@ -25,6 +32,12 @@ pub(crate) struct Layout {
     pub(crate) files_max: u64,
     pub(crate) cache_bytes_max: usize,
     pub(crate) attempt_slots: usize,
+    /// What is read of a segment at once.
+    pub(crate) chunk_bytes: usize,
+    /// Segments that are shorter are put together.
+    pub(crate) small_segment_bytes: u64,
+    /// Room that a checkpoint finds on a full disk.
+    pub(crate) checkpoint_bytes: u64,
     pub(crate) preparation: Preparation,
 }
 
@@ -44,34 +57,90 @@ pub(crate) fn open(
     let lock = disk
         .lock(LOCK_FILE)
         .map_err(|error| if error.is_locked() { OpenError::Locked { lock_file: error.path } } else { error.into() })?;
+    let found = checkpoint::read(&*disk)?;
     let mut queues = Queues::new();
-    let wal = open_wal(disk.clone(), layout, seed, &mut queues)?;
+    let start = found.newest.as_ref().map(|newest| Start { store_tag: newest.store_tag, epoch: newest.start_epoch });
+    let generation = found.newest.as_ref().map_or(0, |newest| newest.generation);
+    let checkpoint_segment = found.newest.as_ref().map_or(0, |newest| newest.next_segment);
+    if let Some(newest) = found.newest {
+        queues.restore(newest).map_err(OpenError::Incomplete)?;
+    }
+    let wal =
+        open_wal(disk.clone(), layout, start, seed, &mut queues).map_err(|error| match (error, found.damage) {
+            // What the damaged checkpoint stood in for is gone.
+            (OpenError::Incomplete(_), Some(damage)) => damage,
+            (error, _) => error,
+        })?;
     let words = disk.map_words(attempts::FILE_NAME, layout.attempt_slots * attempts::WORDS_OF_A_SLOT)?;
-    let interrupted = interrupted(&queues, &AttemptTable::left_over(&*words), clock.now_ms());
+    let left_over = AttemptTable::left_over(&*words);
+    let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
+    queues.wake(&running)?;
+    let interrupted = interrupted(&queues, &left_over, clock.now_ms());
 
+    let reader = wal.reader();
+    let needed: Vec<u64> = queues.segments().map(|(segment, _)| segment.id).collect();
+    queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
+    let (only_other, next_segment) = leftover_segments(&*disk, &needed, &found.other_segments)?;
     let tag = wal.store_tag();
     let state = State {
         queues,
         attempts: AttemptTable::new(words),
         cache: FrameCache::new(layout.cache_bytes_max),
+        chunks: Chunks::default(),
         watchers: FxHashMap::default(),
         stopped: None,
     };
-    let reader = wal.reader();
-    let mut engine = Engine::new(Arc::new(Shared::new(state, reader, clock, tag)), wal);
+    let shared = Arc::new(Shared::new(state, reader, clock, tag));
+    let next_id = next_segment.max(checkpoint_segment).max(1);
+    let making = Making { store_tag: tag, chunk_bytes: layout.chunk_bytes, next_id };
+    let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
+    let start_epoch = start.map_or(1, |start| start.epoch);
+    let keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout.small_segment_bytes);
+    let mut engine = Engine::new(shared, wal, keeping);
     record_interrupted(&mut engine, &interrupted)?;
-    make_reserve(&mut engine)?;
+    make_reserve(&*disk, layout, &mut engine)?;
     Ok(Opened { engine, lock })
 }
 
-fn open_wal(disk: Arc<dyn Disk>, layout: &Layout, seed: u64, queues: &mut Queues) -> Result<Wal, OpenError> {
+/// Removes the segments that no checkpoint names: they were made shortly before the end, and what they hold is in the log.
+/// Answers those that only the older checkpoint needs, and a number that no segment has.
+fn leftover_segments(disk: &dyn Disk, needed: &[u64], other: &[u64]) -> Result<(Vec<u64>, u64), OpenError> {
+    let mut only_other = Vec::new();
+    let mut next = 0;
+    let mut removed = false;
+    for name in disk.list()? {
+        let Some(id) = segment::id(&name) else { continue };
+        next = next.max(id + 1);
+        if needed.contains(&id) {
+            continue;
+        }
+        if other.contains(&id) {
+            only_other.push(id);
+        } else {
+            disk.remove(&name)?;
+            removed = true;
+        }
+    }
+    if removed {
+        disk.sync_folder()?;
+    }
+    Ok((only_other, next))
+}
+
+fn open_wal(
+    disk: Arc<dyn Disk>,
+    layout: &Layout,
+    start: Option<Start>,
+    seed: u64,
+    queues: &mut Queues,
+) -> Result<Wal, OpenError> {
     let Layout { file_bytes, files_max, preparation, .. } = *layout;
     let options = WalOptions { file_bytes, files_max, preparation };
-    wal::open(disk, options, seed, &mut |place, frame| {
+    wal::open(disk, options, start, seed, &mut |place, frame| {
         for spanned in Records::new(frame.payload) {
             let spanned = spanned.map_err(|(at, why)| (at, why.to_string()))?;
             let offset = place.payload_offset + spanned.offset;
-            let location = Location { file: place.file, offset, len: spanned.len };
+            let location = Location { file: FileId::log(place.file), offset, len: spanned.len };
             queues.apply(&spanned.record, location).map_err(|why| (spanned.offset, why))?;
         }
         Ok(())
@@ -116,7 +185,11 @@ fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Resul
 
 /// Makes the files that acks and retries will need on a full disk. If the disk is full already, the store opens all the
 /// same: sends are refused until there is room.
-fn make_reserve(engine: &mut Engine) -> Result<(), OpenError> {
+fn make_reserve(disk: &dyn Disk, layout: &Layout, engine: &mut Engine) -> Result<(), OpenError> {
+    match checkpoint::reserve(disk, layout.checkpoint_bytes) {
+        Err(error) if !error.is_full() => return Err(error.into()),
+        _ => {}
+    }
     while engine.wal.files_ready() < FILES_MIN {
         engine.wal.grow();
         match engine.wal.collect(true) {

@@ -6,7 +6,7 @@
 //! | 2 | next: sequence numbers below this were used | sequence `v` |
 //! | 3 | put: a message stands in a queue, in this state | checksum `u32`, flags `u8`, queue `v`, position `v`, sequence `v`, enqueued at `u64`, then what the flags name, in order of their bits, then the body `s` |
 //! | 4 | update: a message's state changed | queue `v`, position `v`, attempts `v`, due at `v`, first failed at `v` |
-//! | 5 | remove: a message is gone | queue `v`, position `v` |
+//! | 5 | remove: a message is gone; bytes: what it counted for in its queue | queue `v`, position `v`, bytes `v` |
 //!
 //! `v` is a LEB128 number of at most 64 bits, `s` a length (`v`) and so many bytes, other numbers are little-endian.
 //! Times are milliseconds of the Unix epoch, 0 for none.
@@ -26,7 +26,7 @@
 //! A put is also what a message is read from when it is claimed long after, so it has a checksum of its own (CRC32C of
 //! what follows it): a frame's checksum can't be checked without reading the whole frame.
 //!
-//! A put where a message stands already replaces it: messages are copied forward.
+//! Messages that outlive their log file are copied, put by put, into segments ([`crate::cold::segment`]).
 
 use bytes::Bytes;
 
@@ -57,7 +57,7 @@ pub(crate) enum Record<'a> {
     Next { sequence: u64 },
     Put(Put<'a>),
     Update { queue: QueueNumber, position: u64, state: DeliveryState },
-    Remove { queue: QueueNumber, position: u64 },
+    Remove { queue: QueueNumber, position: u64, bytes: u32 },
 }
 
 /// What changes from delivery to delivery, and is kept over restarts.
@@ -75,6 +75,13 @@ impl DeliveryState {
     /// When an attempt first failed, if one has failed now.
     pub(crate) fn first_failed_at_ms_or(&self, now_ms: u64) -> u64 {
         if self.first_failed_at_ms == 0 { now_ms } else { self.first_failed_at_ms }
+    }
+
+    /// Attempts `v`, due at `v`, first failed at `v`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_number(out, u64::from(self.attempts));
+        put_number(out, self.due_at_ms);
+        put_number(out, self.first_failed_at_ms);
     }
 }
 
@@ -112,6 +119,14 @@ impl<'a> Put<'a> {
             attributes: self.attributes().map(|(name, value)| (name.into(), value.into())).collect(),
             delay_ms: 0,
         }
+    }
+
+    /// Bytes that it counts for in its queue's limit.
+    pub(crate) fn message_bytes(&self) -> u32 {
+        let texts = self.key.map_or(0, str::len) + self.content_type.map_or(0, str::len);
+        let attributes: usize = self.attributes().map(|(name, value)| name.len() + value.len()).sum();
+        // It is a part of a file, whose offsets are 32 bits long.
+        (self.body.len() + texts + attributes) as u32
     }
 
     pub(crate) fn attributes(&self) -> Attributes<'a> {
@@ -164,7 +179,7 @@ pub(crate) struct Spanned<'a> {
 
 impl<'a> Records<'a> {
     pub(crate) fn new(payload: &'a [u8]) -> Records<'a> {
-        Records { input: Input { rest: payload }, payload_bytes: payload.len() }
+        Records { input: Input::new(payload), payload_bytes: payload.len() }
     }
 }
 
@@ -191,7 +206,7 @@ impl<'a> Iterator for Records<'a> {
 
 /// Decodes exactly one record.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
-    let mut input = Input { rest: bytes };
+    let mut input = Input::new(bytes);
     let record = input.record()?;
     if input.rest.is_empty() { Ok(record) } else { Err(Malformed::Number) }
 }
@@ -259,15 +274,14 @@ pub(crate) fn encode_update(out: &mut Vec<u8>, queue: QueueNumber, position: u64
     out.push(UPDATE);
     put_number(out, u64::from(queue.0));
     put_number(out, position);
-    put_number(out, u64::from(state.attempts));
-    put_number(out, state.due_at_ms);
-    put_number(out, state.first_failed_at_ms);
+    state.encode(out);
 }
 
-pub(crate) fn encode_remove(out: &mut Vec<u8>, queue: QueueNumber, position: u64) {
+pub(crate) fn encode_remove(out: &mut Vec<u8>, queue: QueueNumber, position: u64, bytes: u32) {
     out.push(REMOVE);
     put_number(out, u64::from(queue.0));
     put_number(out, position);
+    put_number(out, u64::from(bytes));
 }
 
 /// The most bytes that the put of such a message may take, in whatever state.
@@ -280,7 +294,7 @@ pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
     (NUMBERS_MAX + message.body.len() + texts.chain(attributes).sum::<usize>()) as u64
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -288,16 +302,25 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-struct Input<'a> {
+/// Bytes that are read from the front.
+pub(crate) struct Input<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Input<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Input<'a> {
+        Input { rest: bytes }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     fn record(&mut self) -> Result<Record<'a>, Malformed> {
         match self.byte()? {
             QUEUE => {
@@ -306,16 +329,12 @@ impl<'a> Input<'a> {
             }
             NEXT => Ok(Record::Next { sequence: self.number()? }),
             PUT => self.put().map(Record::Put),
-            UPDATE => Ok(Record::Update {
-                queue: self.queue_number()?,
-                position: self.number()?,
-                state: DeliveryState {
-                    attempts: self.number_u32()?,
-                    due_at_ms: self.number()?,
-                    first_failed_at_ms: self.number()?,
-                },
-            }),
-            REMOVE => Ok(Record::Remove { queue: self.queue_number()?, position: self.number()? }),
+            UPDATE => {
+                Ok(Record::Update { queue: self.queue_number()?, position: self.number()?, state: self.state()? })
+            }
+            REMOVE => {
+                Ok(Record::Remove { queue: self.queue_number()?, position: self.number()?, bytes: self.number_u32()? })
+            }
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -372,15 +391,15 @@ impl<'a> Input<'a> {
         Ok(self.take(N)?.try_into().expect("so many were taken"))
     }
 
-    fn byte(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
         Ok(self.array::<1>()?[0])
     }
 
-    fn fixed(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn fixed(&mut self) -> Result<u64, Malformed> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn number(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -400,7 +419,15 @@ impl<'a> Input<'a> {
         u32::try_from(self.number()?).map_err(|_| Malformed::Number)
     }
 
-    fn queue_number(&mut self) -> Result<QueueNumber, Malformed> {
+    pub(crate) fn state(&mut self) -> Result<DeliveryState, Malformed> {
+        Ok(DeliveryState {
+            attempts: self.number_u32()?,
+            due_at_ms: self.number()?,
+            first_failed_at_ms: self.number()?,
+        })
+    }
+
+    pub(crate) fn queue_number(&mut self) -> Result<QueueNumber, Malformed> {
         self.number_u32().map(QueueNumber)
     }
 
@@ -409,7 +436,7 @@ impl<'a> Input<'a> {
         self.take(len)
     }
 
-    fn text(&mut self) -> Result<&'a str, Malformed> {
+    pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::Text)
     }
 }
@@ -462,7 +489,7 @@ mod tests {
                 prop_assert!((payload.len() - before) as u64 <= put_bytes_max(message));
             }
             encode_update(&mut payload, QueueNumber(2), 5, &state);
-            encode_remove(&mut payload, QueueNumber(2), 6);
+            encode_remove(&mut payload, QueueNumber(2), 6, 40);
 
             let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
                 prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
@@ -481,7 +508,7 @@ mod tests {
                 prop_assert_eq!(&attributes, &message.attributes);
             }
             prop_assert_eq!(records[messages.len() + 2], Record::Update { queue: QueueNumber(2), position: 5, state });
-            prop_assert_eq!(records[messages.len() + 3], Record::Remove { queue: QueueNumber(2), position: 6 });
+            prop_assert_eq!(records[messages.len() + 3], Record::Remove { queue: QueueNumber(2), position: 6, bytes: 40 });
         }
 
         #[test]

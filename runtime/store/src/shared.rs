@@ -1,16 +1,18 @@
 //! What the committer and the callers share: the queues in memory, and the way to a message's content.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rustc_hash::FxHashMap;
 
 use crate::attempts::AttemptTable;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
-use crate::queues::{Location, Queues};
+use crate::cold::chunks::Chunks;
+use crate::location::Location;
+use crate::queues::Queues;
+use crate::reader::Reader;
 use crate::record::{self, QueueNumber, Record};
-use crate::wal::Reader;
 use crate::{Message, MessageId, NewMessage};
 
 /// Called when a queue may have something to claim.
@@ -19,7 +21,9 @@ pub(crate) type Watcher = Arc<dyn Fn() + Send + Sync>;
 pub(crate) struct Shared {
     // Short sections, no I/O and no callbacks in them: callers claim under it, the committer checks and applies under it.
     state: Mutex<State>,
-    reader: Reader,
+    pub(crate) reader: Reader,
+    /// Wakes the committer: something that was done beside it is finished.
+    nudge: OnceLock<Watcher>,
     pub(crate) clock: Arc<dyn Clock>,
     store_tag: u64,
 }
@@ -28,6 +32,7 @@ pub(crate) struct State {
     pub(crate) queues: Queues,
     pub(crate) attempts: AttemptTable,
     pub(crate) cache: FrameCache,
+    pub(crate) chunks: Chunks,
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
     /// Why nothing more is confirmed.
     pub(crate) stopped: Option<Arc<str>>,
@@ -35,7 +40,7 @@ pub(crate) struct State {
 
 impl Shared {
     pub(crate) fn new(state: State, reader: Reader, clock: Arc<dyn Clock>, store_tag: u64) -> Shared {
-        Shared { state: Mutex::new(state), reader, clock, store_tag }
+        Shared { state: Mutex::new(state), reader, nudge: OnceLock::new(), clock, store_tag }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -43,11 +48,22 @@ impl Shared {
         self.state.lock().expect("the store's state is whole")
     }
 
+    /// Whom to tell when something that was done beside the committer is finished. Once.
+    pub(crate) fn set_nudge(&self, nudge: Watcher) {
+        assert!(self.nudge.set(nudge).is_ok(), "there is one committer");
+    }
+
+    pub(crate) fn nudge(&self) {
+        if let Some(nudge) = self.nudge.get() {
+            nudge();
+        }
+    }
+
     pub(crate) fn id(&self, sequence: u64) -> MessageId {
         MessageId::new(self.store_tag, sequence)
     }
 
-    /// Reads a live message. The committer may copy it forward and recycle its file at any time, so a failed read is
+    /// Reads a live message. It may be copied and its file recycled at any time, so a failed read is
     /// tried again where the message is by then; `None` if it is no longer there.
     pub(crate) fn read(&self, wanted: Wanted) -> Result<Option<Content>, Arc<str>> {
         let mut location = wanted.location;
@@ -67,7 +83,7 @@ impl Shared {
     fn read_at(&self, wanted: &Wanted, location: Location) -> Result<Content, Arc<str>> {
         let bytes = self
             .reader
-            .read(location.file, location.offset, location.len)
+            .read(location)
             .map_err(|error| Arc::from(format!("message {} can't be read: {error}", self.id(wanted.sequence))))?;
         self.decode(wanted, location, &bytes)
     }

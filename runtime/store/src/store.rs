@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::cache::FrameCache;
 use crate::clock::{Clock, SystemClock};
+use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Inbox, Job};
 use crate::disk::{Disk, FolderLock, RealDisk};
+use crate::keeping::FILES_MIN;
 use crate::open::{self, Layout, Opened};
-use crate::queues::{Claimed, Phase};
-use crate::shared::{Content, Shared, Wanted};
+use crate::queues::{Claimed, Claiming, Glimpse, Phase};
+use crate::record::QueueNumber;
+use crate::shared::{Content, Shared, State, Wanted};
 use crate::transaction::{Receipt, Refusal, Transaction};
 use crate::wal::Preparation;
 use crate::{Delivery, Lease, Message, OpenError, QueueName};
@@ -22,8 +26,9 @@ use crate::{Delivery, Lease, Message, OpenError, QueueName};
 /// How large the store may become.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The room of the write-ahead log on disk, in bytes; at least 16 MiB. A quarter of it is made at once. Until it is
-    /// used up, it grows with what lives in it.
+    /// The room of the write-ahead log on disk, in bytes; at least 16 MiB. A third of it is made at once; the rest is used
+    /// while messages come faster than they can be copied to segments. A message and what is committed with it take at
+    /// most a 64th of it.
     pub log_bytes_max: u64,
     /// Bytes of messages that are kept in memory for the next claim.
     pub cache_bytes_max: usize,
@@ -31,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { log_bytes_max: 1 << 30, cache_bytes_max: 64 << 20 }
+        Options { log_bytes_max: 768 << 20, cache_bytes_max: 64 << 20 }
     }
 }
 
@@ -41,9 +46,12 @@ impl Options {
         let file_bytes = (self.log_bytes_max / 16).clamp(MIB, 64 * MIB).next_multiple_of(MIB);
         Layout {
             file_bytes,
-            files_max: (self.log_bytes_max / file_bytes).max(16),
+            files_max: (self.log_bytes_max / file_bytes).max(FILES_MIN + 1),
             cache_bytes_max: self.cache_bytes_max,
             attempt_slots: 32 * 1024,
+            chunk_bytes: 32 << 10,
+            small_segment_bytes: file_bytes / 8,
+            checkpoint_bytes: MIB,
             preparation: Preparation::Thread,
         }
     }
@@ -51,7 +59,7 @@ impl Options {
 
 /// A message's state, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum MessageState {
     /// It can be claimed, or could if an earlier message of its key were not in the way.
     Ready,
     /// It is not due yet.
@@ -66,7 +74,7 @@ pub struct Peeked {
     /// The message.
     pub message: Message,
     /// Where it is in its life.
-    pub state: State,
+    pub state: MessageState,
     /// Attempts that have started so far.
     pub attempts: u32,
     /// When it is due, in milliseconds of the Unix epoch, if it is delayed.
@@ -78,11 +86,11 @@ pub struct Peeked {
 pub struct QueueStats {
     /// Its name.
     pub name: QueueName,
-    /// Messages in state [`State::Ready`].
+    /// Messages in state [`MessageState::Ready`].
     pub ready: u64,
-    /// Messages in state [`State::Delayed`].
+    /// Messages in state [`MessageState::Delayed`].
     pub delayed: u64,
-    /// Messages in state [`State::Leased`].
+    /// Messages in state [`MessageState::Leased`].
     pub leased: u64,
     /// Bytes of bodies, keys, content types and attributes.
     pub bytes: u64,
@@ -121,6 +129,8 @@ impl Store {
         let Opened { engine, lock } = open::open(disk, layout, clock, seed)?;
         let shared = engine.shared.clone();
         let inbox = Arc::new(Inbox::default());
+        let nudged = inbox.clone();
+        shared.set_nudge(Arc::new(move || nudged.nudge()));
         let committer_inbox = inbox.clone();
         let committer = std::thread::Builder::new()
             .name("committer".into())
@@ -189,25 +199,28 @@ impl Store {
         let now_ms = self.shared.clock.now_ms();
         let expires_at_ms = now_ms.saturating_add(lease_ms);
         let mut claimed = Vec::new();
-        let cached: Vec<Option<Bytes>> = {
-            let mut guard = self.shared.state();
-            let state = &mut *guard;
-            if let Some(why) = &state.stopped {
-                return Err(Refusal::Stopped(why.clone()));
-            }
-            let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
-            state.queues.advance(number, now_ms);
-            state.queues.claim(number, max, expires_at_ms, &mut state.attempts, &mut claimed);
-            claimed.iter().map(|one| state.cache.get(one.location)).collect()
-        };
-        if claimed.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.inbox.lease_ends(expires_at_ms);
         let mut failed = None;
+        loop {
+            match self.claim_known(queue, max, now_ms, expires_at_ms, &mut claimed)? {
+                Claiming::Done => break,
+                Claiming::Reads(segment, chunk) => match segment.read_chunk(chunk) {
+                    Ok(chunk) => self.shared.state().chunks.add(Arc::new(chunk)),
+                    Err(error) => {
+                        failed = Some(Arc::from(error.to_string()));
+                        let span = segment.chunk_span(chunk);
+                        self.shared.state().queues.put_off(segment.queue, span, expires_at_ms);
+                    }
+                },
+                Claiming::Unreadable(segment, chunk) => failed = Some(segment.damage(chunk).into()),
+            }
+        }
+        if !claimed.is_empty() {
+            self.inbox.lease_ends(expires_at_ms);
+        }
         let mut deliveries = Vec::with_capacity(claimed.len());
-        for (one, cached) in claimed.into_iter().zip(cached) {
-            match self.content(&one.wanted(), cached) {
+        for mut one in claimed {
+            let record = one.record.take();
+            match self.content(&one.wanted(), record) {
                 Ok(Some(content)) => deliveries.push(self.delivery(&one, content)),
                 Ok(None) => {}
                 Err(why) => failed = Some(why),
@@ -217,6 +230,30 @@ impl Store {
             Some(why) if deliveries.is_empty() => Err(Refusal::Read(why)),
             _ => Ok(deliveries),
         }
+    }
+
+    /// Leases what can be leased without reading from disk.
+    fn claim_known(
+        &self,
+        queue: &QueueName,
+        max: usize,
+        now_ms: u64,
+        expires_at_ms: u64,
+        claimed: &mut Vec<Claimed>,
+    ) -> Result<Claiming, Refusal> {
+        let mut guard = self.shared.state();
+        let State { queues, attempts, chunks, cache, stopped, .. } = &mut *guard;
+        if let Some(why) = stopped {
+            return Err(Refusal::Stopped(why.clone()));
+        }
+        let number = queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
+        queues.advance(number, now_ms);
+        let before = claimed.len();
+        let claiming = queues.claim(number, max, expires_at_ms, attempts, chunks, claimed);
+        for one in claimed[before..].iter_mut().filter(|one| one.record.is_none()) {
+            one.record = cache.get(one.location);
+        }
+        Ok(claiming)
     }
 
     /// What a message carries: out of its record, if that was still in memory.
@@ -296,49 +333,79 @@ impl Store {
 
     /// The first messages of a queue in its order, without claiming them.
     pub fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<Peeked>, Refusal> {
-        struct Seen {
-            wanted: Wanted,
-            state: State,
-            attempts: u32,
-            due_at_ms: u64,
-            record: Option<Bytes>,
-        }
         let now_ms = self.shared.clock.now_ms();
         let seen: Vec<Seen> = {
             let mut state = self.shared.state();
             let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
             state.queues.advance(number, now_ms);
-            let entries = state.queues.peek(number, limit);
-            let look = |(position, entry): (u64, &crate::queues::Entry)| Seen {
-                wanted: Wanted { queue: number, position, sequence: entry.sequence, location: entry.location },
-                state: match entry.phase() {
-                    Phase::Fresh | Phase::Ready | Phase::Absent => State::Ready,
-                    Phase::Delayed { .. } => State::Delayed,
-                    Phase::Leased => State::Leased,
-                },
-                attempts: entry.attempts_started(),
-                due_at_ms: entry.state().due_at_ms,
-                record: state.cache.get(entry.location),
-            };
-            entries.map(look).collect()
+            state.queues.peek(number, limit).map(|glimpse| Seen::new(number, glimpse, &state.cache)).collect()
         };
         let mut peeked = Vec::with_capacity(seen.len());
+        let mut last: Option<LoadedChunk> = None;
         for one in seen {
-            let content = self.content(&one.wanted, one.record).map_err(Refusal::Read)?;
-            let Some(content) = content else { continue };
-            peeked.push(Peeked {
-                message: content.into_message(self.shared.id(one.wanted.sequence)),
-                state: one.state,
-                attempts: one.attempts,
-                due_at_ms: (one.due_at_ms != 0).then_some(one.due_at_ms),
-            });
+            peeked.extend(self.look(one, &mut last).map_err(Refusal::Read)?);
         }
         Ok(peeked)
+    }
+
+    /// Reads a message that was seen; none if it is gone. `last`: the chunk that was read last.
+    fn look(&self, seen: Seen, last: &mut Option<LoadedChunk>) -> Result<Option<Peeked>, Arc<str>> {
+        let found = match seen {
+            Seen::Known { wanted, record, state, attempts, due_at_ms } => {
+                let Some(content) = self.content(&wanted, record)? else { return Ok(None) };
+                (wanted.sequence, content, state, attempts, due_at_ms)
+            }
+            Seen::Cold { position, segment, chunk, ready } => {
+                let loaded = match last.take().filter(|loaded| loaded.id == chunk) {
+                    Some(loaded) => last.insert(loaded),
+                    None => last.insert(segment.read_chunk(chunk).map_err(|error| Arc::from(error.to_string()))?),
+                };
+                let message = loaded.get(position).ok_or_else(|| Arc::from(segment.damage(chunk)))?;
+                let ColdMessage { sequence, location, .. } = *message;
+                let wanted = Wanted { queue: segment.queue, position, sequence, location };
+                let content = self.shared.decode(&wanted, location, &loaded.record(message))?;
+                let due_at_ms = if ready { 0 } else { message.state.due_at_ms };
+                let state = if ready { MessageState::Ready } else { MessageState::Delayed };
+                (sequence, content, state, message.state.attempts, due_at_ms)
+            }
+        };
+        let (sequence, content, state, attempts, due_at_ms) = found;
+        Ok(Some(Peeked {
+            message: content.into_message(self.shared.id(sequence)),
+            state,
+            attempts,
+            due_at_ms: (due_at_ms != 0).then_some(due_at_ms),
+        }))
     }
 
     /// Why the store has stopped confirming, if it has.
     pub fn failure(&self) -> Option<Arc<str>> {
         self.shared.state().stopped.clone()
+    }
+}
+
+/// A message that was seen while the queues could not change; it is read afterwards.
+enum Seen {
+    Known { wanted: Wanted, record: Option<Bytes>, state: MessageState, attempts: u32, due_at_ms: u64 },
+    Cold { position: u64, segment: Arc<Segment>, chunk: ChunkId, ready: bool },
+}
+
+impl Seen {
+    fn new(queue: QueueNumber, glimpse: Glimpse<'_>, cache: &FrameCache) -> Seen {
+        match glimpse {
+            Glimpse::Cold { position, segment, chunk, ready } => Seen::Cold { position, segment, chunk, ready },
+            Glimpse::Known(position, entry) => Seen::Known {
+                wanted: Wanted { queue, position, sequence: entry.sequence, location: entry.location },
+                record: cache.get(entry.location),
+                state: match entry.phase() {
+                    Phase::Fresh | Phase::Ready | Phase::Absent => MessageState::Ready,
+                    Phase::Delayed { .. } => MessageState::Delayed,
+                    Phase::Leased => MessageState::Leased,
+                },
+                attempts: entry.attempts_started(),
+                due_at_ms: entry.state().due_at_ms,
+            },
+        }
     }
 }
 

@@ -93,16 +93,9 @@ pub enum Refusal {
         /// Its limit.
         bytes_max: u64,
     },
-    /// The log has no room for more live messages. Acks, retries and dead-letterings still work.
-    #[error(
-        "the log is full of live messages ({live_bytes} of {live_bytes_max} bytes): consume some, or make it larger"
-    )]
-    LogFull {
-        /// What lives in it.
-        live_bytes: u64,
-        /// What may live in it.
-        live_bytes_max: u64,
-    },
+    /// The disk has no room for more messages. Acks, retries and dead letters still work.
+    #[error("the disk is full: free some space, or consume some messages; acks, retries and dead letters still work")]
+    DiskFull,
     /// More than fits into one frame.
     #[error("{bytes} bytes in one step are more than the log takes ({bytes_max})")]
     TooLarge {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use linecook_store::{
-    Action, AttributeEdit, MessageId, NewMessage, OpenError, Options, QueueName, Receipt, Refusal, State, Store,
+    Action, AttributeEdit, MessageId, MessageState, NewMessage, OpenError, Options, QueueName, Receipt, Refusal, Store,
     Transaction,
 };
 
@@ -102,7 +102,7 @@ fn a_dead_letter_keeps_its_id_and_gains_facts_until_it_goes_back() {
     let facts = vec![("linecook-reason".into(), "it can't be parsed".into())];
     settle("orders", Action::Move { queue: name("orders.dead"), attributes: AttributeEdit::Set(facts) });
     let dead = store.peek(&name("orders.dead"), 1).unwrap().remove(0);
-    assert_eq!((dead.message.id, dead.attempts, dead.state), (id, 0, State::Ready));
+    assert_eq!((dead.message.id, dead.attempts, dead.state), (id, 0, MessageState::Ready));
     assert_eq!(dead.message.attributes, [("linecook-reason".into(), "it can't be parsed".into())]);
     settle("orders.dead", Action::Move { queue: name("orders"), attributes: AttributeEdit::StripReserved });
     let back = store.peek(&name("orders"), 1).unwrap().remove(0);
@@ -134,32 +134,66 @@ fn a_newer_format_is_refused_by_name() {
     assert!(error.contains("wal-0001.log") && error.contains("format 2"), "{error}");
 }
 
+/// Three times as many bytes as the log holds, over restarts, in order, with some of them retried, delayed and keyed.
 #[test]
-fn a_log_full_of_live_messages_refuses_sends_and_takes_acks() {
+fn a_backlog_larger_than_the_log_is_kept_and_drained_in_order() {
+    const MESSAGES: u32 = 3000;
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
-    let body = vec![7; 200_000];
-    let mut sent = 0;
-    let refusal = loop {
-        match send(&store, "orders", &body) {
-            Ok(_) => sent += 1,
-            Err(refusal) => break refusal,
+    {
+        let store = open(folder.path());
+        let (done, answered) = channel();
+        for number in 0..MESSAGES {
+            let mut body = number.to_le_bytes().to_vec();
+            body.resize(16_000, number as u8);
+            let mut message = message(&body);
+            match number % 100 {
+                7 => message.key = Some("k".into()),
+                8 => message.delay_ms = 3_600_000,
+                _ => {}
+            }
+            let done = done.clone();
+            let sends = [(name("orders"), message)].into();
+            store.submit(Transaction { settle: None, sends }, move |answer| done.send(answer.map(drop)).unwrap());
         }
-    };
-    assert!(matches!(refusal, Refusal::LogFull { .. }), "{refusal}");
-    assert!(sent > 30, "only {sent} messages of 200 kB fitted into 16 MiB");
-    // Whatever was confirmed can be handled, over and over, and then there is room again.
-    for round in 0..3 {
-        let mut handled = 0;
-        for delivery in store.claim(&name("orders"), usize::MAX, LEASE_MS).unwrap() {
+        drop(done);
+        assert!(answered.iter().all(|answer| answer == Ok(())));
+        // The first few fail, and are to be handled first again.
+        for delivery in store.claim(&name("orders"), 10, LEASE_MS).unwrap() {
             assert!(store.begin(delivery.lease));
-            let action = if round == 2 { Action::Ack } else { Action::Retry { delay_ms: 0 } };
-            commit(&store, Transaction { settle: Some((delivery.lease, action)), ..Transaction::default() }).unwrap();
-            handled += 1;
+            let settle = Some((delivery.lease, Action::Retry { delay_ms: 0 }));
+            commit(&store, Transaction { settle, ..Transaction::default() }).unwrap();
         }
-        assert_eq!(handled, sent);
     }
-    send(&store, "orders", &body).unwrap();
+    let store = open(folder.path());
+    let stats = store.queue(&name("orders")).unwrap();
+    assert_eq!((stats.ready, stats.delayed), (u64::from(MESSAGES) * 99 / 100, u64::from(MESSAGES) / 100));
+    assert_eq!(stats.bytes, 16_000 * u64::from(MESSAGES) + u64::from(MESSAGES) / 100);
+    let mut handled = Vec::new();
+    loop {
+        let deliveries = store.claim(&name("orders"), 100, LEASE_MS).unwrap();
+        if deliveries.is_empty() {
+            break;
+        }
+        for delivery in deliveries {
+            let body = &delivery.message.body;
+            let number = u32::from_le_bytes(body[..4].try_into().unwrap());
+            assert!(body[4..].iter().all(|byte| *byte == number as u8) && body.len() == 16_000);
+            assert_eq!(delivery.attempt, if number <= 10 { 2 } else { 1 }, "message {number}");
+            assert!(store.begin(delivery.lease));
+            let settle = Some((delivery.lease, Action::Ack));
+            commit(&store, Transaction { settle, ..Transaction::default() }).unwrap();
+            handled.push(number);
+        }
+    }
+    // A keyed message comes when the one before it is done; all others come in order.
+    let plain = |handled: &[u32]| handled.iter().copied().filter(|number| number % 100 != 7).collect::<Vec<_>>();
+    let keyed = handled.iter().copied().filter(|number| number % 100 == 7).collect::<Vec<_>>();
+    assert_eq!(plain(&handled), plain(&(0..MESSAGES).filter(|number| number % 100 != 8).collect::<Vec<_>>()));
+    assert_eq!(keyed, (0..MESSAGES).filter(|number| number % 100 == 7).collect::<Vec<_>>());
+    drop(store);
+    let store = open(folder.path());
+    let left = store.queue(&name("orders")).unwrap();
+    assert_eq!((left.ready, left.leased, left.delayed), (0, 0, u64::from(MESSAGES) / 100), "only the delayed are left");
 }
 
 #[test]

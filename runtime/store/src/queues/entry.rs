@@ -1,9 +1,9 @@
 //! One message, as the queues see it.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::attempts::Slot;
+use crate::location::Location;
 use crate::record::DeliveryState;
 
 /// What is known of a message without reading it. Most messages are only ever ready, so what the others need lies apart.
@@ -57,6 +57,11 @@ pub(crate) struct LeaseState {
 }
 
 impl Entry {
+    /// A message without a key and a phase, in its first state.
+    pub(super) fn new(sequence: u64, enqueued_at_ms: u64, bytes: u32, location: Location) -> Entry {
+        Entry { sequence, enqueued_at_ms, location, bytes, phase: Phase::Absent, rare: None }
+    }
+
     pub(super) fn key(&self) -> Option<&Arc<str>> {
         self.rare.as_ref()?.key.as_ref()
     }
@@ -84,26 +89,5 @@ impl Entry {
 
     pub(crate) fn phase(&self) -> Phase {
         self.phase
-    }
-}
-
-/// Where the put of a message stands in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Location {
-    /// The epoch of the file.
-    pub(crate) file: u64,
-    /// From the start of the file.
-    pub(crate) offset: u32,
-    pub(crate) len: u32,
-}
-
-impl Location {
-    /// Of a record that is no put.
-    pub(crate) const NONE: Location = Location { file: 0, offset: 0, len: 0 };
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes at offset {} of the log file with epoch {}", self.len, self.offset, self.file)
     }
 }

@@ -1,15 +1,26 @@
 //! One queue: its messages in order, and which of them can be claimed.
 //!
 //! A message is known by its position: the first one is at 0, each later one at the next number, and none is used twice.
-//! What can be claimed next is found in two places: *fresh* messages lie in order and are found by walking from where
-//! the last one was; everything that became ready in another way is listed.
+//! It has an entry if it stands in the log, and if there is more to know of it than that it waits. The others are on the
+//! shelf only ([`crate::cold`]).
+//!
+//! What can be claimed next is found in three places: *fresh* messages lie in order, on the shelf and after it among the
+//! entries, and are found by walking from where the last one was; everything that became ready in another way is listed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::entry::{Entry, LeaseState, Phase};
 use super::keys::Keys;
 use super::position_map::PositionMap;
 use crate::QueueName;
+use crate::cold::bitmap::Bitmap;
+use crate::cold::checkpoint::ToldState;
+use crate::cold::copy::Copied;
+use crate::cold::segment::{ColdMessage, Segment, Written};
+use crate::cold::shelf::Shelf;
+use crate::location::{FileId, Location};
+use crate::record::DeliveryState;
 
 pub(super) struct Line {
     pub(super) name: QueueName,
@@ -18,20 +29,37 @@ pub(super) struct Line {
     pub(super) named_in_log: bool,
     pub(super) bytes_max: u64,
     pub(super) bytes: u64,
+    /// Of those, the ones of messages on the shelf.
+    pub(super) bytes_cold: u64,
     /// Held for messages that are on their way to the disk.
     pub(super) bytes_reserved: u64,
     pub(super) next_position: u64,
     pub(super) entries: PositionMap<Entry>,
+    pub(super) shelf: Shelf,
+    /// Entries whose messages are on the shelf, too.
+    known: u64,
     /// How many are leased.
     leased: u64,
-    /// How many are fresh. None of them stands before `fresh_from`.
+    /// Fresh entries. None of them stands before `fresh_from`.
     fresh: u64,
     fresh_from: u64,
-    /// Other ready messages that no earlier message of their key holds back.
+    /// Other ready messages that no earlier message of their key holds back. They have entries.
     claimable: BTreeSet<u64>,
     /// (due at, position)
     delayed: BTreeSet<(u64, u64)>,
     keys: Keys,
+    /// While the store is opened: the states of messages on the shelf that the log and the checkpoint know better than
+    /// their records.
+    pub(super) told: BTreeMap<u64, ToldState>,
+}
+
+/// What can be claimed next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It has an entry.
+    Known(u64),
+    /// It is on the shelf only: it must be read before it can be leased.
+    Cold(u64),
 }
 
 impl Line {
@@ -42,19 +70,28 @@ impl Line {
             named_in_log: false,
             bytes_max: u64::MAX,
             bytes: 0,
+            bytes_cold: 0,
             bytes_reserved: 0,
             next_position: 0,
             entries: PositionMap::default(),
+            shelf: Shelf::default(),
+            known: 0,
             leased: 0,
             fresh: 0,
             fresh_from: 0,
             claimable: BTreeSet::new(),
             delayed: BTreeSet::new(),
             keys: Keys::default(),
+            told: BTreeMap::new(),
         }
     }
 
-    /// Adds a message where there is none. `holds_key`: if it is delayed, its key waits for it.
+    /// How many messages there are.
+    pub(super) fn len(&self) -> u64 {
+        self.entries.len() + self.shelf.live() - self.known
+    }
+
+    /// Adds a message that came into the log. `holds_key`: if it is delayed, its key waits for it.
     pub(super) fn add(&mut self, position: u64, mut entry: Entry, key: Option<&str>, holds_key: bool) {
         if let Some(key) = key {
             entry.rare.get_or_insert_default().key = Some(self.keys.intern(key));
@@ -71,16 +108,21 @@ impl Line {
         }
     }
 
-    /// Takes a message away, whatever its phase. Answers it and the lease that was out.
-    pub(super) fn take(&mut self, position: u64) -> Option<(Entry, Option<LeaseState>)> {
+    /// Takes a message away, whatever its phase. Answers the lease that was out.
+    pub(super) fn take(&mut self, position: u64) -> Option<LeaseState> {
         self.entries.get(position)?;
         let lease = self.withdraw(position);
         let entry = self.entries.remove(position).expect("it has just been seen");
         self.bytes -= u64::from(entry.bytes);
+        if entry.location.file.is_segment() {
+            self.known -= 1;
+            self.bytes_cold -= u64::from(entry.bytes);
+            self.shelf.clear_live(position);
+        }
         if let Some(key) = entry.key() {
             self.keys.forget(key);
         }
-        Some((entry, lease))
+        lease
     }
 
     /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.
@@ -136,34 +178,38 @@ impl Line {
         None
     }
 
-    /// Leases the first message that can be claimed. Answers its position.
-    pub(super) fn lease_next(&mut self, lease: impl FnOnce() -> LeaseState) -> Option<u64> {
-        let position = self.next_claimable()?;
+    /// Leases a message that can be claimed and has an entry.
+    pub(super) fn lease(&mut self, position: u64, lease: LeaseState) {
         self.withdraw(position);
         let entry = self.entries.get_mut(position).expect("claimable messages are there");
         entry.phase = Phase::Leased;
         let rare = entry.rare.get_or_insert_default();
-        rare.lease = Some(lease());
+        rare.lease = Some(lease);
         self.leased += 1;
         if let Some(key) = &rare.key {
             self.keys.hold(key, &mut self.claimable);
         }
-        Some(position)
     }
 
-    fn next_claimable(&mut self) -> Option<u64> {
+    pub(super) fn next_claimable(&mut self) -> Option<Next> {
         let listed = self.claimable.first().copied();
+        if let Some(cold) = self.shelf.next_fresh() {
+            return Some(match listed {
+                Some(listed) if listed < cold => Next::Known(listed),
+                _ => Next::Cold(cold),
+            });
+        }
         if self.fresh == 0 || listed.is_some_and(|listed| listed < self.fresh_from) {
-            return listed;
+            return listed.map(Next::Known);
         }
         let mut walk = self.entries.iter_from(self.fresh_from);
         let (fresh, _) = walk.find(|(_, entry)| entry.phase == Phase::Fresh).expect("fresh messages are counted");
         self.fresh_from = fresh;
-        Some(listed.map_or(fresh, |listed| listed.min(fresh)))
+        Some(Next::Known(listed.map_or(fresh, |listed| listed.min(fresh))))
     }
 
     pub(super) fn has_claimable(&self) -> bool {
-        self.fresh > 0 || !self.claimable.is_empty()
+        self.fresh > 0 || self.shelf.has_fresh() || !self.claimable.is_empty()
     }
 
     /// When the next delayed message is due.
@@ -171,15 +217,24 @@ impl Line {
         self.delayed.first().map(|(due_at_ms, _)| *due_at_ms)
     }
 
-    /// Makes ready what is due.
+    /// Makes ready what is due, so many messages at a time that nobody waits long for the queues meanwhile.
     pub(super) fn advance(&mut self, now_ms: u64) {
-        while let Some((due_at_ms, position)) = self.delayed.first().copied() {
+        const MESSAGES_MAX: usize = 1024;
+        for _ in 0..MESSAGES_MAX {
+            let Some((due_at_ms, position)) = self.delayed.first().copied() else { break };
             if due_at_ms > now_ms {
                 break;
             }
+            if self.entries.get(position).is_none() {
+                self.delayed.pop_first();
+                if self.shelf.lives(position) {
+                    self.shelf.set_fresh(position);
+                }
+                continue;
+            }
             self.withdraw(position);
-            let entry = self.entries.get_mut(position).expect("delayed messages are there");
-            entry.set_state(crate::record::DeliveryState { due_at_ms: 0, ..entry.state() });
+            let entry = self.entries.get_mut(position).expect("just looked up");
+            entry.set_state(DeliveryState { due_at_ms: 0, ..entry.state() });
             self.arrange(position, false);
         }
     }
@@ -190,5 +245,103 @@ impl Line {
 
     pub(super) fn delayed(&self) -> u64 {
         self.delayed.len() as u64
+    }
+
+    // --- the shelf -----------------------------------------------------------------------------------------------
+
+    /// A message that is on the shelf only gets an entry, without a phase.
+    pub(super) fn know(&mut self, message: &ColdMessage, state: DeliveryState, key: Option<&str>) {
+        let position = message.position;
+        self.shelf.clear_fresh(position);
+        let mut entry = Entry::new(message.sequence, message.enqueued_at_ms, message.bytes, message.location);
+        entry.set_state(state);
+        if let Some(key) = key {
+            entry.rare.get_or_insert_default().key = Some(self.keys.intern(key));
+        }
+        self.entries.insert(position, entry);
+        self.known += 1;
+    }
+
+    /// A message on the shelf can't be read for now: it is due again later.
+    pub(super) fn put_off(&mut self, position: u64, due_at_ms: u64) {
+        self.shelf.clear_fresh(position);
+        self.delayed.insert((due_at_ms, position));
+    }
+
+    /// One message was copied to a segment on the shelf, from where its entry says that it stands. It needs no entry any
+    /// more if it only waits.
+    pub(super) fn shelve(&mut self, written: &Written, copied_state: DeliveryState, from: FileId, to: FileId) {
+        let position = written.position;
+        let entry = self.entries.get_mut(position);
+        // Gone since it was copied.
+        let Some(entry) = entry.filter(|entry| entry.location.file == from) else { return };
+        entry.location = Location { file: to, offset: written.offset, len: written.len };
+        let bytes = u64::from(entry.bytes);
+        let state = entry.state();
+        let (phase, has_key) = (entry.phase, entry.key().is_some());
+        self.shelf.set_live(position);
+        self.known += 1;
+        self.bytes_cold += bytes;
+        // The record tells its state as of when it was copied; that it became due since is no news.
+        let told = state == copied_state || state == DeliveryState { due_at_ms: 0, ..copied_state };
+        if has_key || !told {
+            return;
+        }
+        match phase {
+            Phase::Fresh => self.fresh -= 1,
+            Phase::Ready => {
+                self.claimable.remove(&position);
+            }
+            Phase::Delayed { .. } if state == copied_state => {}
+            _ => return,
+        }
+        self.entries.remove(position);
+        self.known -= 1;
+        if matches!(phase, Phase::Fresh | Phase::Ready) {
+            self.shelf.set_fresh(position);
+        }
+    }
+
+    /// What lives in old segments lives in new ones from now on, in the same state.
+    pub(super) fn reshelve(&mut self, old: &[Arc<Segment>], new: &[Copied]) {
+        let mut shelved = Vec::with_capacity(new.len());
+        for Copied { segment, written, .. } in new {
+            let (mut live, mut fresh) = (Bitmap::new(segment.span()), Vec::new());
+            for Written { position, .. } in written {
+                if self.shelf.lives(*position) {
+                    live.set(position - segment.first);
+                }
+                if self.shelf.is_fresh(*position) {
+                    fresh.push(*position);
+                }
+            }
+            shelved.push((segment.clone(), live, fresh));
+        }
+        let before = self.shelf.live();
+        for segment in old {
+            self.shelf.remove(segment.first);
+        }
+        for (segment, live, fresh) in shelved {
+            self.shelf.add(segment, live);
+            fresh.into_iter().for_each(|position| self.shelf.set_fresh(position));
+        }
+        assert_eq!(self.shelf.live(), before, "all that lives was copied");
+        for Copied { segment, written, .. } in new {
+            for written in written {
+                if let Some(entry) = self.entries.get_mut(written.position) {
+                    entry.location = Location { file: segment.file_id(), offset: written.offset, len: written.len };
+                }
+            }
+        }
+    }
+
+    /// The entries of messages that are on the shelf, for a checkpoint: those whose state says something.
+    pub(super) fn known_states(&self) -> Vec<(u64, ToldState)> {
+        let known = self.entries.iter_from(0).filter(|(_, entry)| entry.location.file.is_segment());
+        let states = known.take(self.known as usize).map(|(position, entry)| {
+            let holds_key = entry.phase == Phase::Delayed { holds_key: true };
+            (position, ToldState { state: entry.state(), holds_key })
+        });
+        states.filter(|(_, told)| told.state != DeliveryState::default()).collect()
     }
 }

@@ -17,14 +17,20 @@ mod keys;
 mod line;
 mod phases;
 mod position_map;
+mod shelving;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
-pub(crate) use self::entry::{Entry, Location, Phase};
+pub(crate) use self::entry::{Entry, Phase};
 use self::line::Line;
-pub(crate) use self::phases::Held;
+pub(crate) use self::phases::{Claiming, Held};
+use crate::cold::checkpoint::ToldState;
+use crate::cold::segment::{ChunkId, Segment};
+use crate::location::Location;
 use crate::record::{DeliveryState, PutPlace, QueueNumber, Record};
 use crate::shared::Wanted;
 use crate::{Lease, QueueName};
@@ -38,14 +44,10 @@ pub(crate) struct Queues {
     leases: BTreeSet<(u64, QueueNumber, u64)>,
     next_sequence: u64,
     next_token: u64,
-    /// Bytes of the puts that the entries live in.
-    live_bytes: u64,
-    /// Puts that entries live in, by the file that they stand in.
-    live_in_file: FxHashMap<u64, u64>,
 }
 
 /// What is handed out with a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Claimed {
     pub(crate) lease: Lease,
     pub(crate) sequence: u64,
@@ -53,6 +55,20 @@ pub(crate) struct Claimed {
     /// The number of the attempt that may begin now.
     pub(crate) attempt: u32,
     pub(crate) first_failed_at_ms: u64,
+    /// The message's record, if it was read already.
+    pub(crate) record: Option<Bytes>,
+}
+
+/// A message that is looked at.
+pub(crate) enum Glimpse<'a> {
+    Known(u64, &'a Entry),
+    /// The rest stands in a chunk that must be read.
+    Cold {
+        position: u64,
+        segment: Arc<Segment>,
+        chunk: ChunkId,
+        ready: bool,
+    },
 }
 
 impl Claimed {
@@ -181,30 +197,6 @@ impl Queues {
         line_mut(&mut self.lines, queue).bytes_reserved -= bytes;
     }
 
-    /// Bytes of the log that live messages stand in.
-    pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes
-    }
-
-    /// Messages that live in a file of the log.
-    pub(crate) fn live_in_file(&self, file: u64) -> u64 {
-        self.live_in_file.get(&file).copied().unwrap_or(0)
-    }
-
-    fn settle_in(&mut self, location: Location) {
-        self.live_bytes += u64::from(location.len);
-        *self.live_in_file.entry(location.file).or_default() += 1;
-    }
-
-    fn move_out(&mut self, location: Location) {
-        self.live_bytes -= u64::from(location.len);
-        let left = self.live_in_file.get_mut(&location.file).expect("its messages are counted");
-        *left -= 1;
-        if *left == 0 {
-            self.live_in_file.remove(&location.file);
-        }
-    }
-
     // --- records -------------------------------------------------------------------------------------------------
 
     /// What the log says happens, here too. `location` is where a put stands.
@@ -217,20 +209,35 @@ impl Queues {
             }
             Record::Put(put) => {
                 self.check_number(put.place.queue)?;
-                let bytes = put.body.len() + put.key.map_or(0, str::len) + put.content_type.map_or(0, str::len);
-                let attributes: usize = put.attributes().map(|(name, value)| name.len() + value.len()).sum();
-                let bytes = u32::try_from(bytes + attributes).map_err(|_| "a message is too large".to_owned())?;
-                self.put(&put.place, put.key, bytes, location);
+                let PutPlace { queue, position, .. } = put.place;
+                if self.entry(queue, position).is_some() || self.line(queue).shelf.lives(position) {
+                    return Err(format!("a second message stands at position {position} of queue number {}", queue.0));
+                }
+                self.put(&put.place, put.key, put.message_bytes(), location);
                 Ok(())
             }
             Record::Update { queue, position, state } => {
                 self.check_number(*queue)?;
+                if self.entry(*queue, *position).is_none() && self.line(*queue).shelf.lives(*position) {
+                    let told = ToldState { state: *state, holds_key: true };
+                    line_mut(&mut self.lines, *queue).told.insert(*position, told);
+                }
                 self.update(*queue, *position, *state);
                 Ok(())
             }
-            Record::Remove { queue, position } => {
+            Record::Remove { queue, position, bytes } => {
                 self.check_number(*queue)?;
-                self.remove(*queue, *position);
+                if self.entry(*queue, *position).is_some() {
+                    self.remove(*queue, *position);
+                    return Ok(());
+                }
+                let line = line_mut(&mut self.lines, *queue);
+                if line.shelf.clear_live(*position) {
+                    line.told.remove(position);
+                    let bytes = u64::from(*bytes);
+                    let left = line.bytes.checked_sub(bytes).zip(line.bytes_cold.checked_sub(bytes));
+                    (line.bytes, line.bytes_cold) = left.ok_or("more bytes are removed than there were")?;
+                }
                 Ok(())
             }
         }
@@ -257,19 +264,10 @@ impl Queues {
         Ok(())
     }
 
-    /// A message stands in a queue. If it did already, it was copied.
+    /// A message stands in a queue.
     pub(crate) fn put(&mut self, place: &PutPlace, key: Option<&str>, bytes: u32, location: Location) {
-        self.remove(place.queue, place.position);
         self.next_sequence = self.next_sequence.max(place.sequence + 1);
-        self.settle_in(location);
-        let mut entry = Entry {
-            sequence: place.sequence,
-            enqueued_at_ms: place.enqueued_at_ms,
-            location,
-            bytes,
-            phase: Phase::Absent,
-            rare: None,
-        };
+        let mut entry = Entry::new(place.sequence, place.enqueued_at_ms, bytes, location);
         entry.set_state(place.state);
         line_mut(&mut self.lines, place.queue).add(place.position, entry, key, place.holds_key);
     }
@@ -284,22 +282,9 @@ impl Queues {
     }
 
     pub(crate) fn remove(&mut self, queue: QueueNumber, position: u64) {
-        if let Some((entry, lease)) = line_mut(&mut self.lines, queue).take(position) {
-            if let Some(lease) = lease {
-                self.leases.remove(&(lease.expires_at_ms, queue, position));
-            }
-            self.move_out(entry.location);
+        if let Some(lease) = line_mut(&mut self.lines, queue).take(position) {
+            self.leases.remove(&(lease.expires_at_ms, queue, position));
         }
-    }
-
-    /// The message was copied: it lives in `to` now if it lived in `from`. Answers whether it did.
-    pub(crate) fn relocate(&mut self, queue: QueueNumber, position: u64, from: Location, to: Location) -> bool {
-        let entry = line_mut(&mut self.lines, queue).entries.get_mut(position);
-        let Some(entry) = entry.filter(|entry| entry.location == from) else { return false };
-        entry.location = to;
-        self.move_out(from);
-        self.settle_in(to);
-        true
     }
 
     // --- looking -------------------------------------------------------------------------------------------------
@@ -310,18 +295,29 @@ impl Queues {
 
     pub(crate) fn counts(&self, queue: QueueNumber) -> Counts {
         let line = self.line(queue);
+        let oldest_known = || line.entries.iter_from(0).next().map(|(_, entry)| entry.enqueued_at_ms);
         Counts {
-            ready: line.entries.len() - line.delayed() - line.leased(),
+            ready: line.len() - line.delayed() - line.leased(),
             delayed: line.delayed(),
             leased: line.leased(),
             bytes: line.bytes,
-            oldest_enqueued_at_ms: line.entries.iter_from(0).next().map(|(_, entry)| entry.enqueued_at_ms),
+            oldest_enqueued_at_ms: line.shelf.oldest_enqueued_at_ms().or_else(oldest_known),
         }
     }
 
     /// The first messages of a queue in its order.
-    pub(crate) fn peek(&self, queue: QueueNumber, limit: usize) -> impl Iterator<Item = (u64, &Entry)> {
-        self.line(queue).entries.iter_from(0).take(limit)
+    pub(crate) fn peek(&self, queue: QueueNumber, limit: usize) -> impl Iterator<Item = Glimpse<'_>> {
+        let line = self.line(queue);
+        // What is on the shelf stands before what is only in the log.
+        let shelved = line.shelf.iter_from(0).map(|position| match line.entries.get(position) {
+            Some(entry) => Glimpse::Known(position, entry),
+            None => {
+                let (segment, chunk) = line.shelf.chunk_of(position).expect("it is on the shelf");
+                Glimpse::Cold { position, segment, chunk, ready: line.shelf.is_fresh(position) }
+            }
+        });
+        let in_log = line.entries.iter_from(0).filter(|(_, entry)| !entry.location.file.is_segment());
+        shelved.chain(in_log.map(|(position, entry)| Glimpse::Known(position, entry))).take(limit)
     }
 }
 

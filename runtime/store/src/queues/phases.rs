@@ -1,9 +1,16 @@
 //! How messages go from phase to phase: due, claimed, begun, settled, released, expired.
 
-use super::entry::{Entry, LeaseState, Location};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::entry::{Entry, LeaseState};
+use super::line::Next;
 use super::{Claimed, Queues, line_mut};
 use crate::Lease;
 use crate::attempts::{AttemptTable, Slot};
+use crate::cold::chunks::Chunks;
+use crate::cold::segment::{ChunkId, Segment};
+use crate::location::Location;
 use crate::record::{DeliveryState, QueueNumber};
 
 /// What a settlement needs to know of its message.
@@ -16,6 +23,16 @@ pub(crate) struct Held {
     pub(crate) state: DeliveryState,
     pub(crate) attempts_started: u32,
     pub(crate) slot: Slot,
+}
+
+/// How far a claim came.
+pub(crate) enum Claiming {
+    /// There is no more to claim.
+    Done,
+    /// The next message stands in a chunk that must be read first.
+    Reads(Arc<Segment>, ChunkId),
+    /// A message in this chunk is damaged. It was put off; the next one can be claimed.
+    Unreadable(Arc<Segment>, ChunkId),
 }
 
 impl Queues {
@@ -33,22 +50,36 @@ impl Queues {
         self.line(queue).has_claimable()
     }
 
-    /// Leases up to `max` messages until `expires_at_ms`, in the queue's order, as long as there are slots.
+    /// Leases up to `max` messages in all until `expires_at_ms`, in the queue's order, as long as there are slots.
     pub(crate) fn claim(
         &mut self,
         queue: QueueNumber,
         max: usize,
         expires_at_ms: u64,
         attempts: &mut AttemptTable,
+        chunks: &Chunks,
         out: &mut Vec<Claimed>,
-    ) {
+    ) -> Claiming {
         let line = line_mut(&mut self.lines, queue);
-        while out.len() < max && line.has_claimable() {
-            let Some(slot) = attempts.take() else { break };
+        while out.len() < max && attempts.any_free() {
+            let Some(next) = line.next_claimable() else { break };
+            let (position, record) = match next {
+                Next::Known(position) => (position, None),
+                Next::Cold(position) => {
+                    let (segment, id) = line.shelf.chunk_of(position).expect("it is on the shelf");
+                    let Some(chunk) = chunks.get(id) else { return Claiming::Reads(segment, id) };
+                    let Some(message) = chunk.get(position) else {
+                        line.put_off(position, expires_at_ms);
+                        return Claiming::Unreadable(segment, id);
+                    };
+                    line.know(message, DeliveryState { due_at_ms: 0, ..message.state }, None);
+                    (position, Some(chunk.record(message)))
+                }
+            };
+            let slot = attempts.take().expect("a slot is free");
             let token = self.next_token;
             self.next_token += 1;
-            let lease = || LeaseState { token, expires_at_ms, begun: false, settling: false, slot };
-            let position = line.lease_next(lease).expect("something is claimable");
+            line.lease(position, LeaseState { token, expires_at_ms, begun: false, settling: false, slot });
             self.leases.insert((expires_at_ms, queue, position));
             let entry = line.entries.get(position).expect("it has just been leased");
             let state = entry.state();
@@ -58,7 +89,19 @@ impl Queues {
                 location: entry.location,
                 attempt: state.attempts.saturating_add(1),
                 first_failed_at_ms: state.first_failed_at_ms,
+                record,
             });
+        }
+        Claiming::Done
+    }
+
+    /// A chunk can't be read for now: its messages are due again later.
+    pub(crate) fn put_off(&mut self, queue: QueueNumber, span: Range<u64>, due_at_ms: u64) {
+        let line = line_mut(&mut self.lines, queue);
+        let inside = line.shelf.iter_from(span.start).take_while(|position| span.contains(position));
+        let unreadable: Vec<u64> = inside.filter(|position| line.shelf.is_fresh(*position)).collect();
+        for position in unreadable {
+            line.put_off(position, due_at_ms);
         }
     }
 

@@ -16,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::run::{Fault, Run, Shape};
+use crate::keeping::Tally;
 
 /// Does the same with many seeds on all cores, and says which seed failed.
 fn for_each_seed(seeds: std::ops::Range<u64>, check: impl Fn(u64) + Sync) {
@@ -52,6 +53,34 @@ fn a_power_loss_at_every_disk_operation_loses_nothing_confirmed() {
     });
 }
 
+/// The same while messages go to segments, segments are rewritten and removed, and checkpoints are taken.
+#[test]
+fn a_power_loss_at_every_operation_on_segments_loses_nothing_confirmed() {
+    for_each_seed(60_000..60_080, |seed| {
+        let operations = Run::new(seed, Shape::COLD).go(Fault::None);
+        for operation in 0..operations {
+            Run::new(seed, Shape::COLD).go(Fault::PowerLoss { operation });
+        }
+    });
+}
+
+/// The runs do what they are for.
+#[test]
+fn runs_come_to_all_that_is_done_with_segments() {
+    let total = std::sync::Mutex::new(Tally::default());
+    for_each_seed(60_000..60_080, |seed| {
+        let (_, tally) = Run::new(seed, Shape::COLD).go_and_tell(Fault::None);
+        let mut total = total.lock().unwrap();
+        total.segments += tally.segments;
+        total.rewritten += tally.rewritten;
+        total.checkpoints += tally.checkpoints;
+        total.removed += tally.removed;
+    });
+    let total = total.into_inner().unwrap();
+    let enough = total.segments > 400 && total.rewritten > 50 && total.checkpoints > 400 && total.removed > 30;
+    assert!(enough, "{total:?}");
+}
+
 /// Long runs fill the ring, clean it and run out of it; the power fails somewhere.
 #[test]
 fn long_runs_survive_power_losses() {
@@ -67,8 +96,9 @@ fn long_runs_survive_power_losses() {
 /// A process that is killed loses nothing that was written, and counts exactly the attempts that had begun.
 #[test]
 fn a_killed_process_loses_nothing_and_counts_every_attempt() {
-    for_each_seed(20_000..21_000, |seed| {
-        Run::new(seed, Shape::LONG).go(Fault::Kills);
+    for_each_seed(20_000..22_000, |seed| {
+        let shape = if seed % 2 == 0 { Shape::LONG } else { Shape::COLD };
+        Run::new(seed, shape).go(Fault::Kills);
     });
 }
 
@@ -80,6 +110,13 @@ fn a_failed_write_or_sync_stops_the_store() {
         for operation in (0..operations).step_by(3) {
             Run::new(seed, Shape::SHORT).go(Fault::FailedWrite { operation });
             Run::new(seed, Shape::SHORT).go(Fault::FailedSync { operation });
+        }
+    });
+    for_each_seed(31_000..31_100, |seed| {
+        let operations = Run::new(seed, Shape::COLD).go(Fault::None);
+        for operation in (seed % 7..operations).step_by(7) {
+            Run::new(seed, Shape::COLD).go(Fault::FailedWrite { operation });
+            Run::new(seed, Shape::COLD).go(Fault::FailedSync { operation });
         }
     });
 }

@@ -9,6 +9,7 @@ use super::model::{Leased, Model, Nonce, nonce};
 use crate::clock::ManualClock;
 use crate::disk::{SimulatedDisk, SimulatedFaults};
 use crate::engine::Engine;
+use crate::keeping::Tally;
 use crate::open::{self, Layout, Opened};
 use crate::store::Store;
 use crate::wal::Preparation;
@@ -19,11 +20,23 @@ use crate::{Action, AttributeEdit, Lease, MessageId, NewMessage, OpenError, Queu
 pub(super) struct Shape {
     steps: usize,
     body_bytes_max: usize,
+    /// Length of a log file.
+    file_bytes: u64,
+    /// Of 256 steps, how many of those that look after segments and the ring.
+    keeping: u8,
 }
 
 impl Shape {
-    pub(super) const SHORT: Shape = Shape { steps: 14, body_bytes_max: 300 };
-    pub(super) const LONG: Shape = Shape { steps: 260, body_bytes_max: 700 };
+    /// Stays in the log.
+    pub(super) const SHORT: Shape = Shape { steps: 14, body_bytes_max: 300, file_bytes: 8 << 10, keeping: 12 };
+    /// Fills the ring many times.
+    pub(super) const LONG: Shape = Shape { steps: 330, body_bytes_max: 700, file_bytes: 8 << 10, keeping: 64 };
+    /// Has most of its messages in segments soon.
+    pub(super) const COLD: Shape = Shape { steps: 150, body_bytes_max: 120, file_bytes: 2 << 10, keeping: 176 };
+
+    fn layout(self) -> Layout {
+        Layout { file_bytes: self.file_bytes, ..LAYOUT }
+    }
 }
 
 /// What goes wrong in a run.
@@ -37,11 +50,14 @@ pub(super) enum Fault {
     FullDisk,
 }
 
-pub(super) const LAYOUT: Layout = Layout {
-    file_bytes: 8 * 1024,
+const LAYOUT: Layout = Layout {
+    file_bytes: 8 << 10,
     files_max: 8,
     cache_bytes_max: 2048,
     attempt_slots: 16,
+    chunk_bytes: 700,
+    small_segment_bytes: 1200,
+    checkpoint_bytes: 2048,
     preparation: Preparation::Inline,
 };
 
@@ -85,7 +101,12 @@ impl Run {
     }
 
     /// Runs to the end and checks everything. Answers how many disk operations there were.
-    pub(super) fn go(mut self, fault: Fault) -> u64 {
+    pub(super) fn go(self, fault: Fault) -> u64 {
+        self.go_and_tell(fault).0
+    }
+
+    /// Also tells what was done with segments until the end or the last restart.
+    pub(super) fn go_and_tell(mut self, fault: Fault) -> (u64, Tally) {
         match fault {
             Fault::None | Fault::Kills => {}
             Fault::PowerLoss { operation } => {
@@ -99,7 +120,7 @@ impl Run {
             }
             Fault::FullDisk => {
                 let files = self.random.u64(2..7);
-                let full_after_bytes = Some(LAYOUT.file_bytes * files + 4096);
+                let full_after_bytes = Some(self.shape.file_bytes * files + 4096);
                 self.disk.set_faults(SimulatedFaults { full_after_bytes, ..Default::default() });
             }
         }
@@ -125,13 +146,14 @@ impl Run {
         }
         self.check();
         let operations = self.disk.operations();
+        let tally = self.engine().keeping.tally;
         // A clean restart changes nothing but the leases.
         self.store = None;
         self.model.end_process();
         self.disk = self.disk.kill();
         self.open().expect("a store that was left in peace opens");
         self.check();
-        operations
+        (operations, tally)
     }
 
     /// Runs without a fault and leaves the disk of a process that was killed, with what must be on it.
@@ -142,17 +164,18 @@ impl Run {
         }
         self.store = None;
         let disk = self.disk.kill();
-        let expected = Run::contents_of(&disk.snapshot()).expect("what was written opens");
+        let expected = Run::contents_of(&disk.snapshot(), self.shape).expect("what was written opens");
         (disk, expected)
     }
 
-    /// Opens a store and reads everything.
-    pub(super) fn contents_of(disk: &SimulatedDisk) -> Result<Contents, OpenError> {
-        let mut run = Run::new(0, Shape::SHORT);
+    /// Opens a store and reads everything. An error names what is wrong.
+    pub(super) fn contents_of(disk: &SimulatedDisk, shape: Shape) -> Result<Contents, String> {
+        let mut run = Run::new(0, shape);
         run.disk = disk.clone();
-        run.open()?;
+        run.open().map_err(|error| error.to_string())?;
         Ok(run
-            .contents()
+            .try_contents()
+            .map_err(|refusal| refusal.to_string())?
             .into_iter()
             .map(|(queue, found)| (queue, found.into_iter().map(|one| (one.id, one.body)).collect()))
             .collect())
@@ -164,7 +187,8 @@ impl Run {
 
     fn open(&mut self) -> Result<(), OpenError> {
         let seed = self.random.u64(..);
-        let Opened { engine, lock } = open::open(Arc::new(self.disk.clone()), &LAYOUT, self.clock.clone(), seed)?;
+        let Opened { engine, lock } =
+            open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
             face.declare(&name(queue), QUEUE_BYTES_MAX);
@@ -227,14 +251,15 @@ impl Run {
     }
 
     fn step(&mut self) {
-        match self.random.u8(0..20) {
+        if self.random.u8(..) < self.shape.keeping {
+            self.engine().maintain();
+            return;
+        }
+        match self.random.u8(0..19) {
             0..=7 => self.publish(),
             8..=11 => self.claim(),
-            12..=17 => self.settle(),
-            18 => self.pass_time(),
-            _ => {
-                self.engine().maintain();
-            }
+            12..=16 => self.settle(),
+            _ => self.pass_time(),
         }
     }
 
@@ -246,7 +271,7 @@ impl Run {
             })
             .collect();
         self.commit(transactions, |refusal| {
-            matches!(refusal, Refusal::LogFull { .. } | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
+            matches!(refusal, Refusal::DiskFull | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
         });
     }
 
@@ -326,8 +351,7 @@ impl Run {
         // What only takes messages away must always work.
         let may_be_full = !transaction.sends.is_empty() || matches!(transaction.settle, Some((_, Action::Move { .. })));
         self.commit(vec![transaction], |refusal| {
-            may_be_full
-                && matches!(refusal, Refusal::LogFull { .. } | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
+            may_be_full && matches!(refusal, Refusal::DiskFull | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
         });
     }
 
@@ -378,9 +402,13 @@ impl Run {
     }
 
     fn contents(&self) -> Vec<(QueueName, Vec<Found>)> {
+        self.try_contents().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_contents(&self) -> Result<Vec<(QueueName, Vec<Found>)>, Refusal> {
         let face = &self.store.as_ref().expect("the store is open").face;
-        let all = QUEUES.map(|queue| {
-            let peeked = face.peek(&name(queue), usize::MAX).unwrap_or_else(|why| panic!("{why}"));
+        let all = QUEUES.into_iter().map(|queue| {
+            let peeked = face.peek(&name(queue), usize::MAX)?;
             let found = peeked.into_iter().map(|one| Found {
                 id: one.message.id,
                 nonce: nonce(&one.message.body),
@@ -390,9 +418,9 @@ impl Run {
                 attempts: one.attempts,
                 due_at_ms: one.due_at_ms.unwrap_or(0),
             });
-            (name(queue), found.collect())
+            Ok((name(queue), found.collect()))
         });
-        all.into()
+        all.collect()
     }
 }
 

@@ -5,8 +5,8 @@
 //!   newest file can be torn.
 //! - Overwriting a file that has its blocks is about twice as fast as growing one, so files have their full length
 //!   from the start, and a file that is no longer needed is used again. Its header is synced before its first frame.
-//! - Files are given up oldest first. So whenever a file is there, all later ones are, too: a message can't come back
-//!   because the file with its acknowledgement is gone.
+//! - Files are given up oldest first, after checkpoints stand in for them. So whenever a file is replayed, all later ones
+//!   are, too: a message can't come back because the file with its acknowledgement is gone.
 //! - After an error of [`Wal::append`] or [`Wal::roll`] the log must not be used any more: nobody can know what is on
 //!   disk. The next opening finds out.
 //!
@@ -16,7 +16,6 @@
 mod confirmed;
 pub(crate) mod file;
 pub(crate) mod frame;
-mod reader;
 mod recover;
 mod spares;
 
@@ -25,11 +24,12 @@ use std::sync::Arc;
 
 use self::confirmed::{Confirmed, Note};
 use self::file::FileHeader;
-pub(crate) use self::reader::Reader;
-pub(crate) use self::recover::open;
+pub(crate) use self::recover::{Start, open};
 pub(crate) use self::spares::Preparation;
 use self::spares::Spares;
 use crate::disk::{Disk, DiskError, File};
+use crate::location::FileId;
+use crate::reader::Reader;
 
 /// How large the ring is and may become.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,8 @@ pub(crate) struct Wal {
     /// Full files that are still needed, oldest first.
     full: VecDeque<LogFile>,
     spares: Spares,
+    /// Slots of files that are being removed.
+    leaving: Vec<u32>,
     reader: Reader,
     confirmed: Confirmed,
     next_lsn: u64,
@@ -81,6 +83,11 @@ impl Wal {
         self.end + frame::frame_bytes(payload_bytes) as u64 <= self.current.header.file_bytes
     }
 
+    /// Whether the current file has room for whatever a group may come to.
+    pub(crate) fn fits_any_group(&self) -> bool {
+        self.fits((self.options.file_bytes / 4) as usize)
+    }
+
     /// Whether the current file has no frame yet.
     pub(crate) fn is_at_start(&self) -> bool {
         self.end == file::HEADER_BYTES as u64
@@ -107,13 +114,12 @@ impl Wal {
         let header = FileHeader {
             epoch,
             first_lsn: self.next_lsn,
-            oldest_epoch: self.full.front().map_or(self.current.header.epoch, |oldest| oldest.header.epoch),
             store_tag: self.current.header.store_tag,
             salt: self.salts.next(),
             file_bytes: self.options.file_bytes,
         };
         let next = begin(slot, file, header)?;
-        self.reader.add(&next);
+        self.reader.add_log(&next);
         self.full.push_back(std::mem::replace(&mut self.current, next));
         self.end = file::HEADER_BYTES as u64;
         Ok(())
@@ -127,7 +133,7 @@ impl Wal {
     /// Gives up the oldest file: nothing lives in it any more, and whatever took its place is durable.
     pub(crate) fn free_oldest(&mut self) -> Result<(), DiskError> {
         let Some(oldest) = self.full.pop_front() else { return Ok(()) };
-        self.reader.remove(oldest.header.epoch);
+        self.reader.remove(FileId::log(oldest.header.epoch));
         if oldest.header.file_bytes == self.options.file_bytes {
             self.spares.put(oldest.slot, oldest.file);
             return Ok(());
@@ -152,11 +158,40 @@ impl Wal {
         self.full.len() as u64 + 1 + self.spares.ready() as u64
     }
 
+    /// The first full file that comes after an epoch.
+    pub(crate) fn full_after(&self, epoch: u64) -> Option<&LogFile> {
+        self.full.iter().find(|file| file.header.epoch > epoch)
+    }
+
+    /// Full files that are still needed.
+    pub(crate) fn full(&self) -> u64 {
+        self.full.len() as u64
+    }
+
+    /// LSN of the last frame.
+    pub(crate) fn last_lsn(&self) -> u64 {
+        self.next_lsn - 1
+    }
+
+    /// Gives one spare file up for good. Answers the name of the file, which is to be removed; its place in the ring stays
+    /// taken until [`Wal::spares_are_gone`].
+    pub(crate) fn drop_spare(&mut self) -> Option<String> {
+        let (slot, _) = self.spares.take()?;
+        self.leaving.push(slot);
+        Some(file::name(slot))
+    }
+
+    /// The files that were given up for good are removed.
+    pub(crate) fn spares_are_gone(&mut self) {
+        self.leaving.clear();
+    }
+
     /// Starts to make one more file, if the ring may grow and none is on its way.
     pub(crate) fn grow(&mut self) {
         if self.files() < self.options.files_max && self.spares.coming() == 0 {
             let mut used: Vec<u32> = self.full.iter().map(|file| file.slot).chain([self.current.slot]).collect();
             used.extend(self.spares.slots());
+            used.extend(&self.leaving);
             let slot = (1..).find(|slot| !used.contains(slot)).expect("slots do not run out");
             self.spares.prepare(self.disk.clone(), slot, self.options.file_bytes);
         }

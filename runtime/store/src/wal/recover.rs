@@ -7,28 +7,43 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::confirmed::{self, Confirmed, Note};
-use super::file::{self, FileHeader, Sector};
+use super::file::{self, FileHeader};
 use super::frame::{self, Frame};
 use super::spares::{self, Spares};
-use super::{FramePlace, LogFile, Reader, Salts, Wal, WalOptions, begin};
+use super::{FramePlace, LogFile, Salts, Wal, WalOptions, begin};
 use crate::disk::{Disk, File};
 use crate::error::OpenError;
+use crate::reader::Reader;
 
 /// Is handed every frame in order; an error is damage inside of a frame: where in its payload, and what.
 pub(crate) type Replay<'a> = &'a mut dyn FnMut(FramePlace, Frame<'_>) -> Result<(), (u32, String)>;
 
+/// What a checkpoint stands in for: the log before it is not needed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start {
+    pub(crate) store_tag: u64,
+    /// Of the first file that must be replayed.
+    pub(crate) epoch: u64,
+}
+
 /// Opens the log of a folder, or makes it. `seed` differs from opening to opening.
-pub(crate) fn open(disk: Arc<dyn Disk>, options: WalOptions, seed: u64, replay: Replay<'_>) -> Result<Wal, OpenError> {
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    options: WalOptions,
+    start: Option<Start>,
+    seed: u64,
+    replay: Replay<'_>,
+) -> Result<Wal, OpenError> {
     let mut salts = Salts(seed);
     let confirmed = Confirmed::new(disk.map_words(confirmed::FILE_NAME, confirmed::WORDS)?);
     let mut found = find_files(&*disk)?;
     if found.begun.is_empty() {
-        if confirmed.newest().is_some() {
+        if start.is_some() || confirmed.newest().is_some() {
             return Err(OpenError::Incomplete("its log files (wal-*.log) are missing".into()));
         }
         return create(disk, options, found.blank, confirmed, salts);
     }
-    let needed = needed_files(&mut found)?;
+    let needed = needed_files(&mut found, start)?;
     let Tail { file: current, end, last_frame: tail, next_lsn } = replay_files(&needed, &confirmed, replay)?;
 
     // What is trusted from here on must also survive a power loss that comes now. It is written again before the sync:
@@ -40,13 +55,25 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: WalOptions, seed: u64, replay: 
     confirmed.note(Note { store_tag: current.header.store_tag, lsn: next_lsn - 1 });
 
     let reader = Reader::new();
-    needed.iter().for_each(|file| reader.add(file));
+    needed.iter().for_each(|file| reader.add_log(file));
     let mut full: VecDeque<LogFile> = needed.into();
     full.pop_back();
     let given_up = found.begun.into_iter().map(|file| (file.slot, file.file));
     let spares = keep_spares(&*disk, &options, found.blank.into_iter().chain(given_up))?;
     let salt_base = salts.next() ^ current.header.salt;
-    Ok(Wal { disk, options, current, end, full, spares, reader, confirmed, next_lsn, salts: Salts(salt_base) })
+    Ok(Wal {
+        disk,
+        options,
+        current,
+        end,
+        full,
+        spares,
+        leaving: Vec::new(),
+        reader,
+        confirmed,
+        next_lsn,
+        salts: Salts(salt_base),
+    })
 }
 
 /// The log files of the folder: begun ones by epoch, and blank ones.
@@ -60,15 +87,9 @@ fn find_files(disk: &dyn Disk) -> Result<Found, OpenError> {
     for name in disk.list()? {
         let Some(slot) = file::slot(&name) else { continue };
         let file = disk.open(&name)?;
-        let mut sector = [0; file::HEADER_BYTES];
-        // A file that is shorter than its header was never finished.
-        if file.len()? >= sector.len() as u64 {
-            file.read_at(&mut sector, 0)?;
-        }
-        match FileHeader::decode(&sector) {
-            Sector::Blank => found.blank.push((slot, file)),
-            Sector::Header(header) => found.begun.push(LogFile { slot, header, file }),
-            Sector::Refused { offset, why } => return Err(OpenError::Damaged { file: name, offset, why }),
+        match FileHeader::read(&name, &*file)? {
+            None => found.blank.push((slot, file)),
+            Some(header) => found.begun.push(LogFile { slot, header, file }),
         }
     }
     found.begun.sort_by_key(|file| file.header.epoch);
@@ -76,16 +97,17 @@ fn find_files(disk: &dyn Disk) -> Result<Found, OpenError> {
 }
 
 /// Takes the files that must be replayed out of `found`, oldest first. The rest are given up already.
-fn needed_files(found: &mut Found) -> Result<Vec<LogFile>, OpenError> {
+fn needed_files(found: &mut Found, start: Option<Start>) -> Result<Vec<LogFile>, OpenError> {
     let newest = found.begun.last().expect("there is a begun file").header;
-    if let Some(stranger) = found.begun.iter().find(|file| file.header.store_tag != newest.store_tag) {
+    let store_tag = start.map_or(newest.store_tag, |start| start.store_tag);
+    if let Some(stranger) = found.begun.iter().find(|file| file.header.store_tag != store_tag) {
         return Err(OpenError::Incomplete(format!("{} belongs to another store", file::name(stranger.slot))));
     }
-    let first = found.begun.partition_point(|file| file.header.epoch < newest.oldest_epoch);
+    let oldest_epoch = start.map_or(1, |start| start.epoch);
+    let first = found.begun.partition_point(|file| file.header.epoch < oldest_epoch);
     let needed = found.begun.split_off(first);
-    for (epoch, file) in
-        (newest.oldest_epoch..=newest.epoch).zip(needed.iter().map(Some).chain(std::iter::repeat(None)))
-    {
+    let newest_epoch = newest.epoch.max(oldest_epoch);
+    for (epoch, file) in (oldest_epoch..=newest_epoch).zip(needed.iter().map(Some).chain(std::iter::repeat(None))) {
         match file {
             Some(file) if file.header.epoch == epoch => {}
             Some(file) if file.header.epoch < epoch => {
@@ -125,7 +147,7 @@ fn replay_files(needed: &[LogFile], confirmed: &Confirmed, replay: Replay<'_>) -
             why,
         };
         if header.first_lsn != expected_lsn {
-            return Err(damaged(24, format!("it begins with frame {}, expected {expected_lsn}", header.first_lsn)));
+            return Err(damaged(0, format!("it begins with frame {}, expected {expected_lsn}", header.first_lsn)));
         }
         if log_file.file.len()? < header.file_bytes {
             return Err(damaged(log_file.file.len()? as usize, "the rest of the file is missing".into()));
@@ -196,16 +218,27 @@ fn create(
     let header = FileHeader {
         epoch: 1,
         first_lsn: 1,
-        oldest_epoch: 1,
         store_tag: salts.next(),
         salt: salts.next(),
         file_bytes: options.file_bytes,
     };
     let current = begin(slot, file, header)?;
     let reader = Reader::new();
-    reader.add(&current);
+    reader.add_log(&current);
     let end = file::HEADER_BYTES as u64;
-    Ok(Wal { disk, options, current, end, full: VecDeque::new(), spares, reader, confirmed, next_lsn: 1, salts })
+    Ok(Wal {
+        disk,
+        options,
+        current,
+        end,
+        full: VecDeque::new(),
+        spares,
+        leaving: Vec::new(),
+        reader,
+        confirmed,
+        next_lsn: 1,
+        salts,
+    })
 }
 
 /// Keeps the files that have the right length as spares, and removes the others: those that an interrupted start left

@@ -59,7 +59,6 @@ impl Spares {
     pub(crate) fn prepare(&mut self, disk: Arc<dyn Disk>, slot: u32, bytes: u64) {
         let (done, made) = channel();
         self.coming = Some(Coming { slot, made });
-        // The receiver is gone if the store was closed meanwhile; the next opening removes the file.
         let work = move || drop(done.send(make(&*disk, slot, bytes)));
         match self.preparation {
             #[cfg(test)]
@@ -81,6 +80,16 @@ impl Spares {
                 self.ready.push((slot, result?));
                 Ok(())
             }
+        }
+    }
+}
+
+impl Drop for Spares {
+    /// Waits for the file that is on its way: nobody may write to the folder after its lock is gone.
+    fn drop(&mut self) {
+        if let Some(coming) = self.coming.take() {
+            // Whatever came of it, the next opening finds it.
+            let _ = coming.made.recv();
         }
     }
 }

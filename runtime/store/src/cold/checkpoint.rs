@@ -1,0 +1,352 @@
+//! Checkpoints: what the log before a point came to, so that it need not be kept.
+//!
+//! Two files are written in turn, each in place: one that was torn by a power loss has a wrong checksum, and the other
+//! counts. A checkpoint is derived, never evidence: whatever it says was in the log or in another checkpoint before. Log
+//! files and segments go only after two checkpoints in a row did without them, so that either of the two will do.
+//!
+//! | number in the header ([`crate::header`]) | what |
+//! | --- | --- |
+//! | 0 | tag of the store |
+//! | 1 | generation: one more for each checkpoint; odd ones are in the first file, even ones in the second |
+//! | 2 | LSN of the last frame that it covers |
+//! | 3 | epoch of the first log file that must be replayed |
+//! | 4 | next sequence number |
+//! | 5 | number of the next segment |
+//! | 6 | bytes of the body |
+//! | 7 | CRC32C of the body |
+//!
+//! The body, after the header: the queues' count `v`, then for each its number `v`, name `s`, next position `v`, bytes of its
+//! messages in segments `v`; the segments' count `v`, then for each its number `v`, how many positions it spans `v`, and
+//! which of them live (a byte: 0 all, 1 words `u64` with a bit for each, 2 a count `v` and each one's distance from the one
+//! before `v`); the count `v` of messages in segments whose state changed since they were copied, then for each position,
+//! attempts, due at, first failed at, all `v`, and a byte that is 1 if it
+//! holds its key while it is delayed. `v`, `s` and times are as in [`crate::record`].
+
+use std::sync::Arc;
+
+use super::bitmap::Bitmap;
+use super::segment::Segment;
+use crate::QueueName;
+use crate::disk::{Disk, DiskError, File};
+use crate::error::OpenError;
+use crate::header::{HEADER_BYTES, Kind};
+use crate::record::{DeliveryState, Input, Malformed, QueueNumber, put_bytes, put_number};
+
+const KIND: Kind = Kind { magic: b"LNCKCKP\n", version: 1, what: "checkpoint" };
+const NAMES: [&str; 2] = ["checkpoint-1", "checkpoint-2"];
+
+const ALL: u8 = 0;
+const WORDS: u8 = 1;
+const LISTED: u8 = 2;
+
+/// What a checkpoint says.
+pub(crate) struct Checkpoint {
+    pub(crate) store_tag: u64,
+    pub(crate) generation: u64,
+    pub(crate) lsn: u64,
+    pub(crate) start_epoch: u64,
+    pub(crate) next_sequence: u64,
+    pub(crate) next_segment: u64,
+    pub(crate) queues: Vec<QueueSnapshot>,
+}
+
+/// What a checkpoint says of a queue.
+pub(crate) struct QueueSnapshot {
+    pub(crate) number: QueueNumber,
+    pub(crate) name: QueueName,
+    pub(crate) next_position: u64,
+    pub(crate) bytes_cold: u64,
+    pub(crate) segments: Vec<(Arc<Segment>, Bitmap)>,
+    /// Of messages in segments that changed since they were copied, by position.
+    pub(crate) states: Vec<(u64, ToldState)>,
+}
+
+/// The state of a message in a segment, as the log or a checkpoint tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ToldState {
+    pub(crate) state: DeliveryState,
+    /// If it is delayed, later messages of its key wait for it.
+    pub(crate) holds_key: bool,
+}
+
+/// The two files, as they were found.
+pub(crate) struct Found {
+    /// The newest whole one.
+    pub(crate) newest: Option<Checkpoint>,
+    /// Segments that the other one names.
+    pub(crate) other_segments: Vec<u64>,
+    /// What is wrong with one of them, if something is.
+    pub(crate) damage: Option<OpenError>,
+}
+
+/// The name of the file for a generation.
+fn name(generation: u64) -> &'static str {
+    NAMES[((generation + 1) % 2) as usize]
+}
+
+/// Makes both files if they are not there, with room for so many bytes: so they can be written on a full disk.
+pub(crate) fn reserve(disk: &dyn Disk, bytes: u64) -> Result<(), DiskError> {
+    let names = disk.list()?;
+    let missing: Vec<&str> = NAMES.into_iter().filter(|name| !names.iter().any(|there| there == name)).collect();
+    for name in &missing {
+        let file = disk.create(name)?;
+        file.write_at(&vec![0; bytes as usize], 0)?;
+        file.sync()?;
+    }
+    if missing.is_empty() { Ok(()) } else { disk.sync_folder() }
+}
+
+/// Reads both files.
+pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
+    let names = disk.list()?;
+    let mut found = Found { newest: None, other_segments: Vec::new(), damage: None };
+    let mut whole = Vec::new();
+    for name in NAMES.into_iter().filter(|name| names.iter().any(|there| there == name)) {
+        match read_one(disk, name) {
+            Ok(Some(raw)) => whole.push(raw),
+            Ok(None) => {}
+            Err(error @ OpenError::Damaged { .. }) => found.damage = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    whole.sort_by_key(|raw| raw.header.generation);
+    let newest = whole.pop();
+    if let Some(newest) = &newest {
+        // What is trusted from here on must also survive a power loss that comes now. If the last process ended because a
+        // sync had failed, the system may take its pages for clean: it is written again.
+        newest.file.write_at(&newest.bytes, 0)?;
+        newest.file.sync()?;
+    }
+    found.other_segments = whole.iter().flat_map(RawCheckpoint::segments).collect();
+    found.newest = newest.map(|raw| raw.open(disk)).transpose()?;
+    Ok(found)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    store_tag: u64,
+    generation: u64,
+    lsn: u64,
+    start_epoch: u64,
+    next_sequence: u64,
+    next_segment: u64,
+}
+
+/// A whole checkpoint whose segments were not opened yet.
+struct RawCheckpoint {
+    name: &'static str,
+    file: Arc<dyn File>,
+    bytes: Vec<u8>,
+    header: Header,
+    queues: Vec<RawQueue>,
+}
+
+struct RawQueue {
+    number: QueueNumber,
+    name: QueueName,
+    next_position: u64,
+    bytes_cold: u64,
+    segments: Vec<(u64, Bitmap)>,
+    states: Vec<(u64, ToldState)>,
+}
+
+fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>, OpenError> {
+    let damaged = |offset: u64, why: &str| OpenError::Damaged { file: name.into(), offset, why: why.into() };
+    let file = disk.open(name)?;
+    let Some(numbers) = KIND.read(name, &*file)? else { return Ok(None) };
+    let [store_tag, generation, lsn, start_epoch, next_sequence, next_segment, body_bytes, body_crc] = numbers;
+    let len = file.len()?;
+    if body_bytes > len - HEADER_BYTES as u64 {
+        return Err(damaged(len, "the rest of the file is missing"));
+    }
+    let mut bytes = vec![0; HEADER_BYTES + body_bytes as usize];
+    file.read_at(&mut bytes, 0)?;
+    let body = &bytes[HEADER_BYTES..];
+    if u64::from(crc32c::crc32c(body)) != body_crc {
+        return Err(damaged(HEADER_BYTES as u64, "it is damaged: its checksum does not match"));
+    }
+    let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment };
+    match decode_queues(body) {
+        Ok(queues) => Ok(Some(RawCheckpoint { name, file, bytes, header, queues })),
+        Err(why) => Err(damaged(HEADER_BYTES as u64, &why.to_string())),
+    }
+}
+
+impl RawCheckpoint {
+    fn segments(&self) -> impl Iterator<Item = u64> {
+        self.queues.iter().flat_map(|queue| queue.segments.iter().map(|(id, _)| *id))
+    }
+
+    fn open(self, disk: &dyn Disk) -> Result<Checkpoint, OpenError> {
+        let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment } = self.header;
+        let mut queues = Vec::with_capacity(self.queues.len());
+        for RawQueue { number, name, next_position, bytes_cold, segments, states } in self.queues {
+            let mut opened = Vec::with_capacity(segments.len());
+            for (id, live) in segments {
+                let segment = Segment::open(disk, id, store_tag)?;
+                if segment.span() != live.len() || segment.queue != number {
+                    let why = format!("it does not go with segment {id}");
+                    return Err(OpenError::Damaged { file: self.name.into(), offset: HEADER_BYTES as u64, why });
+                }
+                opened.push((Arc::new(segment), live));
+            }
+            queues.push(QueueSnapshot { number, name, next_position, bytes_cold, segments: opened, states });
+        }
+        Ok(Checkpoint { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, queues })
+    }
+}
+
+fn decode_queues(body: &[u8]) -> Result<Vec<RawQueue>, Malformed> {
+    let mut input = Input::new(body);
+    let mut queues = Vec::new();
+    for _ in 0..input.number()? {
+        let number = input.queue_number()?;
+        let name = QueueName::new(input.text()?).map_err(|_| Malformed::Text)?;
+        let (next_position, bytes_cold) = (input.number()?, input.number()?);
+        let mut segments = Vec::new();
+        for _ in 0..input.number()? {
+            segments.push((input.number()?, decode_bitmap(&mut input)?));
+        }
+        let mut states = Vec::new();
+        for _ in 0..input.number()? {
+            let (position, state) = (input.number()?, input.state()?);
+            let holds_key = match input.byte()? {
+                0 => false,
+                1 => true,
+                other => return Err(Malformed::Flags(other)),
+            };
+            states.push((position, ToldState { state, holds_key }));
+        }
+        queues.push(RawQueue { number, name, next_position, bytes_cold, segments, states });
+    }
+    if input.is_empty() { Ok(queues) } else { Err(Malformed::Number) }
+}
+
+fn decode_bitmap(input: &mut Input<'_>) -> Result<Bitmap, Malformed> {
+    let len = input.number()?;
+    // A segment's offsets have 32 bits, and so its positions.
+    if len > 1 << 32 {
+        return Err(Malformed::Number);
+    }
+    let kind = input.byte()?;
+    if kind == WORDS {
+        let words = (0..len.div_ceil(64)).map(|_| input.fixed()).collect::<Result<_, _>>()?;
+        return Bitmap::from_words(len, words).ok_or(Malformed::Number);
+    }
+    let mut bitmap = Bitmap::new(len);
+    match kind {
+        ALL => bitmap = Bitmap::full(len),
+        LISTED => {
+            let mut at = 0u64;
+            for _ in 0..input.number()? {
+                at = at.checked_add(input.number()?).filter(|at| *at < len).ok_or(Malformed::Number)?;
+                bitmap.set(at);
+            }
+        }
+        other => return Err(Malformed::Kind(other)),
+    }
+    Ok(bitmap)
+}
+
+fn encode_bitmap(out: &mut Vec<u8>, bitmap: &Bitmap) {
+    put_number(out, bitmap.len());
+    if bitmap.ones() == bitmap.len() {
+        out.push(ALL);
+    } else if bitmap.ones() < bitmap.len() / 16 {
+        out.push(LISTED);
+        put_number(out, bitmap.ones());
+        let mut before = 0;
+        for at in bitmap.iter() {
+            put_number(out, at - before);
+            before = at;
+        }
+    } else {
+        out.push(WORDS);
+        bitmap.words().iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    }
+}
+
+impl Checkpoint {
+    /// Writes it over the older of the two and syncs it.
+    pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), DiskError> {
+        let bytes = self.encode();
+        let file: Arc<dyn File> = disk.open(name(self.generation))?;
+        let len = file.len()?;
+        if len < bytes.len() as u64 {
+            // Room for it to grow, so that a later one fits on a full disk; if there is none, for this one.
+            let zeros = vec![0; bytes.len() * 2 - len as usize];
+            match file.write_at(&zeros, len) {
+                Err(error) if !error.is_full() => return Err(error),
+                _ => {}
+            }
+        }
+        file.write_at(&bytes, 0)?;
+        file.sync()
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0; HEADER_BYTES];
+        put_number(&mut out, self.queues.len() as u64);
+        for queue in &self.queues {
+            put_number(&mut out, u64::from(queue.number.0));
+            put_bytes(&mut out, queue.name.as_str().as_bytes());
+            put_number(&mut out, queue.next_position);
+            put_number(&mut out, queue.bytes_cold);
+            put_number(&mut out, queue.segments.len() as u64);
+            for (segment, live) in &queue.segments {
+                put_number(&mut out, segment.id);
+                encode_bitmap(&mut out, live);
+            }
+            put_number(&mut out, queue.states.len() as u64);
+            for (position, ToldState { state, holds_key }) in &queue.states {
+                put_number(&mut out, *position);
+                state.encode(&mut out);
+                out.push(u8::from(*holds_key));
+            }
+        }
+        let body = &out[HEADER_BYTES..];
+        let (body_bytes, body_crc) = (body.len() as u64, crc32c::crc32c(body));
+        let header = KIND.encode(&[
+            self.store_tag,
+            self.generation,
+            self.lsn,
+            self.start_epoch,
+            self.next_sequence,
+            self.next_segment,
+            body_bytes,
+            u64::from(body_crc),
+        ]);
+        out[..HEADER_BYTES].copy_from_slice(&header);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bitmaps_read_back(len in 1u64..3000, share in 0u32..=100, seed: u64) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut bitmap = Bitmap::new(len);
+            for at in 0..len {
+                if random.u32(0..100) < share {
+                    bitmap.set(at);
+                }
+            }
+            let mut bytes = Vec::new();
+            encode_bitmap(&mut bytes, &bitmap);
+            let mut input = Input::new(&bytes);
+            prop_assert_eq!(decode_bitmap(&mut input), Ok(bitmap));
+            prop_assert!(input.is_empty());
+        }
+
+        #[test]
+        fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_queues(&bytes);
+        }
+    }
+}

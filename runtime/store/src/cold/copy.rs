@@ -1,0 +1,199 @@
+//! Copies messages to new segments: what still lives in a full file of the log, or in old segments that are mostly dead.
+//!
+//! It runs beside the committer and looks at the queues frame by frame. A message that is settled after it was copied is
+//! dead in the segment from the start; one whose state changes is known to the queues, which tell the checkpoint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::segment::{self, Segment, Writer, Written};
+use crate::NewMessage;
+use crate::disk::{Disk, DiskError};
+use crate::location::{FileId, Location};
+use crate::queues::{Entry, Phase, Queues};
+use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record, Records};
+use crate::shared::Shared;
+use crate::wal::{LogFile, file, frame};
+
+/// A segment that was made, and what the queues must know to take it in.
+pub(crate) struct Copied {
+    pub(crate) segment: Arc<Segment>,
+    /// Where each message went, in order.
+    pub(crate) written: Vec<Written>,
+    /// The states that their records tell, of those that are not in their first.
+    pub(crate) states: FxHashMap<u64, DeliveryState>,
+}
+
+/// Why nothing was copied.
+#[derive(Debug)]
+pub(crate) enum CopyError {
+    Disk(DiskError),
+    /// Bits have rotted since this segment was written.
+    Damaged {
+        segment: u64,
+    },
+}
+
+impl From<DiskError> for CopyError {
+    fn from(error: DiskError) -> CopyError {
+        CopyError::Disk(error)
+    }
+}
+
+/// How segments are made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Making {
+    pub(crate) store_tag: u64,
+    pub(crate) chunk_bytes: usize,
+    /// The number of the next segment. Numbers are used up also if nothing comes of it.
+    pub(crate) next_id: u64,
+}
+
+/// Copies what lives in a full file of the log.
+pub(crate) fn copy_log_file(
+    disk: &dyn Disk,
+    shared: &Shared,
+    log_file: &LogFile,
+    making: &mut Making,
+) -> Result<Vec<Copied>, CopyError> {
+    let header = &log_file.header;
+    let mut bytes = vec![0; header.file_bytes as usize];
+    log_file.file.read_at(&mut bytes, 0)?;
+    let mut copier = Copier::new(disk, making);
+    let mut live: Vec<(PutPlace, NewMessage)> = Vec::new();
+    let mut at = file::HEADER_BYTES;
+    while let Some(found) = header.seal().read(&bytes, at) {
+        let payload_offset = (at + frame::HEADER_BYTES) as u32;
+        {
+            let state = shared.state();
+            for spanned in Records::new(found.payload).flatten() {
+                let Record::Put(put) = spanned.record else { continue };
+                let offset = payload_offset + spanned.offset;
+                let location = Location { file: FileId::log(header.epoch), offset, len: spanned.len };
+                if let Some(place) = place_now(&state.queues, put.place, location) {
+                    live.push((place, put.message()));
+                }
+            }
+        }
+        for (place, message) in live.drain(..) {
+            copier.put(&place, &message)?;
+        }
+        at += frame::frame_bytes(found.payload.len());
+    }
+    copier.finish()
+}
+
+/// A message's place with the state that it has now, if it still stands there. A lease is in memory only.
+fn place_now(queues: &Queues, place: PutPlace, location: Location) -> Option<PutPlace> {
+    let entry: &Entry = queues.entry(place.queue, place.position).filter(|entry| entry.location == location)?;
+    let holds_key = matches!(entry.phase(), Phase::Delayed { holds_key: true });
+    Some(PutPlace { state: entry.state(), holds_key, ..place })
+}
+
+/// Copies what lives in segments of one queue that stand side by side into one.
+pub(crate) fn rewrite(
+    disk: &dyn Disk,
+    shared: &Shared,
+    old: &[Arc<Segment>],
+    making: &mut Making,
+) -> Result<Vec<Copied>, CopyError> {
+    let mut copier = Copier::new(disk, making);
+    for segment in old {
+        for id in segment.chunks() {
+            let chunk = segment.read_chunk(id)?;
+            let span = segment.chunk_span(id);
+            let live: Vec<u64> = {
+                let state = shared.state();
+                span.filter(|position| state.queues.lives_in_segment(segment.queue, *position)).collect()
+            };
+            for position in live {
+                let Some(message) = chunk.get(position) else {
+                    copier.give_up();
+                    return Err(CopyError::Damaged { segment: segment.id });
+                };
+                let bytes = chunk.record(message);
+                let Ok(Record::Put(put)) = record::decode(&bytes) else { unreachable!("it was decoded before") };
+                copier.put(&put.place, &put.message())?;
+            }
+        }
+    }
+    copier.finish()
+}
+
+struct Copier<'a> {
+    disk: &'a dyn Disk,
+    making: &'a mut Making,
+    writers: BTreeMap<QueueNumber, Writer>,
+    states: BTreeMap<QueueNumber, FxHashMap<u64, DeliveryState>>,
+    copied: Vec<Copied>,
+    /// Numbers of the segments that were begun.
+    begun: Vec<u64>,
+}
+
+impl<'a> Copier<'a> {
+    fn new(disk: &'a dyn Disk, making: &'a mut Making) -> Copier<'a> {
+        Copier {
+            disk,
+            making,
+            writers: BTreeMap::new(),
+            states: BTreeMap::new(),
+            copied: Vec::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    fn put(&mut self, place: &PutPlace, message: &NewMessage) -> Result<(), CopyError> {
+        let done = self.try_put(place, message);
+        if done.is_err() {
+            self.give_up();
+        }
+        Ok(done?)
+    }
+
+    fn try_put(&mut self, place: &PutPlace, message: &NewMessage) -> Result<(), DiskError> {
+        let queue = place.queue;
+        let record_bytes = record::put_bytes_max(message) as usize;
+        if self.writers.get(&queue).is_some_and(|writer| !writer.takes(place.position, record_bytes)) {
+            self.finish_one(queue)?;
+        }
+        if !self.writers.contains_key(&queue) {
+            let id = self.making.next_id;
+            self.making.next_id += 1;
+            self.writers.insert(queue, Writer::new(self.disk, id, queue, self.making.chunk_bytes)?);
+            self.begun.push(id);
+        }
+        if place.state != DeliveryState::default() {
+            self.states.entry(queue).or_default().insert(place.position, place.state);
+        }
+        self.writers.get_mut(&queue).expect("just put there").put(place, message)
+    }
+
+    fn finish_one(&mut self, queue: QueueNumber) -> Result<(), DiskError> {
+        let Some(writer) = self.writers.remove(&queue) else { return Ok(()) };
+        let (segment, written) = writer.finish(self.making.store_tag)?;
+        let states = self.states.remove(&queue).unwrap_or_default();
+        self.copied.push(Copied { segment: Arc::new(segment), written, states });
+        Ok(())
+    }
+
+    /// All segments are durable when this returns.
+    fn finish(mut self) -> Result<Vec<Copied>, CopyError> {
+        let queues: Vec<QueueNumber> = self.writers.keys().copied().collect();
+        let finished = queues.into_iter().try_for_each(|queue| self.finish_one(queue));
+        let finished = finished.and_then(|()| if self.begun.is_empty() { Ok(()) } else { self.disk.sync_folder() });
+        if let Err(error) = finished {
+            self.give_up();
+            return Err(error.into());
+        }
+        Ok(self.copied)
+    }
+
+    /// Leaves nothing behind, if the disk lets go of it. What stays is removed when the store is opened.
+    fn give_up(&mut self) {
+        for id in self.begun.drain(..) {
+            let _ = self.disk.remove(&segment::name(id));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Does the long work of the cold part beside the committer, one piece at a time: copying, checkpoints, removing files.
+//!
+//! The committer decides what is done and takes in what came of it; in between it goes on committing. A simulation has no
+//! threads: there a piece is done when its result is asked for, some steps after it was ordered.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+
+use super::checkpoint::Checkpoint;
+use super::copy::{self, Copied, CopyError, Making};
+use super::segment::Segment;
+use crate::disk::Disk;
+use crate::shared::Shared;
+use crate::wal::{LogFile, Preparation};
+
+/// A piece of work.
+pub(crate) enum Order {
+    /// Copy what lives in a full file of the log to new segments.
+    CopyLogFile(LogFile),
+    /// Copy what lives in these segments, which stand side by side in one queue, to new ones.
+    Rewrite(Vec<Arc<Segment>>),
+    Checkpoint(Box<Checkpoint>),
+    /// Remove files that nobody needs.
+    Remove(Vec<String>),
+}
+
+/// What came of it.
+pub(crate) enum Done {
+    Copied(Vec<Copied>),
+    Rewritten { old: Vec<Arc<Segment>>, new: Vec<Copied> },
+    CheckpointWritten,
+    Removed,
+}
+
+pub(crate) struct Keeper {
+    hands: Hands,
+    busy: bool,
+}
+
+enum Hands {
+    Thread {
+        /// None when it is to end.
+        orders: Option<Sender<Order>>,
+        done: Receiver<Result<Done, CopyError>>,
+        thread: Option<JoinHandle<()>>,
+    },
+    #[cfg(test)]
+    Inline { workshop: Workshop, order: Option<Order> },
+}
+
+struct Workshop {
+    disk: Arc<dyn Disk>,
+    shared: Arc<Shared>,
+    making: Making,
+}
+
+impl Keeper {
+    pub(crate) fn new(disk: Arc<dyn Disk>, shared: Arc<Shared>, making: Making, preparation: Preparation) -> Keeper {
+        let mut workshop = Workshop { disk, shared, making };
+        let hands = match preparation {
+            #[cfg(test)]
+            Preparation::Inline => Hands::Inline { workshop, order: None },
+            Preparation::Thread => {
+                let (orders, waiting) = channel::<Order>();
+                let (results, done) = channel();
+                let thread = std::thread::spawn(move || {
+                    while let Ok(order) = waiting.recv() {
+                        let result = workshop.carry_out(order);
+                        // The store is closed if nobody listens.
+                        if results.send(result).is_err() {
+                            return;
+                        }
+                        workshop.shared.nudge();
+                    }
+                });
+                Hands::Thread { orders: Some(orders), done, thread: Some(thread) }
+            }
+        };
+        Keeper { hands, busy: false }
+    }
+
+    /// Whether a piece of work is on its way, or its result waits.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Orders a piece of work. One at a time.
+    pub(crate) fn order(&mut self, next: Order) {
+        assert!(!self.busy, "one piece of work at a time");
+        self.busy = true;
+        match &mut self.hands {
+            // If the thread has panicked, the result's channel says so.
+            Hands::Thread { orders, .. } => drop(orders.as_ref().map(|orders| orders.send(next))),
+            #[cfg(test)]
+            Hands::Inline { order, .. } => *order = Some(next),
+        }
+    }
+
+    /// The result of what was ordered. With `wait`, it waits for it.
+    pub(crate) fn collect(&mut self, wait: bool) -> Option<Result<Done, CopyError>> {
+        if !self.busy {
+            return None;
+        }
+        let result = match &mut self.hands {
+            Hands::Thread { done, .. } => {
+                match if wait { done.recv().map_err(|_| TryRecvError::Disconnected) } else { done.try_recv() } {
+                    Ok(result) => result,
+                    Err(TryRecvError::Empty) => return None,
+                    Err(TryRecvError::Disconnected) => panic!("the thread that keeps the segments has panicked"),
+                }
+            }
+            #[cfg(test)]
+            Hands::Inline { workshop, order } => workshop.carry_out(order.take().expect("something was ordered")),
+        };
+        self.busy = false;
+        Some(result)
+    }
+}
+
+impl Drop for Keeper {
+    /// Waits for what is on its way: nobody may write to the folder after its lock is gone.
+    fn drop(&mut self) {
+        match &mut self.hands {
+            Hands::Thread { orders, thread, .. } => {
+                *orders = None;
+                // A thread that panicked has said so.
+                let _ = thread.take().map(JoinHandle::join);
+            }
+            #[cfg(test)]
+            Hands::Inline { .. } => {}
+        }
+    }
+}
+
+impl Workshop {
+    fn carry_out(&mut self, order: Order) -> Result<Done, CopyError> {
+        let Workshop { disk, shared, making } = self;
+        match order {
+            Order::CopyLogFile(file) => Ok(Done::Copied(copy::copy_log_file(&**disk, shared, &file, making)?)),
+            Order::Rewrite(old) => {
+                let new = copy::rewrite(&**disk, shared, &old, making)?;
+                Ok(Done::Rewritten { old, new })
+            }
+            Order::Checkpoint(mut checkpoint) => {
+                checkpoint.next_segment = making.next_id;
+                checkpoint.write(&**disk)?;
+                Ok(Done::CheckpointWritten)
+            }
+            Order::Remove(names) => {
+                for name in &names {
+                    disk.remove(name)?;
+                }
+                disk.sync_folder()?;
+                Ok(Done::Removed)
+            }
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! A segment: some messages of one queue, in order, in a file that is written once and never changed.
+//!
+//! | part | what |
+//! | --- | --- |
+//! | header | the first sector ([`crate::header`]) with the numbers below |
+//! | messages | for each the length of its record `u32`, and the put record itself ([`crate::record`]), which has a checksum |
+//! | footer | the sparse index and the messages that are not plainly ready, below |
+//!
+//! | number in the header | what |
+//! | --- | --- |
+//! | 0 | tag of the store |
+//! | 1 | number of the segment |
+//! | 2 | number of the queue |
+//! | 3 | position of the first message |
+//! | 4 | position after the last message |
+//! | 5 | messages |
+//! | 6 | where the footer starts |
+//! | 7 | length of the footer |
+//! | 8 | CRC32C of the footer |
+//!
+//! | footer | what |
+//! | --- | --- |
+//! | chunks `u32`, then for each | position of its first message, from the segment's first `u32`; offset `u32`; when that message was sent `u64` |
+//! | delayed `u32`, then for each | position, from the segment's first `u32`; due at `u64` |
+//! | keyed `u32`, then for each | position, from the segment's first `u32` |
+//!
+//! Numbers are little-endian. A chunk is what is read at once: messages of at least [`chunk_bytes`](Writer::new) in all.
+//! A message that was retried before it was copied says so in its record; what happens to it later is in the log and the
+//! checkpoints.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::NewMessage;
+use crate::disk::{Disk, DiskError, File};
+use crate::error::OpenError;
+use crate::header::{HEADER_BYTES, Kind};
+use crate::location::{FileId, Location};
+use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record};
+
+const KIND: Kind = Kind { magic: b"LNCKSEG\n", version: 1, what: "segment" };
+const LEN_BYTES: usize = 4;
+
+/// What a writer gathers before it writes.
+const FLUSH_BYTES: usize = 256 << 10;
+
+/// The name of a segment's file.
+pub(crate) fn name(id: u64) -> String {
+    format!("segment-{id:08}.seg")
+}
+
+/// The number of the segment that a file's name stands for.
+pub(crate) fn id(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("segment-")?.strip_suffix(".seg")?;
+    let id = digits.parse().ok()?;
+    (self::name(id) == name).then_some(id)
+}
+
+/// A segment that is whole and durable.
+pub(crate) struct Segment {
+    pub(crate) id: u64,
+    pub(crate) queue: QueueNumber,
+    /// Position of its first message.
+    pub(crate) first: u64,
+    /// Position after its last one.
+    pub(crate) end: u64,
+    pub(crate) messages: u64,
+    pub(crate) file: Arc<dyn File>,
+    chunks: Vec<Chunk>,
+    /// Where the footer starts.
+    data_end: u32,
+    footer_bytes: u32,
+    footer_crc: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chunk {
+    /// From the segment's first.
+    position: u32,
+    offset: u32,
+    enqueued_at_ms: u64,
+}
+
+/// What a footer knows beside the index. Needed once, when the store is opened.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Special {
+    /// Position and due time of the messages that were delayed.
+    pub(crate) delayed: Vec<(u64, u64)>,
+    /// Positions of the messages that carry a key.
+    pub(crate) keyed: Vec<u64>,
+}
+
+/// A chunk of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ChunkId {
+    pub(crate) segment: u64,
+    number: u32,
+}
+
+/// Where one message of a new segment went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    pub(crate) position: u64,
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+}
+
+impl Segment {
+    pub(crate) fn file_id(&self) -> FileId {
+        FileId::segment(self.id)
+    }
+
+    /// Bytes that its file takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.data_end) + u64::from(self.footer_bytes)
+    }
+
+    /// Numbers of positions that it spans.
+    pub(crate) fn span(&self) -> u64 {
+        self.end - self.first
+    }
+
+    /// The chunk that a position is in, if it is anywhere here.
+    pub(crate) fn chunk_of(&self, position: u64) -> ChunkId {
+        let relative = position - self.first;
+        let after = self.chunks.partition_point(|chunk| u64::from(chunk.position) <= relative);
+        ChunkId { segment: self.id, number: after as u32 - 1 }
+    }
+
+    /// The positions that a chunk spans.
+    pub(crate) fn chunk_span(&self, chunk: ChunkId) -> std::ops::Range<u64> {
+        let start = |chunk: &Chunk| self.first + u64::from(chunk.position);
+        let number = chunk.number as usize;
+        start(&self.chunks[number])..self.chunks.get(number + 1).map_or(self.end, start)
+    }
+
+    /// When the message at a position was sent, or one shortly before it.
+    pub(crate) fn enqueued_at_ms(&self, position: u64) -> u64 {
+        self.chunks[self.chunk_of(position).number as usize].enqueued_at_ms
+    }
+
+    /// Reads a chunk. Messages that are damaged are missing in it.
+    pub(crate) fn read_chunk(&self, chunk: ChunkId) -> Result<LoadedChunk, DiskError> {
+        let number = chunk.number as usize;
+        let offset = self.chunks[number].offset;
+        let end = self.chunks.get(number + 1).map_or(self.data_end, |next| next.offset);
+        let mut bytes = vec![0; (end - offset) as usize];
+        self.file.read_at(&mut bytes, u64::from(offset))?;
+        Ok(LoadedChunk::decode(self, chunk, offset, Bytes::from(bytes)))
+    }
+
+    /// What to say of a message that should be in a chunk and is not.
+    pub(crate) fn damage(&self, chunk: ChunkId) -> String {
+        let offset = self.chunks[chunk.number as usize].offset;
+        format!("a message can't be read: {} is damaged at or after offset {offset}", name(self.id))
+    }
+
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
+        (0..self.chunks.len() as u32).map(|number| ChunkId { segment: self.id, number })
+    }
+
+    /// Opens a segment. `store_tag`: of the store that it must belong to.
+    pub(crate) fn open(disk: &dyn Disk, id: u64, store_tag: u64) -> Result<Segment, OpenError> {
+        let name = name(id);
+        let file = disk.open(&name)?;
+        let damaged = |offset: u64, why: &str| OpenError::Damaged { file: name.clone(), offset, why: why.into() };
+        let numbers = KIND.read(&name, &*file)?.ok_or_else(|| damaged(0, "the file is empty"))?;
+        let [tag, own_id, queue, first, end, messages, data_end, footer_bytes, footer_crc] = numbers;
+        if tag != store_tag || own_id != id {
+            return Err(damaged(16, "it belongs to another store, or its name was changed"));
+        }
+        let short = |number: u64| u32::try_from(number).map_err(|_| damaged(16, "a number is too large"));
+        let mut segment = Segment {
+            id,
+            queue: QueueNumber(short(queue)?),
+            first,
+            end,
+            messages,
+            file,
+            chunks: Vec::new(),
+            data_end: short(data_end)?,
+            footer_bytes: short(footer_bytes)?,
+            footer_crc: short(footer_crc)?,
+        };
+        let len = segment.file.len()?;
+        if len < segment.bytes() {
+            return Err(damaged(len, "the rest of the file is missing"));
+        }
+        let (chunks, _) = segment.read_footer()?;
+        segment.chunks = chunks;
+        Ok(segment)
+    }
+
+    /// Which of its messages were delayed or carry a key when they were copied.
+    pub(crate) fn special(&self) -> Result<Special, OpenError> {
+        Ok(self.read_footer()?.1)
+    }
+
+    fn read_footer(&self) -> Result<(Vec<Chunk>, Special), OpenError> {
+        let damaged =
+            |why: &str| OpenError::Damaged { file: name(self.id), offset: u64::from(self.data_end), why: why.into() };
+        let mut footer = vec![0; self.footer_bytes as usize];
+        self.file.read_at(&mut footer, u64::from(self.data_end))?;
+        if crc32c::crc32c(&footer) != self.footer_crc {
+            return Err(damaged("the index is damaged: its checksum does not match"));
+        }
+        decode_footer(&footer, self.first, self.span()).ok_or_else(|| damaged("the index makes no sense"))
+    }
+}
+
+fn decode_footer(footer: &[u8], first: u64, span: u64) -> Option<(Vec<Chunk>, Special)> {
+    struct Rest<'a>(&'a [u8]);
+    impl Rest<'_> {
+        fn u32(&mut self) -> Option<u32> {
+            let (bytes, rest) = self.0.split_first_chunk()?;
+            self.0 = rest;
+            Some(u32::from_le_bytes(*bytes))
+        }
+        fn u64(&mut self) -> Option<u64> {
+            Some(u64::from(self.u32()?) | u64::from(self.u32()?) << 32)
+        }
+        fn position(&mut self, span: u64) -> Option<u32> {
+            self.u32().filter(|position| u64::from(*position) < span)
+        }
+    }
+    let mut rest = Rest(footer);
+    let mut chunks = Vec::new();
+    for _ in 0..rest.u32()? {
+        chunks.push(Chunk { position: rest.position(span)?, offset: rest.u32()?, enqueued_at_ms: rest.u64()? });
+    }
+    let starts_at_first = chunks.first().is_some_and(|chunk| chunk.position == 0);
+    let ordered = chunks.windows(2).all(|two| two[0].position < two[1].position && two[0].offset < two[1].offset);
+    let mut special = Special::default();
+    for _ in 0..rest.u32()? {
+        special.delayed.push((first + u64::from(rest.position(span)?), rest.u64()?));
+    }
+    for _ in 0..rest.u32()? {
+        special.keyed.push(first + u64::from(rest.position(span)?));
+    }
+    (starts_at_first && ordered && rest.0.is_empty()).then_some((chunks, special))
+}
+
+/// A chunk that was read and taken apart.
+pub(crate) struct LoadedChunk {
+    pub(crate) id: ChunkId,
+    bytes: Bytes,
+    /// By position.
+    messages: Vec<ColdMessage>,
+}
+
+/// What the queues need to know of a message, out of its record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ColdMessage {
+    pub(crate) position: u64,
+    pub(crate) location: Location,
+    pub(crate) sequence: u64,
+    pub(crate) enqueued_at_ms: u64,
+    pub(crate) bytes: u32,
+    pub(crate) state: DeliveryState,
+    /// Where its record starts in the chunk.
+    start: u32,
+}
+
+impl LoadedChunk {
+    fn decode(segment: &Segment, id: ChunkId, offset: u32, bytes: Bytes) -> LoadedChunk {
+        let mut messages = Vec::new();
+        let mut at = 0;
+        while let Some(len) = bytes.get(at..at + LEN_BYTES) {
+            let len = u32::from_le_bytes(len.try_into().expect("four bytes"));
+            let start = at + LEN_BYTES;
+            let Some(record) = start.checked_add(len as usize).and_then(|end| bytes.get(start..end)) else { break };
+            at = start + record.len();
+            // A damaged record is left out; whoever looks for its message reads it alone and hears what is wrong.
+            let Ok(Record::Put(put)) = record::decode(record) else { continue };
+            if put.place.queue == segment.queue {
+                messages.push(ColdMessage {
+                    position: put.place.position,
+                    location: Location { file: segment.file_id(), offset: offset + start as u32, len },
+                    sequence: put.place.sequence,
+                    enqueued_at_ms: put.place.enqueued_at_ms,
+                    bytes: put.message_bytes(),
+                    state: put.place.state,
+                    start: start as u32,
+                });
+            }
+        }
+        LoadedChunk { id, bytes, messages }
+    }
+
+    /// The message at a position.
+    pub(crate) fn get(&self, position: u64) -> Option<&ColdMessage> {
+        let found = self.messages.binary_search_by_key(&position, |message| message.position).ok()?;
+        Some(&self.messages[found])
+    }
+
+    /// The record of one of its messages.
+    pub(crate) fn record(&self, message: &ColdMessage) -> Bytes {
+        let start = message.start as usize;
+        self.bytes.slice(start..start + message.location.len as usize)
+    }
+}
+
+/// Writes a segment.
+pub(crate) struct Writer {
+    id: u64,
+    queue: QueueNumber,
+    chunk_bytes: usize,
+    file: Arc<dyn File>,
+    /// What is not written yet.
+    buffer: Vec<u8>,
+    /// Where the buffer goes.
+    buffer_at: u32,
+    first: u64,
+    end: u64,
+    chunks: Vec<Chunk>,
+    special: Special,
+    /// Where each message went, in order.
+    pub(crate) written: Vec<Written>,
+}
+
+impl Writer {
+    pub(crate) fn new(disk: &dyn Disk, id: u64, queue: QueueNumber, chunk_bytes: usize) -> Result<Writer, DiskError> {
+        Ok(Writer {
+            id,
+            queue,
+            chunk_bytes,
+            file: disk.create(&name(id))?,
+            buffer: Vec::new(),
+            buffer_at: HEADER_BYTES as u32,
+            first: 0,
+            end: 0,
+            chunks: Vec::new(),
+            special: Special::default(),
+            written: Vec::new(),
+        })
+    }
+
+    /// Whether a message at this position goes well with those that are there: positions cost bits, and offsets are short.
+    pub(crate) fn takes(&self, position: u64, record_bytes: usize) -> bool {
+        const GAP_MAX: u64 = 1 << 16;
+        const BYTES_MAX: u64 = 1 << 30;
+        let bytes = u64::from(self.buffer_at) + (self.buffer.len() + record_bytes) as u64;
+        self.written.is_empty() || (position - self.end < GAP_MAX && bytes < BYTES_MAX)
+    }
+
+    /// Adds a message. Positions must grow.
+    pub(crate) fn put(&mut self, place: &PutPlace, message: &NewMessage) -> Result<(), DiskError> {
+        let position = place.position;
+        if self.written.is_empty() {
+            self.first = position;
+        }
+        assert!(position >= self.end || self.written.is_empty(), "messages come in order");
+        let offset = self.buffer_at + self.buffer.len() as u32;
+        let relative = (position - self.first) as u32;
+        if self.chunks.last().is_none_or(|chunk| (offset - chunk.offset) as usize >= self.chunk_bytes) {
+            self.chunks.push(Chunk { position: relative, offset, enqueued_at_ms: place.enqueued_at_ms });
+        }
+        if place.state.due_at_ms != 0 {
+            self.special.delayed.push((position, place.state.due_at_ms));
+        }
+        if message.key.is_some() {
+            self.special.keyed.push(position);
+        }
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; LEN_BYTES]);
+        record::encode_put(&mut self.buffer, place, message);
+        let len = (self.buffer.len() - start - LEN_BYTES) as u32;
+        self.buffer[start..start + LEN_BYTES].copy_from_slice(&len.to_le_bytes());
+        self.written.push(Written { position, offset: offset + LEN_BYTES as u32, len });
+        self.end = position + 1;
+        if self.buffer.len() >= FLUSH_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        self.file.write_at(&self.buffer, u64::from(self.buffer_at))?;
+        self.buffer_at += self.buffer.len() as u32;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Ends the segment and syncs it. Its name is durable after the folder is synced.
+    pub(crate) fn finish(mut self, store_tag: u64) -> Result<(Segment, Vec<Written>), DiskError> {
+        let data_end = self.buffer_at + self.buffer.len() as u32;
+        let footer_at = self.buffer.len();
+        self.encode_footer();
+        let footer = &self.buffer[footer_at..];
+        let (footer_bytes, footer_crc) = (footer.len() as u32, crc32c::crc32c(footer));
+        self.flush()?;
+        let header = KIND.encode(&[
+            store_tag,
+            self.id,
+            u64::from(self.queue.0),
+            self.first,
+            self.end,
+            self.written.len() as u64,
+            u64::from(data_end),
+            u64::from(footer_bytes),
+            u64::from(footer_crc),
+        ]);
+        self.file.write_at(&header, 0)?;
+        self.file.sync()?;
+        let messages = self.written.len() as u64;
+        let Writer { id, queue, file, first, end, chunks, written, .. } = self;
+        Ok((Segment { id, queue, first, end, messages, file, chunks, data_end, footer_bytes, footer_crc }, written))
+    }
+
+    fn encode_footer(&mut self) {
+        let Writer { buffer, chunks, special, first, .. } = self;
+        let relative = |position: u64| ((position - *first) as u32).to_le_bytes();
+        let count = |buffer: &mut Vec<u8>, count: usize| buffer.extend_from_slice(&(count as u32).to_le_bytes());
+        count(buffer, chunks.len());
+        for chunk in chunks {
+            buffer.extend_from_slice(&chunk.position.to_le_bytes());
+            buffer.extend_from_slice(&chunk.offset.to_le_bytes());
+            buffer.extend_from_slice(&chunk.enqueued_at_ms.to_le_bytes());
+        }
+        count(buffer, special.delayed.len());
+        for (position, due_at_ms) in &special.delayed {
+            buffer.extend_from_slice(&relative(*position));
+            buffer.extend_from_slice(&due_at_ms.to_le_bytes());
+        }
+        count(buffer, special.keyed.len());
+        for position in &special.keyed {
+            buffer.extend_from_slice(&relative(*position));
+        }
+    }
+}

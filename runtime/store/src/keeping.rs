@@ -1,0 +1,395 @@
+//! What the committer does between groups so that the log's ring never runs out: full files are copied to segments and
+//! covered by checkpoints, empty segments go, mostly dead ones are rewritten, and the ring grows and shrinks.
+//!
+//! The work itself is done elsewhere ([`crate::cold::keeper`], and `wal::spares` for new files). Here it is decided what comes
+//! next, and what was done is taken in, in steps so short that no sender notices.
+//!
+//! ```text
+//!  full log file ─► copied ─► taken in ─► checkpoint ─► checkpoint ─► back to the ring
+//!  empty segments ───────► off the shelf ─► checkpoint ─► checkpoint ─► removed
+//! ```
+//!
+//! Constraints:
+//! - A log file and a segment go only after both checkpoints do without them.
+//! - A checkpoint is taken between two groups, and never while a copy is being taken in: it says what the log up to its
+//!   LSN came to.
+//! - A disk without room stops none of it for good: what failed is tried again a second later.
+
+use std::sync::Arc;
+
+use crate::cold::checkpoint::Checkpoint;
+use crate::cold::copy::{Copied, CopyError};
+use crate::cold::keeper::{Done, Keeper, Order};
+use crate::cold::segment::{self, Segment};
+use crate::engine::Engine;
+use crate::location::FileId;
+use crate::room::Room;
+
+/// Spare files that senders leave alone. On a full disk they are what acks, retries and dead letters are written to, and
+/// what is given up to make room for segments, so that the ring can go on turning.
+const RESERVE: u64 = 3;
+
+/// Files that the ring has at least: one is written to, one is copied, the others are the reserve.
+pub(crate) const FILES_MIN: u64 = RESERVE + 2;
+
+/// Messages that are taken in between two groups.
+const SHELVE_STEP: usize = 2048;
+
+/// How long a disk that was full is left alone before it is asked again.
+const AGAIN_MS: u64 = 1000;
+
+/// How long segments that could go or be rewritten wait, so that many go with one pair of checkpoints; and how long a ring
+/// that has grown stays so.
+const TIDY_MS: u64 = 1000;
+
+/// Segments are rewritten when less than one of so many of their messages lives.
+const LIVE_SHARE: u64 = 4;
+
+/// Small segments that stand side by side are put together when there are so many.
+const SMALL_MAX: usize = 4;
+
+/// The engine's side of what is kept cold.
+pub(crate) struct Keeping {
+    keeper: Keeper,
+    taking_in: Option<TakingIn>,
+    /// The last epoch that has been copied and taken in.
+    copied_epoch: u64,
+    generation: u64,
+    pair: Option<Pair>,
+    /// Numbers of the segments that are off their shelves since the last pair of checkpoints began.
+    dropped: Vec<u64>,
+    /// Files that nobody needs any more.
+    unneeded: Vec<String>,
+    /// When the disk had no room for one more file of the log.
+    grow_failed_at_ms: Option<u64>,
+    /// When the disk had no room for a copy or a checkpoint.
+    work_failed_at_ms: Option<u64>,
+    /// When it was last looked for segments that could go.
+    tidied_at_ms: u64,
+    /// Segments that can't be rewritten, because they are damaged.
+    unreadable: Vec<u64>,
+    /// Shorter segments are put together.
+    small_bytes: u64,
+    #[cfg(test)]
+    pub(crate) tally: Tally,
+}
+
+/// What was done, for tests.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) segments: u64,
+    pub(crate) rewritten: u64,
+    pub(crate) checkpoints: u64,
+    pub(crate) removed: u64,
+}
+
+/// A copied file that is being taken in.
+struct TakingIn {
+    epoch: u64,
+    copied: std::vec::IntoIter<Copied>,
+    current: Option<(Copied, usize)>,
+}
+
+/// Two checkpoints in a row.
+struct Pair {
+    written: u8,
+    /// Log files before this are free when both are written.
+    start_epoch: u64,
+    /// Numbers of the segments that are free then.
+    dropped: Vec<u64>,
+}
+
+impl Keeping {
+    /// `start_epoch`: of the first file that no checkpoint covers. `generation`: of the newest checkpoint. `dropped`:
+    /// numbers of the segments that only the other checkpoint names.
+    pub(crate) fn new(
+        keeper: Keeper,
+        start_epoch: u64,
+        generation: u64,
+        dropped: Vec<u64>,
+        small_bytes: u64,
+    ) -> Keeping {
+        Keeping {
+            keeper,
+            taking_in: None,
+            copied_epoch: start_epoch - 1,
+            generation,
+            pair: None,
+            dropped,
+            unneeded: Vec::new(),
+            grow_failed_at_ms: None,
+            work_failed_at_ms: None,
+            tidied_at_ms: 0,
+            unreadable: Vec::new(),
+            small_bytes,
+            #[cfg(test)]
+            tally: Tally::default(),
+        }
+    }
+}
+
+impl Engine {
+    /// Sees to it that a group finds a file to go on in, and tells what it may do. It waits for what is on its way if the
+    /// ring is at its end; otherwise [`Engine::maintain`] keeps ahead.
+    pub(crate) fn make_room(&mut self) -> Result<Room, Arc<str>> {
+        if let Some(why) = self.stopped() {
+            return Err(why);
+        }
+        self.collect(false)?;
+        while !self.has_room() {
+            self.grow();
+            if self.wal.files() > self.wal.files_ready() {
+                self.collect(true)?;
+            } else if !self.has_work() || !self.keep(true)? {
+                break;
+            }
+        }
+        Ok(Room {
+            file_bytes: self.wal.options().file_bytes,
+            sends: self.has_room(),
+            moves: self.wal.spares() > 0 || self.wal.fits_any_group(),
+        })
+    }
+
+    /// Whether a group of sends finds its place without touching the reserve.
+    fn has_room(&self) -> bool {
+        self.wal.spares() > RESERVE || (self.wal.spares() == RESERVE && self.wal.fits_any_group())
+    }
+
+    /// One step of what keeps the ring from its end. Answers whether there is more to do at once.
+    pub(crate) fn maintain(&mut self) -> bool {
+        if self.stopped().is_some() || self.collect(false).is_err() {
+            return false;
+        }
+        if self.wal.files() < FILES_MIN || self.wal.spares() < RESERVE {
+            self.grow();
+            // A failure is noticed now if it is there already, not with the next group.
+            if self.collect(false).is_err() {
+                return false;
+            }
+        }
+        self.keep(false).unwrap_or(false)
+    }
+
+    /// Asks for one more file.
+    fn grow(&mut self) {
+        if !self.was_full(self.keeping.grow_failed_at_ms) {
+            self.wal.grow();
+        }
+    }
+
+    /// Takes in a file that was made ahead. A disk without room for it is no reason to stop.
+    fn collect(&mut self, wait: bool) -> Result<(), Arc<str>> {
+        match self.wal.collect(wait) {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_full() => {
+                self.keeping.grow_failed_at_ms = Some(self.shared.clock.now_ms());
+                Ok(())
+            }
+            Err(error) => Err(self.stop(&error.to_string())),
+        }
+    }
+
+    /// Whether it was only a moment ago that the disk had no room.
+    fn was_full(&self, failed_at_ms: Option<u64>) -> bool {
+        let now_ms = self.shared.clock.now_ms();
+        failed_at_ms.is_some_and(|at_ms| now_ms.abs_diff(at_ms) < AGAIN_MS)
+    }
+
+    /// Whether something is on its way, or to be done, that frees a file of the log.
+    fn has_work(&self) -> bool {
+        let Keeping { keeper, taking_in, pair, .. } = &self.keeping;
+        keeper.is_busy() || taking_in.is_some() || pair.is_some() || self.wal.full() > 0
+    }
+
+    /// One step. Answers whether there is more to do at once. With `wait`, it waits for what is on its way.
+    fn keep(&mut self, wait: bool) -> Result<bool, Arc<str>> {
+        if let Some(result) = self.keeping.keeper.collect(wait) {
+            self.finished(result)?;
+            return Ok(true);
+        }
+        if self.keeping.keeper.is_busy() {
+            return Ok(false);
+        }
+        if let Some(taking_in) = self.keeping.taking_in.take() {
+            self.take_in(taking_in);
+            return Ok(true);
+        }
+        if self.was_full(self.keeping.work_failed_at_ms) && self.keeping.unneeded.is_empty() {
+            return Ok(false);
+        }
+        match self.next_order() {
+            Some(order) => self.keeping.keeper.order(order),
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn next_order(&mut self) -> Option<Order> {
+        if self.keeping.pair.is_some() {
+            return Some(Order::Checkpoint(Box::new(self.checkpoint())));
+        }
+        if !self.keeping.unneeded.is_empty() {
+            return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
+        }
+        let full_file = self.wal.full_after(self.keeping.copied_epoch).cloned();
+        // On a full disk, what is empty must go before there is room to copy to.
+        if (full_file.is_none() || self.keeping.work_failed_at_ms.is_some())
+            && let Some(order) = self.tidy_order()
+        {
+            return Some(order);
+        }
+        full_file.map(Order::CopyLogFile)
+    }
+
+    /// What keeps the folder small, when nothing is more urgent.
+    fn tidy_order(&mut self) -> Option<Order> {
+        let now_ms = self.shared.clock.now_ms();
+        if now_ms.abs_diff(self.keeping.tidied_at_ms) < TIDY_MS {
+            return None;
+        }
+        self.keeping.tidied_at_ms = now_ms;
+        if self.shared.state().queues.has_empty_segments() || !self.keeping.dropped.is_empty() {
+            self.begin_pair();
+            return self.next_order();
+        }
+        if let Some(old) = self.rewritable() {
+            return Some(Order::Rewrite(old));
+        }
+        if self.wal.files() > FILES_MIN && self.wal.spares() > RESERVE && self.wal.full() == 0 {
+            return self.wal.drop_spare().map(|name| Order::Remove(vec![name]));
+        }
+        None
+    }
+
+    /// Segments of one queue, side by side, that are better written anew: one that is mostly dead, or many small ones.
+    fn rewritable(&self) -> Option<Vec<Arc<Segment>>> {
+        let small_bytes = self.keeping.small_bytes;
+        let state = self.shared.state();
+        let mut small: Vec<Arc<Segment>> = Vec::new();
+        for (segment, live) in state.queues.segments() {
+            if self.keeping.unreadable.contains(&segment.id) {
+                small.clear();
+                continue;
+            }
+            if live.ones() * LIVE_SHARE < segment.messages {
+                return Some(vec![segment.clone()]);
+            }
+            let joins = segment.bytes() < small_bytes && small.last().is_none_or(|last| last.queue == segment.queue);
+            if !joins {
+                small.clear();
+            }
+            if segment.bytes() < small_bytes {
+                small.push(segment.clone());
+            }
+            if small.len() == SMALL_MAX {
+                return Some(small);
+            }
+        }
+        None
+    }
+
+    /// From here on two checkpoints are taken. What is off the shelves by now is free after them.
+    fn begin_pair(&mut self) {
+        let empty = self.shared.state().queues.take_empty_segments();
+        let mut dropped = std::mem::take(&mut self.keeping.dropped);
+        dropped.extend(empty.iter().map(|segment| segment.id));
+        self.keeping.pair = Some(Pair { written: 0, start_epoch: self.keeping.copied_epoch + 1, dropped });
+    }
+
+    fn checkpoint(&mut self) -> Checkpoint {
+        self.keeping.generation += 1;
+        let state = self.shared.state();
+        Checkpoint {
+            store_tag: self.wal.store_tag(),
+            generation: self.keeping.generation,
+            lsn: self.wal.last_lsn(),
+            start_epoch: self.keeping.copied_epoch + 1,
+            next_sequence: state.queues.next_sequence(),
+            // The keeper knows it.
+            next_segment: 0,
+            queues: state.queues.snapshot(),
+        }
+    }
+
+    /// Takes in the next messages of a file that was copied.
+    fn take_in(&mut self, mut taking_in: TakingIn) {
+        let current = match taking_in.current.take() {
+            Some(current) => current,
+            None => match taking_in.copied.next() {
+                Some(copied) => {
+                    self.shared.reader.add_segment(&copied.segment);
+                    (copied, 0)
+                }
+                None => {
+                    self.keeping.copied_epoch = taking_in.epoch;
+                    return self.begin_pair();
+                }
+            },
+        };
+        let (copied, start) = current;
+        let from = FileId::log(taking_in.epoch);
+        let next = self.shared.state().queues.shelve(&copied, from, start, SHELVE_STEP);
+        taking_in.current = next.map(|next| (copied, next));
+        self.keeping.taking_in = Some(taking_in);
+    }
+
+    fn finished(&mut self, result: Result<Done, CopyError>) -> Result<(), Arc<str>> {
+        #[cfg(test)]
+        match &result {
+            Ok(Done::Copied(copied)) => self.keeping.tally.segments += copied.len() as u64,
+            Ok(Done::Rewritten { old, .. }) => self.keeping.tally.rewritten += old.len() as u64,
+            Ok(Done::CheckpointWritten) => self.keeping.tally.checkpoints += 1,
+            Ok(Done::Removed) => self.keeping.tally.removed += 1,
+            Err(_) => {}
+        }
+        match result {
+            Ok(Done::Copied(copied)) => {
+                self.keeping.work_failed_at_ms = None;
+                let epoch = self.wal.full_after(self.keeping.copied_epoch).expect("it was copied").header.epoch;
+                self.keeping.taking_in = Some(TakingIn { epoch, copied: copied.into_iter(), current: None });
+            }
+            Ok(Done::Rewritten { old, new }) => {
+                new.iter().for_each(|copied| self.shared.reader.add_segment(&copied.segment));
+                self.shared.state().queues.reshelve(&old, &new);
+                self.keeping.dropped.extend(old.iter().map(|segment| segment.id));
+            }
+            Ok(Done::CheckpointWritten) => {
+                let pair = self.keeping.pair.as_mut().expect("checkpoints come in pairs");
+                pair.written += 1;
+                if pair.written == 2 {
+                    self.end_pair()?;
+                }
+            }
+            Ok(Done::Removed) => {
+                self.wal.spares_are_gone();
+                // There may be room now.
+                self.keeping.work_failed_at_ms = None;
+            }
+            Err(CopyError::Disk(error)) if error.is_full() => {
+                self.keeping.work_failed_at_ms = Some(self.shared.clock.now_ms());
+                // A spare file makes room for what is copied; the file that it is copied from is spare then.
+                if self.wal.spares() > 1 && self.keeping.unneeded.is_empty() {
+                    self.keeping.unneeded.extend(self.wal.drop_spare());
+                }
+            }
+            Err(CopyError::Disk(error)) => return Err(self.stop(&error.to_string())),
+            Err(CopyError::Damaged { segment }) => self.keeping.unreadable.push(segment),
+        }
+        Ok(())
+    }
+
+    /// Both checkpoints do without what was dropped.
+    fn end_pair(&mut self) -> Result<(), Arc<str>> {
+        let Some(pair) = self.keeping.pair.take() else { return Ok(()) };
+        while self.wal.oldest().is_some_and(|oldest| oldest.header.epoch < pair.start_epoch) {
+            self.wal.free_oldest().map_err(|error| self.stop(&error.to_string()))?;
+        }
+        for id in pair.dropped {
+            self.shared.reader.remove(FileId::segment(id));
+            self.keeping.unneeded.push(segment::name(id));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! What the queues do with the cold part of the store: take segments in, tell checkpoints what lives, and wake what waits in
+//! segments when the store is opened.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::line::Line;
+use super::{Queues, line_mut};
+use crate::cold::bitmap::Bitmap;
+use crate::cold::checkpoint::{Checkpoint, QueueSnapshot, ToldState};
+use crate::cold::copy::Copied;
+use crate::cold::segment::{LoadedChunk, Segment};
+use crate::error::OpenError;
+use crate::location::FileId;
+use crate::record::{self, QueueNumber, Record};
+
+impl Queues {
+    /// Takes in the next messages of a segment that was copied from a file of the log, from `start` on. Answers where to go
+    /// on: nowhere if these were the last.
+    pub(crate) fn shelve(&mut self, copied: &Copied, from: FileId, start: usize, max: usize) -> Option<usize> {
+        let line = line_mut(&mut self.lines, copied.segment.queue);
+        if start == 0 {
+            line.shelf.add(copied.segment.clone(), Bitmap::new(copied.segment.span()));
+        }
+        let end = (start + max).min(copied.written.len());
+        for written in &copied.written[start..end] {
+            let state = copied.states.get(&written.position).copied().unwrap_or_default();
+            line.shelve(written, state, from, copied.segment.file_id());
+        }
+        (end < copied.written.len()).then_some(end)
+    }
+
+    /// Puts rewritten segments in the place of old ones.
+    pub(crate) fn reshelve(&mut self, old: &[Arc<Segment>], new: &[Copied]) {
+        if let Some(one) = old.first() {
+            line_mut(&mut self.lines, one.queue).reshelve(old, new);
+        }
+    }
+
+    /// Takes off the segments in which nothing lives.
+    pub(crate) fn take_empty_segments(&mut self) -> Vec<Arc<Segment>> {
+        self.lines.iter_mut().flatten().flat_map(|line| line.shelf.take_empty()).collect()
+    }
+
+    pub(crate) fn has_empty_segments(&self) -> bool {
+        self.lines.iter().flatten().any(|line| line.shelf.has_empty())
+    }
+
+    /// All segments with what lives in them, queue by queue.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (&Arc<Segment>, &Bitmap)> {
+        self.lines
+            .iter()
+            .flatten()
+            .flat_map(|line| line.shelf.segments())
+            .map(|shelved| (&shelved.segment, &shelved.live))
+    }
+
+    /// Whether a message in a segment still lives.
+    pub(crate) fn lives_in_segment(&self, queue: QueueNumber, position: u64) -> bool {
+        self.line(queue).shelf.lives(position)
+    }
+
+    /// What a checkpoint says of the queues.
+    pub(crate) fn snapshot(&self) -> Vec<QueueSnapshot> {
+        let snapshot = |(number, line): (QueueNumber, &Line)| QueueSnapshot {
+            number,
+            name: line.name.clone(),
+            next_position: line.next_position,
+            bytes_cold: line.bytes_cold,
+            segments: line.shelf.segments().map(|shelved| (shelved.segment.clone(), shelved.live.clone())).collect(),
+            states: line.known_states(),
+        };
+        self.numbered().filter(|(_, line)| line.named_in_log).map(snapshot).collect()
+    }
+
+    /// Begins with what a checkpoint says.
+    pub(crate) fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
+        self.next_sequence = checkpoint.next_sequence;
+        for queue in checkpoint.queues {
+            self.name_queue(queue.number, queue.name.as_str(), queue.next_position)?;
+            let line = line_mut(&mut self.lines, queue.number);
+            line.bytes = queue.bytes_cold;
+            line.bytes_cold = queue.bytes_cold;
+            for (segment, live) in queue.segments {
+                line.shelf.add(segment, live);
+            }
+            line.told = queue.states.into_iter().collect();
+        }
+        Ok(())
+    }
+
+    /// After the log was replayed: finds out which messages in segments can be claimed, and makes entries for those of which
+    /// there is more to know. `also`: messages that need an entry in any case. Those that can't be read are due at once,
+    /// so that whoever claims them hears of it.
+    pub(crate) fn wake(&mut self, also: &[(QueueNumber, u64)]) -> Result<(), OpenError> {
+        for (place, line) in self.lines.iter_mut().enumerate() {
+            let Some(line) = line else { continue };
+            let number = QueueNumber(place as u32);
+            let also = also.iter().filter(|(queue, _)| *queue == number).map(|(_, position)| *position);
+            wake(line, also.collect())?;
+        }
+        Ok(())
+    }
+}
+
+fn wake(line: &mut Line, also: BTreeSet<u64>) -> Result<(), OpenError> {
+    let mut told = std::mem::take(&mut line.told);
+    line.shelf.set_all_fresh();
+    let segments: Vec<Arc<Segment>> = line.shelf.segments().map(|shelved| shelved.segment.clone()).collect();
+    for segment in segments {
+        let special = segment.special()?;
+        let span = segment.first..segment.end;
+        let lives = |position: &u64| line.shelf.lives(*position);
+        let mut known: BTreeSet<u64> = special.keyed.into_iter().filter(lives).collect();
+        known.extend(told.range(span.clone()).map(|(position, _)| *position).filter(lives));
+        known.extend(also.range(span).copied().filter(lives));
+        for (position, due_at_ms) in special.delayed {
+            if !known.contains(&position) && line.shelf.lives(position) {
+                line.put_off(position, due_at_ms);
+            }
+        }
+        let mut chunk: Option<Arc<LoadedChunk>> = None;
+        for position in known {
+            let wanted = segment.chunk_of(position);
+            let loaded = match chunk.filter(|chunk| chunk.id == wanted) {
+                Some(loaded) => loaded,
+                None => Arc::new(segment.read_chunk(wanted)?),
+            };
+            match loaded.get(position) {
+                None => line.put_off(position, 1),
+                Some(message) => {
+                    let bytes = loaded.record(message);
+                    let Ok(Record::Put(put)) = record::decode(&bytes) else { unreachable!("it was decoded before") };
+                    let copied = ToldState { state: message.state, holds_key: put.place.holds_key };
+                    let ToldState { state, holds_key } = told.remove(&position).unwrap_or(copied);
+                    line.know(message, state, put.key);
+                    line.arrange(position, holds_key);
+                }
+            }
+            chunk = Some(loaded);
+        }
+    }
+    Ok(())
+}
