@@ -8,13 +8,14 @@
 //!
 //! `--quick` is for a test that it runs at all: short, and nothing is required of the figures.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use linecook::broker::embedded::Embedded;
 use linecook::broker::{Broker, QueueLimits};
-use linecook::config::{ConsumerConfig, Grants, Reuse, Source};
+use linecook::config::{ConsumerConfig, Grants, Limits, Reuse, Source};
 use linecook::delivery::{Delivery, Lease, Message, MessageId, NewMessage, Outcome, QueueName};
 use linecook::dispatch::{Dispatcher, Shares};
 use linecook::sandbox::{InstanceSettings, Sandbox, SandboxOptions};
@@ -163,12 +164,14 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize, mode
             reuse: (mode == Mode::Reused)
                 .then_some(Reuse { max_deliveries: 1000, idle_timeout: Duration::from_secs(60) }),
             canary: None,
+            limits: Limits::default(),
+            config: BTreeMap::new(),
             grants: Grants::default(),
         };
         let consumers = vec![consumer];
         let shares = Shares::new(&consumers, workers);
         let cache_dir = folder.path().join("cache");
-        let options = SandboxOptions { workers, slots: shares.slots(), cache_dir };
+        let options = SandboxOptions { workers, slots: shares.slots(), cache_dir, ca_file: None };
         let sandbox = Sandbox::start(options).expect("the sandbox starts");
         let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), Arc::new(Board::default()), consumers);
 
@@ -198,7 +201,7 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize, mode
 /// Calls a second through the sandbox, one after another on each worker.
 fn sandboxed(component: &[u8], workers: usize, time: Duration) -> f64 {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let options = SandboxOptions { workers, slots: 64, cache_dir: folder.path().to_owned() };
+    let options = SandboxOptions { workers, slots: 64, cache_dir: folder.path().to_owned(), ca_file: None };
     let sandbox = Sandbox::start(options).expect("the sandbox starts");
     let settings = Arc::new(InstanceSettings {
         consumer: "noop".to_owned(),
@@ -206,6 +209,8 @@ fn sandboxed(component: &[u8], workers: usize, time: Duration) -> f64 {
         memory_bytes_max: 128 << 20,
         timeout: Duration::from_secs(30),
         max_batch_size: 1,
+        limits: Limits::default(),
+        config: BTreeMap::new(),
         grants: Grants::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio starts");

@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use linecook::config::{self, Canary, Config, ConfigErrors, DirGrant, Grants, Reuse, Source};
+use linecook::config::{
+    self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source, TcpGrant,
+};
 use linecook::delivery::QueueName;
 use proptest::prelude::*;
 
@@ -79,6 +81,7 @@ fn every_key_says_what_it_says() {
     assert_eq!(config.runtime.drain_timeout, Duration::ZERO);
     assert_eq!(config.runtime.workers, 3);
     assert_eq!(config.runtime.log_bytes_max, 64 << 20);
+    assert_eq!(config.runtime.ca_file.as_deref(), Some(Path::new("etc/internal-ca.pem")));
     assert_eq!(config.queues.keys().map(QueueName::as_str).collect::<Vec<_>>(), ["a.b", "audit", "signups"]);
     assert_eq!(config.queues["signups"].bytes_max, 5_000_000);
     assert_eq!(config.queues["audit"].bytes_max, 10 << 30);
@@ -100,9 +103,36 @@ fn every_key_says_what_it_says() {
     assert_eq!(mail.canary, Some(Canary { share_percent: 25, deliveries: 500 }));
     assert_eq!(mail.reuse, Some(Reuse { max_deliveries: 7, idle_timeout: Duration::from_secs(5) }));
     assert_eq!(
+        mail.limits,
+        Limits {
+            cpu_time: Some(Duration::from_secs(2)),
+            core_instances: 32,
+            tables: 8,
+            table_elements: 100_000,
+            host_call_bytes: 1 << 20,
+            random_bytes: 0,
+            log_bytes: 1000,
+            sends: 7,
+            send_bytes: 1 << 10,
+        }
+    );
+    assert_eq!(mail.config, BTreeMap::from([("greeting", "Hello"), ("empty", "")].map(|(k, v)| (k.into(), v.into()))));
+    let host = |text| Host::parse(text).unwrap();
+    assert_eq!(
         mail.grants,
         Grants {
             send: ["audit", "graveyard", "a.b", "signups"].map(queue).into(),
+            http: vec![
+                HttpGrant { scheme: Scheme::Https, hosts: Hosts::One(host("api.mail.example")), port: 443 },
+                HttpGrant { scheme: Scheme::Http, hosts: Hosts::One(host("[::1]")), port: 8080 },
+                HttpGrant { scheme: Scheme::Https, hosts: Hosts::Below("mail.example".into()), port: 8443 },
+                HttpGrant { scheme: Scheme::Http, hosts: Hosts::All, port: 80 },
+            ],
+            tcp: vec![
+                TcpGrant { host: host("smtp.mail.example"), port: 25 },
+                TcpGrant { host: host("127.0.0.1"), port: 1025 },
+            ],
+            secrets: vec!["SMTP_PASSWORD".into()],
             env: BTreeMap::from([("EMPTY", ""), ("FROM", "hello@example.com")].map(|(k, v)| (k.into(), v.into()))),
             dirs: vec![
                 DirGrant { host: "etc/templates".into(), guest: "/templates".into(), write: false },
@@ -121,6 +151,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.runtime.drain_timeout, Duration::from_secs(25));
     assert!(config.runtime.workers >= 1);
     assert_eq!(config.runtime.log_bytes_max, 1 << 30);
+    assert_eq!(config.runtime.ca_file, None);
     let mail = &config.consumers["mail"];
     assert_eq!(mail.source, Source::Package("plugins/mail".into()));
     assert_eq!(mail.max_concurrency, 8);
@@ -134,6 +165,8 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(mail.memory_bytes_max, 128 << 20);
     assert_eq!(mail.reuse, None);
     assert_eq!(mail.canary, None);
+    assert_eq!(mail.limits, Limits::default());
+    assert_eq!(mail.config, BTreeMap::new());
     assert_eq!(mail.grants, Grants::default());
 }
 

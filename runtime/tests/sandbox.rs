@@ -2,168 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use linecook::config::{DirGrant, Grants};
-use linecook::delivery::{Delivery, Lease, Message, MessageId, Outcome, QueueName};
-use linecook::sandbox::{InstanceSettings, LoadError, Module, Report, Sandbox, SandboxOptions, Worker};
-use tempfile::TempDir;
+use linecook::config::DirGrant;
+use linecook::delivery::{MessageId, Outcome};
+use linecook::sandbox::{InstanceSettings, LoadError};
 
 #[path = "support/guests.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod guests;
+#[path = "support/kitchen.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod kitchen;
 
-/// Longer than anything here takes on the busiest machine.
-const LONG: Duration = Duration::from_secs(60);
-
-/// A sandbox with its cache folder.
-struct Kitchen {
-    sandbox: Sandbox,
-    folder: TempDir,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Kitchen {
-    fn new(workers: usize) -> Kitchen {
-        LazyLock::force(&LOG);
-        let folder = tempfile::tempdir().unwrap();
-        let options = SandboxOptions { workers, slots: 4, cache_dir: folder.path().join("cache") };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Kitchen { sandbox: Sandbox::start(options).unwrap(), folder, runtime }
-    }
-
-    fn load(&self, component: &[u8], settings: &Arc<InstanceSettings>) -> Result<Module, LoadError> {
-        self.runtime.block_on(self.sandbox.load(component.into(), settings.clone()))
-    }
-
-    /// Runs a task on a worker and waits for what it gives.
-    fn on<F, T, R>(&self, worker: usize, task: F) -> R
-    where
-        F: FnOnce(Worker) -> T + Send + 'static,
-        T: Future<Output = R> + 'static,
-        R: Send + 'static,
-    {
-        self.start(worker, task).recv_timeout(LONG).expect("the task ends")
-    }
-
-    /// Runs a task on a worker.
-    fn start<F, T, R>(&self, worker: usize, task: F) -> mpsc::Receiver<R>
-    where
-        F: FnOnce(Worker) -> T + Send + 'static,
-        T: Future<Output = R> + 'static,
-        R: Send + 'static,
-    {
-        let (answer, answered) = mpsc::channel();
-        self.sandbox.spawn(worker, move |worker| async move {
-            let _ = answer.send(task(worker).await);
-        });
-        answered
-    }
-
-    /// One delivery of `body`.
-    fn call(&self, module: &Module, settings: &Arc<InstanceSettings>, body: &str) -> Report {
-        self.calling(module, settings, body).recv_timeout(LONG).expect("the call ends")
-    }
-
-    fn calling(&self, module: &Module, settings: &Arc<InstanceSettings>, body: &str) -> mpsc::Receiver<Report> {
-        let (module, settings, delivery) = (module.clone(), settings.clone(), delivery(body));
-        self.start(0, async move |worker| {
-            let slot = worker.slots(1).await.pop().unwrap();
-            module.call(&worker, slot, &settings, &delivery).await
-        })
-    }
-
-    /// The guest of all trades, and one delivery to it.
-    fn behave(&self, settings: InstanceSettings, body: &str) -> Report {
-        let settings = Arc::new(settings);
-        let module = self.load(&component("behave"), &settings).unwrap();
-        self.call(&module, &settings, body)
-    }
-}
-
-fn component(name: &str) -> Vec<u8> {
-    fs::read(guests::component(name)).unwrap()
-}
-
-fn settings() -> InstanceSettings {
-    InstanceSettings {
-        consumer: "cook".into(),
-        queue: queue("orders"),
-        memory_bytes_max: 32 << 20,
-        timeout: LONG,
-        max_batch_size: 1,
-        grants: Grants { send: vec![queue("report"), queue("audit")], ..Grants::default() },
-    }
-}
-
-fn queue(name: &str) -> QueueName {
-    QueueName::new(name).unwrap()
-}
-
-fn delivery(body: &str) -> Delivery {
-    Delivery {
-        message: Message {
-            id: MessageId::new(7, 42),
-            body: body.as_bytes().to_vec().into(),
-            content_type: Some("application/json".into()),
-            key: Some("table-7".into()),
-            attributes: vec![("waiter".into(), "Ann".into())],
-            enqueued_at_ms: 1_700_000_000_123,
-        },
-        attempt: 3,
-        first_failed_at_ms: None,
-        lease: Lease { queue: 1, position: 42, token: 1 },
-    }
-}
-
-fn retry(reason: &str) -> Outcome {
-    Outcome::Retry { reason: reason.into(), after: None }
-}
-
-#[track_caller]
-fn reason(report: &Report) -> &str {
-    match &report.outcome {
-        Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason } => reason,
-        other => panic!("{other:?} has no reason"),
-    }
-}
-
-fn sent(report: &Report) -> Vec<(String, serde_json::Value)> {
-    let value = |body: &[u8]| serde_json::from_slice(body).unwrap();
-    report.sends.iter().map(|send| (send.queue.to_string(), value(&send.message.body))).collect()
-}
-
-/// Everything that was logged by this process, as lines of JSON.
-static LOG: LazyLock<Arc<Log>> = LazyLock::new(|| {
-    let log = Arc::new(Log::default());
-    let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    log
-});
-
-#[derive(Default)]
-struct Log(Mutex<Vec<u8>>);
-
-impl Log {
-    fn of(&self, consumer: &str) -> Vec<serde_json::Value> {
-        let lines = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.filter(|line| line["fields"]["consumer"] == consumer).collect()
-    }
-}
-
-impl Write for &Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use kitchen::{Kitchen, LOG, LONG, component, delivery, reason, retry, sent, settings};
 
 #[test]
 fn every_answer_of_a_handler_is_an_outcome() {

@@ -4,6 +4,10 @@
 
 #[path = "batches.rs"]
 mod batches;
+// For `support/kitchen.rs`.
+#[path = "support/guests.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod guests;
 #[path = "hostile.rs"]
 mod hostile;
 #[path = "reuse.rs"]

@@ -17,6 +17,8 @@ pub(super) enum Table {
     Canary,
     /// An item of `dirs` in `[consumers.NAME.grants]`.
     Dir,
+    /// `[consumers.NAME.limits]`.
+    Limits,
 }
 
 /// A key of the design that this version does not have.
@@ -54,21 +56,27 @@ const LATER: &[LaterKey] = &[
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
     only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
-    only(Table::Grants, "http", Accepted::EmptyArray),
-    only(Table::Grants, "tcp", Accepted::EmptyArray),
-    only(Table::Grants, "secrets", Accepted::EmptyArray),
     only(Table::Grants, "state", Accepted::False),
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 7] =
-        [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Canary, Table::Dir];
+    pub(super) const ALL: [Table; 8] =
+        [
+            Table::File,
+            Table::Runtime,
+            Table::Queue,
+            Table::Consumer,
+            Table::Grants,
+            Table::Canary,
+            Table::Dir,
+            Table::Limits,
+        ];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
-            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes"],
+            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
             Table::Queue => &["max_bytes"],
             Table::Consumer => &[
                 "queue",
@@ -87,11 +95,24 @@ impl Table {
                 "max_deliveries_per_instance",
                 "instance_idle_timeout",
                 "canary",
+                "limits",
+                "config",
                 "grants",
             ],
-            Table::Grants => &["send", "env", "dirs"],
+            Table::Grants => &["send", "http", "tcp", "env", "secrets", "dirs"],
             Table::Canary => &["share", "deliveries"],
             Table::Dir => &["host", "guest", "access"],
+            Table::Limits => &[
+                "cpu_time",
+                "core_instances",
+                "tables",
+                "table_elements",
+                "host_call_bytes",
+                "random_bytes",
+                "log_bytes",
+                "sends",
+                "send_bytes",
+            ],
         }
     }
 
@@ -110,6 +131,7 @@ impl Table {
             Table::Grants => "[consumers.NAME.grants]",
             Table::Canary => "[consumers.NAME.canary]",
             Table::Dir => "an item of `dirs`",
+            Table::Limits => "[consumers.NAME.limits]",
         }
     }
 

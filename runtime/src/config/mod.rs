@@ -16,7 +16,10 @@ use self::reader::{Errors, TableReader};
 mod check;
 mod errors;
 mod file;
+mod grants;
+mod host;
 mod keys;
+mod limits;
 mod outside;
 mod read;
 mod reader;
@@ -24,14 +27,23 @@ mod syntax;
 pub mod units;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
+pub use self::grants::{DirGrant, Grants, Hosts, HttpGrant, Scheme, TcpGrant};
+pub use self::host::Host;
 pub(crate) use self::keys::nearest;
+pub use self::limits::Limits;
 
 /// Reads and checks a file. What it names outside itself may be missing: see [`check`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     parse(&file::read(path)?, path)
 }
 
-/// As [`load`], and the packages, components and folders that the file names must be there.
+/// As [`load`], and the secrets that the file names must be in the environment of this process. What else is missing
+/// can come later: a component that is built, a folder that is made.
+pub fn load_to_run(path: &Path) -> Result<Config, ConfigErrors> {
+    examine(&file::read(path)?, path, outside::check_environment)
+}
+
+/// As [`load`], and the packages, components, folders, files and secrets that the file names must be there.
 pub fn check(path: &Path) -> Result<Config, ConfigErrors> {
     examine(&file::read(path)?, path, outside::check)
 }
@@ -86,6 +98,8 @@ pub struct RuntimeConfig {
     pub workers: usize,
     /// The room of the write-ahead log on disk.
     pub log_bytes_max: u64,
+    /// Certificates (PEM) that consumers' HTTPS trusts beside the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[queues.NAME]`.
@@ -126,6 +140,10 @@ pub struct ConsumerConfig {
     pub reuse: Option<Reuse>,
     /// How a new generation is tried; none if it is taken into use at once.
     pub canary: Option<Canary>,
+    /// What else one delivery may use.
+    pub limits: Limits,
+    /// Values for the guest to look up with `wasi:config`.
+    pub config: BTreeMap<String, String>,
     /// What it may do.
     pub grants: Grants,
 }
@@ -157,28 +175,6 @@ pub enum Source {
     Component(PathBuf),
 }
 
-/// `[consumers.NAME.grants]`: nothing is granted that is not here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Grants {
-    /// Queues that it may send to.
-    pub send: Vec<QueueName>,
-    /// Its environment.
-    pub env: BTreeMap<String, String>,
-    /// Folders that it sees.
-    pub dirs: Vec<DirGrant>,
-}
-
-/// One granted folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirGrant {
-    /// The folder outside.
-    pub host: PathBuf,
-    /// Its name inside.
-    pub guest: String,
-    /// Whether the guest may change it (`access = "read-write"`).
-    pub write: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use super::keys::Table;
@@ -195,6 +191,7 @@ mod tests {
                 Table::Grants => "[consumers.a.grants]\n",
                 Table::Canary => "[consumers.a.canary]\n",
                 Table::Dir => "[[consumers.a.grants.dirs]]\n",
+                Table::Limits => "[consumers.a.limits]\n",
             };
             for key in table.keys() {
                 // No key takes a time, so that one that is read is refused.

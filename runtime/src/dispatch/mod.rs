@@ -102,6 +102,8 @@ impl Dispatcher {
                 memory_bytes_max: config.memory_bytes_max,
                 timeout: config.timeout,
                 max_batch_size: config.max_batch_size,
+                limits: config.limits.clone(),
+                config: config.config.clone(),
                 grants: config.grants.clone(),
             });
             let (name, queue) = (&config.name, config.queue.as_str());

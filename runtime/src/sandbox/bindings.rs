@@ -20,3 +20,37 @@ pub(super) mod batch {
         },
     });
 }
+
+/// Guests that were written for `wasi:messaging`.
+pub(super) mod messaging {
+    wasmtime::component::bindgen!({
+        inline: "
+            package linecook:host;
+            world messaging {
+                import wasi:messaging/types@0.2.0-draft;
+                import wasi:messaging/producer@0.2.0-draft;
+                export wasi:messaging/incoming-handler@0.2.0-draft;
+            }
+        ",
+        path: "../sdk/wit",
+        world: "linecook:host/messaging",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "wasi:messaging/types.client": crate::sandbox::imports::messaging::Client,
+            "wasi:messaging/types.message": crate::sandbox::imports::messaging::Message,
+        },
+    });
+}
+
+/// Log records.
+pub(super) mod logging {
+    wasmtime::component::bindgen!({
+        inline: "
+            package linecook:host;
+            world logging { import wasi:logging/logging@0.1.0-draft; }
+        ",
+        path: "../sdk/wit",
+        world: "linecook:host/logging",
+    });
+}

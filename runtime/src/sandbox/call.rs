@@ -1,5 +1,6 @@
 //! From a delivery, or a batch of them, to what its end means.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,13 +9,16 @@ use futures_util::FutureExt;
 
 use super::bindings::batch::exports::linecook::worker::batch_handler;
 use super::bindings::exports::linecook::worker::handler;
-use super::imports::{Refused, Sent};
+use super::bindings::messaging::wasi::messaging::types::Error as MessagingError;
+use super::grants::Access;
+use super::imports::queues::Sent;
 use super::instance::{Answer, Instance, Work, timed_out};
-use super::limits::{DELAY_MAX, REASON_BYTES_MAX};
+use super::limits::{DELAY_MAX, Exceeded, REASON_BYTES_MAX};
 use super::load::{Linked, LoadError, causes};
 use super::output::{Origin, Output};
 use super::reuse::{Instances, Kept};
 use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
+use crate::config::Limits;
 use crate::config::units::format_duration;
 use crate::delivery::{Delivery, Outcome};
 
@@ -34,6 +38,8 @@ pub struct Target<'a> {
 struct Ended {
     answer: Result<Answer, String>,
     sends: Vec<Sent>,
+    /// The limit of the output, if it was reached.
+    exceeded: Option<Exceeded>,
     stderr_tail: String,
     elapsed: Duration,
 }
@@ -52,31 +58,33 @@ impl<'a> Target<'a> {
 
     /// Hands over one delivery. Never fails: whatever happens is the outcome.
     pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Report {
-        let Ended { answer, sends, stderr_tail, elapsed } = self.run(Work::Single(delivery)).await;
+        let Ended { answer, sends, exceeded, stderr_tail, elapsed } = self.run(Work::Single(delivery)).await;
         // The instance is gone, or idle: its slot is free.
         drop(slot);
         let outcome = match answer {
             Ok(Answer::Single(answer)) => outcome(answer),
             // A component that takes batches is handed a batch of one.
             Ok(Answer::Batch(answers)) => answered(std::slice::from_ref(delivery), answers).remove(0),
+            Ok(Answer::Messaging(answer)) => answer.map_or_else(messaging_failure, |()| Outcome::Ack),
             Err(reason) => retry(reason),
         };
+        let outcome = self.told(outcome, exceeded.as_ref());
         Report { outcome, sends: sends.into_iter().map(|sent| sent.outgoing).collect(), stderr_tail, elapsed }
     }
 
     /// Hands over a batch. Never fails: whatever happens is in the report. A module that takes no batches fails it.
     pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
-        let Ended { answer, sends, stderr_tail, elapsed } = self.run(Work::Batch(deliveries)).await;
+        let Ended { answer, sends, exceeded, stderr_tail, elapsed } = self.run(Work::Batch(deliveries)).await;
         drop(slot);
         let outcomes = match answer {
             Ok(Answer::Batch(answers)) => Ok(answered(deliveries, answers)),
-            Ok(Answer::Single(_)) => Err("one answer for many messages".to_owned()),
-            Err(reason) => Err(clip(reason)),
+            Ok(Answer::Single(_) | Answer::Messaging(_)) => Err("one answer for many messages".to_owned()),
+            Err(reason) => Err(self.reason(reason, exceeded.as_ref())),
         };
         let mut shared_sends = Vec::new();
         let answers = outcomes.map(|outcomes| {
             let mut answers: Vec<_> =
-                outcomes.into_iter().map(|outcome| Answered { outcome, sends: Vec::new() }).collect();
+                outcomes.into_iter().map(|outcome| self.told(outcome, exceeded.as_ref())).map(|outcome| Answered { outcome, sends: Vec::new() }).collect();
             for Sent { with_ack_of, outgoing } in sends {
                 match with_ack_of {
                     Some(place) => answers[place].sends.push(outgoing),
@@ -91,14 +99,14 @@ impl<'a> Target<'a> {
     async fn run(&self, work: Work<'_>) -> Ended {
         let started = Instant::now();
         let origin = self.origin(work);
-        let (_running, kept) = match self.reuse {
+        let (_running, mut kept) = match self.reuse {
             Some((instances, _)) => {
                 let (running, kept) = instances.take(self.module);
                 (Some(running), kept)
             }
             None => (None, None),
         };
-        let output = match &kept {
+        let output = match &mut kept {
             Some(kept) => {
                 kept.instance.begin(origin);
                 kept.instance.output()
@@ -111,12 +119,31 @@ impl<'a> Target<'a> {
             tracing::error!(consumer = self.settings.consumer, "a host function panicked; this is a bug in linecook");
             (Err("linecook itself failed during the call; its log has more".to_owned()), Vec::new())
         });
-        Ended { answer, sends, stderr_tail: output.finish(), elapsed: started.elapsed() }
+        let exceeded = output.exceeded();
+        Ended { answer, sends, exceeded, stderr_tail: output.finish(), elapsed: started.elapsed() }
+    }
+
+    /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
+    fn told(&self, outcome: Outcome, exceeded: Option<&Exceeded>) -> Outcome {
+        match outcome {
+            Outcome::Retry { reason, after } => Outcome::Retry { reason: self.reason(reason, exceeded), after },
+            Outcome::DeadLetter { reason } => Outcome::DeadLetter { reason: self.reason(reason, exceeded) },
+            Outcome::Ack | Outcome::Snooze { .. } => outcome,
+        }
+    }
+
+    fn reason(&self, reason: String, exceeded: Option<&Exceeded>) -> String {
+        let mut reason = self.module.access.secrets.mask(Cow::Owned(reason)).into_owned();
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        if let Some(exceeded) = exceeded {
+            reason = format!("{reason} (and {exceeded}: the rest of its output is lost)");
+        }
+        reason
     }
 
     /// The call in an instance that was kept, or in a fresh one.
     async fn run_in(&self, kept: Option<Kept>, output: &Output, work: Work<'_>) -> (Result<Answer, String>, Vec<Sent>) {
-        let fresh = || Instance::new(self.linked(), &self.module.refused, self.settings, output.clone());
+        let fresh = || Instance::new(self.linked(), &self.module.access, self.settings, output.clone());
         let Some((instances, generation)) = self.reuse else {
             return match fresh() {
                 Ok(mut instance) => (self.handle(&mut instance, work).await, instance.take_sends()),
@@ -140,7 +167,7 @@ impl<'a> Target<'a> {
     async fn handle(&self, instance: &mut Instance, work: Work<'_>) -> Result<Answer, String> {
         match tokio::time::timeout(self.settings.timeout, instance.handle(self.linked(), self.settings, work)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(instance.failed(&error, self.settings)),
+            Ok(Err(error)) => Err(instance.failed(&error)),
             Err(_) => Err(timed_out(self.settings)),
         }
     }
@@ -149,6 +176,7 @@ impl<'a> Target<'a> {
         let deliveries = work.deliveries();
         Origin {
             settings: self.settings.clone(),
+            access: self.module.access.clone(),
             delivery: deliveries.first().map(|first| (first.message.id, first.attempt)),
             batch: (deliveries.len() > 1).then_some(deliveries.len()),
             generation: self.reuse.map(|(_, generation)| generation),
@@ -161,16 +189,48 @@ impl<'a> Target<'a> {
 pub(super) async fn try_out(
     linked: &Linked,
     module: ModuleHash,
+    access: &Arc<Access>,
     settings: &Arc<InstanceSettings>,
 ) -> Result<(), LoadError> {
-    let origin = Origin { settings: settings.clone(), delivery: None, batch: None, generation: None, module };
+    if let Some(resources) = linked.instance.component().resources_required()
+        && resources.num_tables > settings.limits.tables
+    {
+        return Err(too_complex("limits.tables", settings.limits.tables));
+    }
+    let tried = try_within(linked, module, access, settings).await;
+    if !matches!(tried, Err(LoadError::Instantiate { .. })) {
+        return tried;
+    }
+    // Wasmtime does not say which limit it was in a way that can be asked for: so whether it was the number of instances is
+    // found out with as many as there can be.
+    let limits = Limits { core_instances: Limits::CORE_INSTANCES_MAX, ..settings.limits.clone() };
+    let lifted = Arc::new(InstanceSettings { limits, ..InstanceSettings::clone(settings) });
+    match try_within(linked, module, access, &lifted).await {
+        Ok(()) => Err(too_complex("limits.core_instances", settings.limits.core_instances)),
+        Err(_) => tried,
+    }
+}
+
+fn too_complex(key: &'static str, limit: u32) -> LoadError {
+    LoadError::TooComplex { exceeded: Exceeded::new(key, limit.to_string()).to_string() }
+}
+
+async fn try_within(
+    linked: &Linked,
+    module: ModuleHash,
+    access: &Arc<Access>,
+    settings: &Arc<InstanceSettings>,
+) -> Result<(), LoadError> {
+    let (settings_of, access_of) = (settings.clone(), access.clone());
+    let origin =
+        Origin { settings: settings_of, access: access_of, delivery: None, batch: None, generation: None, module };
     let output = Output::new(origin);
-    let instance = Instance::new(linked, &Arc::<Refused>::default(), settings, output.clone());
+    let instance = Instance::new(linked, access, settings, output.clone());
     let mut instance = instance.map_err(|cause| LoadError::Instantiate { cause })?;
     let checked = match tokio::time::timeout(settings.timeout, instance.instantiate(linked)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Ok(error))) => Err(LoadError::WrongExport { cause: causes(&error) }),
-        Ok(Err(Err(error))) => Err(LoadError::Instantiate { cause: instance.failed(&error, settings) }),
+        Ok(Err(Err(error))) => Err(LoadError::Instantiate { cause: instance.failed(&error) }),
         Err(_) => {
             let cause = format!("it was not ready after {}", format_duration(settings.timeout));
             Err(LoadError::Instantiate { cause })
@@ -206,24 +266,29 @@ fn outcome(answer: Result<(), handler::Failure>) -> Outcome {
     match answer {
         Ok(()) => Outcome::Ack,
         Err(handler::Failure::Retry(wish)) => {
-            Outcome::Retry { reason: clip(wish.reason), after: wish.after_ms.map(delay) }
+            Outcome::Retry { reason: wish.reason, after: wish.after_ms.map(delay) }
         }
         Err(handler::Failure::Snooze(after_ms)) => Outcome::Snooze { after: delay(after_ms) },
-        Err(handler::Failure::DeadLetter(reason)) => Outcome::DeadLetter { reason: clip(reason) },
+        Err(handler::Failure::DeadLetter(reason)) => Outcome::DeadLetter { reason },
     }
 }
 
+/// An error of `wasi:messaging` says what failed, not what is to be done: it is a retry.
+fn messaging_failure(error: MessagingError) -> Outcome {
+    retry(match error {
+        MessagingError::Timeout => "timeout".to_owned(),
+        MessagingError::Connection(why) => format!("connection: {why}"),
+        MessagingError::PermissionDenied(why) => format!("permission denied: {why}"),
+        MessagingError::Other(why) => why,
+    })
+}
+
 fn retry(reason: String) -> Outcome {
-    Outcome::Retry { reason: clip(reason), after: None }
+    Outcome::Retry { reason, after: None }
 }
 
 fn delay(ms: u64) -> Duration {
     Duration::from_millis(ms).min(DELAY_MAX)
-}
-
-fn clip(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-    reason
 }
 
 #[cfg(test)]

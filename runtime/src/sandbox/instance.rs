@@ -2,19 +2,26 @@
 
 use std::sync::Arc;
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{Error, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use super::InstanceSettings;
 use super::bindings::Consumer;
 use super::bindings::batch::BatchConsumer;
 use super::bindings::batch::exports::linecook::worker::batch_handler;
 use super::bindings::exports::linecook::worker::handler;
-use super::imports::{Refused, Sender, Sent};
-use super::limits::{HOSTCALL_BYTES_MAX, bytes_text};
+use super::bindings::messaging::Messaging;
+use super::bindings::messaging::wasi::messaging::types::Error as MessagingError;
+use super::cpu::Counted;
+use super::grants::{Access, wasi};
+use super::imports::messaging;
+use super::imports::queues::Sent;
+use super::imports::sockets::Sockets;
+use super::limits::{Exceeded, HANDLES_MAX, bytes_text};
 use super::load::{Exports, Linked, causes};
 use super::output::{Origin, Output};
 use super::state::State;
-use super::{InstanceSettings, grants};
 use crate::config::units::format_duration;
 use crate::delivery::Delivery;
 
@@ -29,6 +36,7 @@ pub(super) struct Instance {
 enum Handler {
     Single(Consumer),
     Batch(BatchConsumer),
+    Messaging(Messaging),
 }
 
 /// What a handler is called with.
@@ -42,6 +50,7 @@ pub(super) enum Work<'a> {
 pub(super) enum Answer {
     Single(Result<(), handler::Failure>),
     Batch(Vec<batch_handler::Answer>),
+    Messaging(Result<(), MessagingError>),
 }
 
 impl<'a> Work<'a> {
@@ -58,27 +67,38 @@ impl Instance {
     /// A store with all limits in force, and nothing in it yet. The error is for people.
     pub(super) fn new(
         linked: &Linked,
-        refused: &Arc<Refused>,
+        access: &Arc<Access>,
         settings: &Arc<InstanceSettings>,
         output: Output,
     ) -> Result<Instance, String> {
-        let wasi = grants::wasi(&settings.grants, &output).map_err(|(dir, error)| {
+        let sockets = linked.uses_sockets.then(|| Arc::new(Sockets::new(settings, access)));
+        let wasi = wasi(settings, access, sockets.as_ref(), &output).map_err(|(dir, error)| {
             format!("the granted folder {} can't be opened: {}", dir.host.display(), causes(&error))
         })?;
-        let state = State::new(settings, wasi, Sender::new(settings, refused));
+        let state = State::new(settings, access, wasi, sockets, &output);
         let mut store = Store::new(linked.instance.engine(), state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.set_hostcall_fuel(usize::try_from(settings.limits.host_call_bytes).unwrap_or(usize::MAX));
         store.set_epoch_deadline(1);
         // Tokio's own yield: it comes back only after timers and the network had their turn, so that the timeout of a
         // guest that computes for ever fires, and other guests on this worker go on.
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
+        store.epoch_deadline_callback(|store| {
+            let State { cpu_time, outside, .. } = store.data();
+            // Without a limit of its own, what it computes ends with the timeout.
+            if let Some(limit) = outside.settings.limits.cpu_time {
+                cpu_time.tick(limit)?;
+            }
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
         Ok(Instance { store, output, handler: None })
     }
 
-    /// From now on, it works for another delivery.
-    pub(super) fn begin(&self, origin: Origin) {
+    /// From now on, it works for another delivery, and what counts by delivery counts from zero.
+    pub(super) fn begin(&mut self, origin: Origin) {
         self.output.begin(origin);
+        let state = self.store.data_mut();
+        state.cpu_time = Arc::default();
+        state.random_bytes = 0;
     }
 
     /// Where what it writes ends up.
@@ -88,10 +108,13 @@ impl Instance {
 
     /// Instantiates the component, and checks the type of its handler. `Err(Ok(_))`: it is of another type.
     pub(super) async fn instantiate(&mut self, linked: &Linked) -> Result<(), Result<Error, Error>> {
-        let instance = linked.instance.instantiate_async(&mut self.store).await.map_err(Err)?;
-        let handler = match &linked.exports {
-            Exports::Single(indices) => indices.load(&mut self.store, &instance).map(Handler::Single),
+        let cpu_time = self.store.data().cpu_time.clone();
+        let instantiated = Counted::new(linked.instance.instantiate_async(&mut self.store), cpu_time);
+        let instance = instantiated.await.map_err(Err)?;
+        let handler = match &*linked.exports {
+            Exports::Consumer(indices) => indices.load(&mut self.store, &instance).map(Handler::Single),
             Exports::Batch(indices) => indices.load(&mut self.store, &instance).map(Handler::Batch),
+            Exports::Messaging(indices) => indices.load(&mut self.store, &instance).map(Handler::Messaging),
         };
         self.handler = Some(handler.map_err(Ok)?);
         Ok(())
@@ -108,8 +131,13 @@ impl Instance {
         if self.handler.is_none() {
             self.instantiate(linked).await.map_err(|(Ok(error) | Err(error))| error)?;
         }
+        let cpu_time = self.store.data().cpu_time.clone();
+        Counted::new(self.call(settings, work), cpu_time).await
+    }
+
+    async fn call(&mut self, settings: &InstanceSettings, work: Work<'_>) -> Result<Answer, Error> {
         let Instance { store, handler, .. } = self;
-        store.data_mut().sender.begin(work.deliveries().iter().map(|delivery| delivery.message.id));
+        store.data_mut().sends.begin(work.deliveries().iter().map(|delivery| delivery.message.id));
         match (handler.as_ref().expect("it was just instantiated"), work) {
             (Handler::Single(consumer), Work::Single(delivery)) => {
                 let id = delivery.message.id.to_string();
@@ -119,36 +147,48 @@ impl Instance {
             }
             (Handler::Batch(consumer), work) => {
                 let deliveries = work.deliveries();
-                let parts: Vec<_> =
-                    deliveries.iter().map(|one| (one.message.id.to_string(), attributes(one))).collect();
+                let parts: Vec<_> = deliveries.iter().map(|one| (one.message.id.to_string(), attributes(one))).collect();
                 let parts = parts.iter().zip(deliveries);
                 let messages: Vec<_> =
                     parts.map(|((id, attributes), one)| message(settings, id, attributes, one)).collect();
                 consumer.linecook_worker_batch_handler().call_handle_batch(store, &messages).await.map(Answer::Batch)
             }
-            (Handler::Single(_), Work::Batch(_)) => Err(Error::msg("this component takes no batches")),
+            (Handler::Messaging(guest), Work::Single(delivery)) => {
+                let message = messaging::hand_over(store.data_mut(), delivery)?;
+                guest.wasi_messaging_incoming_handler().call_handle(store, message).await.map(Answer::Messaging)
+            }
+            (Handler::Single(_) | Handler::Messaging(_), Work::Batch(_)) => {
+                Err(Error::msg("this component takes no batches"))
+            }
         }
     }
 
     /// What was sent so far.
     pub(super) fn take_sends(&mut self) -> Vec<Sent> {
-        self.store.data_mut().sender.take()
+        self.store.data_mut().sends.take()
     }
 
     /// Whether it came up against a limit, and may have coped with it.
     pub(super) fn limit_hit(&self) -> bool {
         let state = self.store.data();
-        state.limiter.memory_denied() || state.sender.limit_hit() || self.output.limit_hit()
+        state.limiter.exceeded().is_some() || state.sends.limit_hit() || self.output.exceeded().is_some()
     }
 
     /// Why a call ended without an answer, for people.
-    pub(super) fn failed(&self, error: &Error, settings: &InstanceSettings) -> String {
-        if self.store.data().limiter.memory_denied() {
+    pub(super) fn failed(&self, error: &Error) -> String {
+        let State { limiter, outside, .. } = self.store.data();
+        if let Some(exceeded) = limiter.exceeded() {
             // What the guest made of the denial (an abort, an exit) is a consequence.
-            return format!("exceeded memory_limit ({})", bytes_text(settings.memory_bytes_max));
+            return exceeded.to_string();
+        }
+        if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
+            return exceeded.to_string();
         }
         if let Some(I32Exit(code)) = error.downcast_ref() {
             return format!("the handler called exit with code {code}");
+        }
+        if let Some(ResourceTableError::Full) = error.downcast_ref() {
+            return format!("held more than {HANDLES_MAX} files, sockets, requests and other handles at once");
         }
         if let Some(trap) = error.downcast_ref::<Trap>() {
             let text = trap.to_string();
@@ -158,7 +198,14 @@ impl Instance {
                 None => format!("trapped: {what}"),
             };
         }
-        format!("failed: {}", error.root_cause())
+        let cause = error.root_cause().to_string();
+        // Its type is private to wasmtime, so that its text is all there is to know it by. It decides about a text, and a
+        // test looks after it.
+        if cause.contains("fuel allocated for hostcalls") {
+            let limit = bytes_text(outside.settings.limits.host_call_bytes);
+            return Exceeded::new("limits.host_call_bytes", limit).to_string();
+        }
+        format!("failed: {cause}")
     }
 }
 

@@ -12,6 +12,7 @@ use wasmtime::component::{Component, InstancePre};
 use super::ModuleHash;
 use super::bindings::ConsumerIndices;
 use super::bindings::batch::BatchConsumerIndices;
+use super::bindings::messaging::MessagingIndices;
 use super::cache::CodeCache;
 use super::core_module::component_of;
 use super::engine::Host;
@@ -21,6 +22,10 @@ use super::state::State;
 /// The interfaces of which a component must export one, without the last part of the version: any of 0.1 will do.
 const HANDLER: &str = "linecook:worker/handler@0.1";
 const BATCH_HANDLER: &str = "linecook:worker/batch-handler@0.1";
+/// Or this one.
+const MESSAGING_HANDLER: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
+/// The interfaces that lead to a socket, by the beginning of their names.
+const SOCKETS: [&str; 2] = ["wasi:sockets/tcp-create-socket@", "wasi:sockets/ip-name-lookup@"];
 
 /// Why a component can't be used. The text says what is wrong and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -109,6 +114,23 @@ pub enum LoadError {
         /// What to do.
         hint: &'static str,
     },
+    /// A granted secret.
+    #[error(
+        "the secret {name} can't be read from the environment: {cause}. Set it before `linecook run` is started, or take \
+         it out of the consumer's grants in queue.toml"
+    )]
+    Secret {
+        /// The variable.
+        name: String,
+        /// What is wrong with it.
+        cause: &'static str,
+    },
+    /// More core instances or tables than the consumer may have.
+    #[error("this component {}. Raise the limit in [consumers.NAME.limits], or build a simpler component", exceeded)]
+    TooComplex {
+        /// The limit that it goes over.
+        exceeded: String,
+    },
     /// The trial instance failed.
     #[error("this component can't be started: {cause}")]
     Instantiate {
@@ -133,21 +155,32 @@ impl LoadError {
 #[derive(Clone)]
 pub(super) struct Linked {
     pub(super) instance: InstancePre<State>,
-    pub(super) exports: Exports,
+    pub(super) exports: Arc<Exports>,
+    /// Whether it imports what leads to sockets. Most components don't, and their instances need none of the checks.
+    pub(super) uses_sockets: bool,
 }
 
-/// Where the handler is among the exports.
-#[derive(Clone)]
+/// The handler of a component.
 pub(super) enum Exports {
-    /// It takes one message a call.
-    Single(Arc<ConsumerIndices>),
-    /// It takes batches.
-    Batch(Arc<BatchConsumerIndices>),
+    /// Our own, for one message a call.
+    Consumer(ConsumerIndices),
+    /// Our own, for batches.
+    Batch(BatchConsumerIndices),
+    /// That of `wasi:messaging`.
+    Messaging(MessagingIndices),
 }
 
 /// The name of a component.
 pub(super) fn hash(component: &[u8]) -> ModuleHash {
     ModuleHash(Sha256::digest(component).into())
+}
+
+/// Which handler a component has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handler {
+    Consumer,
+    Batch,
+    Messaging,
 }
 
 /// Compiles and links; blocks for as long as the compiler needs (seconds for a large component).
@@ -160,13 +193,13 @@ pub(super) fn link(
 ) -> Result<Vec<Linked>, LoadError> {
     let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
     let (code, compiled) = compile(file, hash, &first.engine, cache)?;
-    let batches = check_world(&compiled, &first.engine)?;
-    if !batches && max_batch_size > 1 {
+    let handler = check_world(&compiled, &first.engine)?;
+    if handler != Handler::Batch && max_batch_size > 1 {
         return Err(LoadError::NoBatches { max_batch_size });
     }
-    let mut linked = vec![link_one(&compiled, first, batches)?];
+    let mut linked = vec![link_one(&compiled, first, handler)?];
     for host in rest {
-        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host, batches)?);
+        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host, handler)?);
     }
     Ok(linked)
 }
@@ -198,8 +231,8 @@ fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// Names what the component lacks, before the linker stops at the first of it. Answers whether it takes batches.
-fn check_world(component: &Component, engine: &Engine) -> Result<bool, LoadError> {
+/// Names what the component lacks, before the linker stops at the first of it. Tells which handler it has.
+fn check_world(component: &Component, engine: &Engine) -> Result<Handler, LoadError> {
     let world = component.component_type();
     let quoted = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let foreign: Vec<_> = world
@@ -214,26 +247,31 @@ fn check_world(component: &Component, engine: &Engine) -> Result<bool, LoadError
     }
     let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
     let has = |interface| exports.iter().any(|name| name.rsplit_once('.').is_some_and(|(name, _)| name == interface));
-    match (has(BATCH_HANDLER), has(HANDLER)) {
-        (true, _) => Ok(true),
-        (false, true) => Ok(false),
-        (false, false) => {
-            let exports = if exports.is_empty() { "nothing".to_owned() } else { quoted(exports) };
-            Err(LoadError::MissingExport { exports })
-        }
+    if has(BATCH_HANDLER) {
+        Ok(Handler::Batch)
+    } else if has(HANDLER) {
+        Ok(Handler::Consumer)
+    } else if exports.contains(&MESSAGING_HANDLER) {
+        Ok(Handler::Messaging)
+    } else {
+        let exports = if exports.is_empty() { "nothing".to_owned() } else { quoted(exports) };
+        Err(LoadError::MissingExport { exports })
     }
 }
 
-fn link_one(component: &Component, host: &Host, batches: bool) -> Result<Linked, LoadError> {
+fn link_one(component: &Component, host: &Host, handler: Handler) -> Result<Linked, LoadError> {
     let instance =
         host.linker.instantiate_pre(component).map_err(|error| LoadError::WrongImport { cause: causes(&error) })?;
-    let exports = if batches {
-        BatchConsumerIndices::new(&instance).map(|indices| Exports::Batch(Arc::new(indices)))
-    } else {
-        ConsumerIndices::new(&instance).map(|indices| Exports::Single(Arc::new(indices)))
+    let exports = match handler {
+        Handler::Consumer => ConsumerIndices::new(&instance).map(Exports::Consumer),
+        Handler::Batch => BatchConsumerIndices::new(&instance).map(Exports::Batch),
+        Handler::Messaging => MessagingIndices::new(&instance).map(Exports::Messaging),
     };
     let exports = exports.map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
-    Ok(Linked { instance, exports })
+    let world = component.component_type();
+    let uses_sockets =
+        world.imports(&host.engine).any(|(name, _)| SOCKETS.iter().any(|interface| name.starts_with(interface)));
+    Ok(Linked { instance, exports: Arc::new(exports), uses_sockets })
 }
 
 /// An error with its causes, on one line.

@@ -1,5 +1,6 @@
 //! Runs components. It knows nothing of queues on disk: what a guest sends is collected and returned with its outcome.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -8,19 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
+use tokio_rustls::rustls::ClientConfig;
 
 use self::cache::CodeCache;
 use self::engine::Host;
-use self::imports::Refused;
+use self::grants::Access;
 use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
-use crate::config::Grants;
+use crate::config::{Grants, Limits};
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
 
 mod bindings;
 mod cache;
 mod call;
 mod core_module;
+mod cpu;
 mod engine;
 mod grants;
 mod imports;
@@ -47,6 +50,8 @@ pub struct SandboxOptions {
     pub slots: usize,
     /// The folder for compiled code. Only the runtime may write it: what is in it is executed.
     pub cache_dir: PathBuf,
+    /// Certificates (PEM) that guests' HTTPS trusts beside the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The worker threads, each with its own engine, pool, linker and current-thread tokio runtime.
@@ -55,6 +60,8 @@ pub struct Sandbox {
     workers: Vec<WorkerThread>,
     hosts: Arc<[Host]>,
     cache: Arc<CodeCache>,
+    /// What guests' HTTPS trusts.
+    tls: Arc<ClientConfig>,
     /// Held while a component is tried out: each engine has one slot more than its worker gives away.
     trial: Arc<Mutex<()>>,
     _ticker: Ticker,
@@ -72,7 +79,7 @@ struct Loaded {
     hash: ModuleHash,
     /// One for each worker.
     linked: Vec<Linked>,
-    refused: Arc<Refused>,
+    access: Arc<Access>,
 }
 
 /// What one consumer's instances may use.
@@ -88,6 +95,10 @@ pub struct InstanceSettings {
     pub timeout: Duration,
     /// Messages in one batch. More than 1, and the component must take batches.
     pub max_batch_size: usize,
+    /// What else one delivery may use.
+    pub limits: Limits,
+    /// What it finds with `wasi:config`.
+    pub config: BTreeMap<String, String>,
     /// Everything else that it may do.
     pub grants: Grants,
 }
@@ -129,10 +140,11 @@ pub struct Answered {
 }
 
 impl Sandbox {
-    /// Starts the workers. Fails if the cache folder can't be made, or if there is no room for the pools: a slot takes
-    /// 4 GiB of address space, so that all workers together can have about 30,000.
+    /// Starts the workers. Fails if the cache folder can't be made, if the certificates can't be read, or if there is no
+    /// room for the pools: a slot takes 4 GiB of address space, so that all workers together can have about 30,000.
     pub fn start(options: SandboxOptions) -> io::Result<Sandbox> {
-        let SandboxOptions { workers, slots, cache_dir } = options;
+        let SandboxOptions { workers, slots, cache_dir, ca_file } = options;
+        let tls = imports::tls_config(ca_file.as_deref())?;
         let cache = CodeCache::open(cache_dir.clone()).map_err(|error| {
             let text = format!("the folder for compiled code, {}, can't be used: {error}", cache_dir.display());
             io::Error::new(error.kind(), text)
@@ -144,7 +156,14 @@ impl Sandbox {
                 .map_err(|error| io::Error::other(format!("{workers} workers with {slots} slots each: {error:#}")))?;
         let ticker = Ticker::start(hosts.iter().map(|host| host.engine.clone()).collect())?;
         let workers = (0..workers).map(|index| WorkerThread::start(index, slots)).collect::<io::Result<_>>()?;
-        Ok(Sandbox { workers, hosts: hosts.into(), cache: cache.into(), trial: Arc::default(), _ticker: ticker })
+        Ok(Sandbox {
+            workers,
+            hosts: hosts.into(),
+            cache: cache.into(),
+            tls: tls.into(),
+            trial: Arc::default(),
+            _ticker: ticker,
+        })
     }
 
     /// How many there are.
@@ -168,13 +187,13 @@ impl Sandbox {
     /// Compiles a component (or takes it from the cache), links and type-checks it against the world and the grants,
     /// and instantiates it once. Works on a blocking thread of the caller's tokio runtime: the workers go on.
     pub async fn load(&self, component: Arc<[u8]>, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
-        let (hosts, cache, grants) = (self.hosts.clone(), self.cache.clone(), settings.grants.clone());
-        let max_batch_size = settings.max_batch_size;
+        let (hosts, cache, tls) = (self.hosts.clone(), self.cache.clone(), self.tls.clone());
+        let granted = settings.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             let hash = load::hash(&component);
-            let linked = load::link(&component, hash, &hosts, &cache, max_batch_size)?;
-            grants::prepare_folders(&grants)?;
-            Ok(Loaded { hash, linked, refused: Arc::default() })
+            let linked = load::link(&component, hash, &hosts, &cache, granted.max_batch_size)?;
+            let access = Arc::new(Access::open(&granted, tls)?);
+            Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
 
@@ -182,7 +201,7 @@ impl Sandbox {
         let (answer, answered) = oneshot::channel();
         let tried = module.clone();
         self.spawn(0, move |_| async move {
-            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &settings).await;
+            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &tried.0.access, &settings).await;
             // The instance is gone. Held by this task, since the load may be given up while it runs.
             drop(trial);
             // Then nobody listens any more.
@@ -212,7 +231,8 @@ impl Module {
 
     /// Hands one delivery to a fresh instance on this worker's thread. Never fails: whatever happens is the outcome.
     ///
-    /// The worker must be of the sandbox that loaded the module.
+    /// The worker must be of the sandbox that loaded the module. The secrets and the `config` are those of the settings that
+    /// it was loaded with.
     pub async fn call(
         &self,
         worker: &Worker,
@@ -221,6 +241,23 @@ impl Module {
         delivery: &Delivery,
     ) -> Report {
         self.on(worker, settings).call(slot, delivery).await
+    }
+}
+
+#[cfg(test)]
+impl InstanceSettings {
+    /// Nothing granted, the default limits.
+    fn of_a_test() -> InstanceSettings {
+        InstanceSettings {
+            consumer: "c".to_owned(),
+            queue: QueueName::new("q").unwrap(),
+            memory_bytes_max: 1 << 20,
+            timeout: Duration::from_secs(60),
+            max_batch_size: 1,
+            limits: Limits::default(),
+            config: BTreeMap::new(),
+            grants: Grants::default(),
+        }
     }
 }
 
