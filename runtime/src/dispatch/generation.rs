@@ -52,6 +52,12 @@ impl<M> Serving<M> {
         }
     }
 
+    /// Whether a delivery on this generation is on trial, or was when it began: a delivery can outlast the trial.
+    pub(super) fn is_on_trial(&self, generation: &Generation<M>) -> bool {
+        // What was in force before has a smaller number.
+        generation.number > self.in_force.number
+    }
+
     /// The numbers of the generations that deliveries are handed to.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
         let canary = self.canary.as_ref().map(|canary| canary.generation.number);
@@ -313,6 +319,7 @@ mod tests {
             canary.ended(Side::OnTrial, false);
         }
         assert_eq!(in_force(&generations), (2, None));
+        assert!(!generations.subscribe().borrow().as_ref().unwrap().is_on_trial(&canary.generation));
         assert_eq!((board.all()[0].generation, board.all()[0].canary.clone()), (2, None));
     }
 
@@ -330,6 +337,9 @@ mod tests {
         assert!(status.reload_error.as_ref().unwrap().starts_with("generation 2 was rolled back: "), "{status:?}");
         assert_eq!((status.state, status.generation), (ConsumerState::Running, 1));
         assert!(generations.rolled_back(ModuleHash([2; 32])).is_some());
+        // A delivery that began before that ends afterwards.
+        let serving = generations.subscribe().borrow().clone().unwrap();
+        assert!(serving.is_on_trial(&canary.generation) && !serving.is_on_trial(&serving.in_force));
         // Its number is not given again.
         generations.swap("three", ModuleHash([3; 32]));
         assert_eq!(in_force(&generations), (1, Some(3)));

@@ -311,23 +311,24 @@ impl Puller {
     /// Tells the trial, if there is one, what came of a delivery. True if it failed on trial: then it does not count.
     fn on_trial(&self, generation: &Generation, message: MessageId, outcome: &Outcome) -> bool {
         let serving = self.consumer.in_force.borrow();
-        let Some(Serving { in_force, canary: Some(canary) }) = &*serving else { return false };
+        let Some(serving_now) = &*serving else { return false };
+        let failed = outcome.is_failure();
+        let failed_on_trial = failed && serving_now.is_on_trial(generation);
+        let Some(canary) = serving_now.canary.clone() else { return failed_on_trial };
         let side = match generation.number {
-            number if number == canary.generation.number => Side::OnTrial,
-            number if number == in_force.number && !canary.has_failed(message) => Side::InForce,
-            _ => return false,
+            number if number == canary.generation.number => Some(Side::OnTrial),
+            number if number == serving_now.in_force.number && !canary.has_failed(message) => Some(Side::InForce),
+            _ => None,
         };
-        let (in_trial, failed) = (side == Side::OnTrial, outcome.is_failure());
-        let canary = canary.clone();
         // The verdict may change what is served: the lock on it must be free.
         drop(serving);
-        if in_trial && failed {
+        if failed_on_trial {
             canary.remember(message);
         }
-        if !matches!(outcome, Outcome::Snooze { .. }) {
+        if let Some(side) = side.filter(|_| !matches!(outcome, Outcome::Snooze { .. })) {
             canary.ended(side, failed);
         }
-        in_trial && failed
+        failed_on_trial
     }
 
     fn batch_ended(&mut self, deliveries: &[Delivery], generation: &Generation, report: BatchReport) {
