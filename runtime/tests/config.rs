@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use linecook::config::{
-    self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source, TcpGrant,
+    self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source,
+    TcpGrant,
 };
 use linecook::delivery::QueueName;
 use proptest::prelude::*;

@@ -60,17 +60,16 @@ const LATER: &[LaterKey] = &[
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 8] =
-        [
-            Table::File,
-            Table::Runtime,
-            Table::Queue,
-            Table::Consumer,
-            Table::Grants,
-            Table::Canary,
-            Table::Dir,
-            Table::Limits,
-        ];
+    pub(super) const ALL: [Table; 8] = [
+        Table::File,
+        Table::Runtime,
+        Table::Queue,
+        Table::Consumer,
+        Table::Grants,
+        Table::Canary,
+        Table::Dir,
+        Table::Limits,
+    ];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {

@@ -83,8 +83,11 @@ impl<'a> Target<'a> {
         };
         let mut shared_sends = Vec::new();
         let answers = outcomes.map(|outcomes| {
-            let mut answers: Vec<_> =
-                outcomes.into_iter().map(|outcome| self.told(outcome, exceeded.as_ref())).map(|outcome| Answered { outcome, sends: Vec::new() }).collect();
+            let mut answers: Vec<_> = outcomes
+                .into_iter()
+                .map(|outcome| self.told(outcome, exceeded.as_ref()))
+                .map(|outcome| Answered { outcome, sends: Vec::new() })
+                .collect();
             for Sent { with_ack_of, outgoing } in sends {
                 match with_ack_of {
                     Some(place) => answers[place].sends.push(outgoing),
@@ -265,9 +268,7 @@ fn answered(deliveries: &[Delivery], answers: Vec<batch_handler::Answer>) -> Vec
 fn outcome(answer: Result<(), handler::Failure>) -> Outcome {
     match answer {
         Ok(()) => Outcome::Ack,
-        Err(handler::Failure::Retry(wish)) => {
-            Outcome::Retry { reason: wish.reason, after: wish.after_ms.map(delay) }
-        }
+        Err(handler::Failure::Retry(wish)) => Outcome::Retry { reason: wish.reason, after: wish.after_ms.map(delay) },
         Err(handler::Failure::Snooze(after_ms)) => Outcome::Snooze { after: delay(after_ms) },
         Err(handler::Failure::DeadLetter(reason)) => Outcome::DeadLetter { reason },
     }

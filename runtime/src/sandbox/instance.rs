@@ -147,7 +147,8 @@ impl Instance {
             }
             (Handler::Batch(consumer), work) => {
                 let deliveries = work.deliveries();
-                let parts: Vec<_> = deliveries.iter().map(|one| (one.message.id.to_string(), attributes(one))).collect();
+                let parts: Vec<_> =
+                    deliveries.iter().map(|one| (one.message.id.to_string(), attributes(one))).collect();
                 let parts = parts.iter().zip(deliveries);
                 let messages: Vec<_> =
                     parts.map(|((id, attributes), one)| message(settings, id, attributes, one)).collect();

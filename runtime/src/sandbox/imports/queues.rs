@@ -110,12 +110,7 @@ impl Sender<'_> {
         collected
     }
 
-    fn check_and_collect(
-        &mut self,
-        with_ack_of: Option<usize>,
-        queue: &str,
-        message: Wanted,
-    ) -> Result<(), SendError> {
+    fn check_and_collect(&mut self, with_ack_of: Option<usize>, queue: &str, message: Wanted) -> Result<(), SendError> {
         let queue = QueueName::new(queue).map_err(|error| SendError::Invalid(error.to_string()))?;
         self.granted(&queue)?;
         let bytes = check(&message)?;
