@@ -19,6 +19,7 @@
 //! | 8 | key `s` |
 //! | 16 | content type `s` |
 //! | 32 | attributes: count `v`, then name `s` and value `s` each |
+//! | 64 | idempotency key: its hash `u128` ([`crate::dedup`]) |
 //!
 //! A message is known by its queue and its position there; the sequence is the number in its id, which it keeps when it
 //! moves to another queue.
@@ -31,6 +32,7 @@
 use bytes::Bytes;
 
 use crate::NewMessage;
+use crate::dedup::KeyHash;
 
 const QUEUE: u8 = 1;
 const NEXT: u8 = 2;
@@ -44,7 +46,8 @@ const HOLDS_KEY: u8 = 4;
 const HAS_KEY: u8 = 8;
 const HAS_CONTENT_TYPE: u8 = 16;
 const HAS_ATTRIBUTES: u8 = 32;
-const FLAGS_UNKNOWN: u8 = 0xc0;
+const HAS_IDEMPOTENCY: u8 = 64;
+const FLAGS_UNKNOWN: u8 = 0x80;
 
 /// The number that stands for a queue's name in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +110,8 @@ pub(crate) struct PutPlace {
     pub(crate) state: DeliveryState,
     /// It is delayed, and later messages of its key wait for it.
     pub(crate) holds_key: bool,
+    /// What it was sent with. Only a message that has just come tells.
+    pub(crate) idempotency: Option<KeyHash>,
 }
 
 impl<'a> Put<'a> {
@@ -117,6 +122,7 @@ impl<'a> Put<'a> {
             content_type: self.content_type.map(Into::into),
             key: self.key.map(Into::into),
             attributes: self.attributes().map(|(name, value)| (name.into(), value.into())).collect(),
+            idempotency_key: None,
             delay_ms: 0,
         }
     }
@@ -236,6 +242,7 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessa
     flag(message.key.is_some(), HAS_KEY);
     flag(message.content_type.is_some(), HAS_CONTENT_TYPE);
     let has_attributes = flag(!message.attributes.is_empty(), HAS_ATTRIBUTES);
+    flag(place.idempotency.is_some(), HAS_IDEMPOTENCY);
 
     out.push(PUT);
     let crc_at = out.len();
@@ -265,6 +272,9 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessa
             put_bytes(out, value.as_bytes());
         }
     }
+    if let Some(key) = place.idempotency {
+        out.extend_from_slice(&key.to_le_bytes());
+    }
     put_bytes(out, &message.body);
     let crc = crc32c::crc32c(&out[crc_at + 4..]);
     out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
@@ -287,7 +297,7 @@ pub(crate) fn encode_remove(out: &mut Vec<u8>, queue: QueueNumber, position: u64
 /// The most bytes that the put of such a message may take, in whatever state.
 pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
     // Kind, checksum, flags, and the fixed and variable numbers at their longest.
-    const NUMBERS_MAX: usize = 1 + 4 + 1 + 5 + 10 + 10 + 8 + 5 + 10 + 10 + 10 + 10;
+    const NUMBERS_MAX: usize = 1 + 4 + 1 + 5 + 10 + 10 + 8 + 5 + 10 + 10 + 10 + 16 + 10;
     const LENGTH_MAX: usize = 10;
     let texts = message.key.iter().chain(&message.content_type).map(|text| text.len() + LENGTH_MAX);
     let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 2 * LENGTH_MAX);
@@ -362,11 +372,13 @@ impl<'a> Input<'a> {
         let key = has(HAS_KEY).then(|| self.text()).transpose()?;
         let content_type = has(HAS_CONTENT_TYPE).then(|| self.text()).transpose()?;
         let attributes = if has(HAS_ATTRIBUTES) { self.attributes()? } else { &[] };
+        let idempotency = if has(HAS_IDEMPOTENCY) { Some(u128::from_le_bytes(self.array()?)) } else { None };
         let body = self.bytes()?;
         if crc32c::crc32c(&checked[..checked.len() - self.rest.len()]) != crc {
             return Err(Malformed::Checksum);
         }
-        let place = PutPlace { queue, sequence, position, enqueued_at_ms, state, holds_key: has(HOLDS_KEY) };
+        let holds_key = has(HOLDS_KEY);
+        let place = PutPlace { queue, sequence, position, enqueued_at_ms, state, holds_key, idempotency };
         Ok(Put { place, key, content_type, body, attributes })
     }
 
@@ -458,7 +470,7 @@ mod tests {
             key in proptest::option::of(any_text()),
             attributes in proptest::collection::vec((any_text(), any_text()), 0..4),
         ) -> NewMessage {
-            NewMessage { body: Bytes::from(body), content_type, key, attributes, delay_ms: 0 }
+            NewMessage { body: Bytes::from(body), content_type, key, attributes, ..NewMessage::default() }
         }
     }
 
@@ -470,10 +482,10 @@ mod tests {
 
     prop_compose! {
         fn any_place()(
-            queue: u32, sequence: u64, position: u64, enqueued_at_ms: u64, holds_key: bool,
+            queue: u32, sequence: u64, position: u64, enqueued_at_ms: u64, holds_key: bool, idempotency: Option<u128>,
             state in prop_oneof![Just(DeliveryState::default()), any_state()],
         ) -> PutPlace {
-            PutPlace { queue: QueueNumber(queue), sequence, position, enqueued_at_ms, state, holds_key }
+            PutPlace { queue: QueueNumber(queue), sequence, position, enqueued_at_ms, state, holds_key, idempotency }
         }
     }
 

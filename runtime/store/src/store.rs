@@ -21,7 +21,7 @@ use crate::record::QueueNumber;
 use crate::shared::{Content, Shared, State, Wanted};
 use crate::transaction::{Receipt, Refusal, Transaction};
 use crate::wal::Preparation;
-use crate::{Delivery, Lease, Message, OpenError, QueueName};
+use crate::{Delivery, Lease, Message, OpenError, QueueLimits, QueueName};
 
 /// How large the store may become.
 #[derive(Debug, Clone)]
@@ -51,6 +51,7 @@ impl Options {
             attempt_slots: 32 * 1024,
             chunk_bytes: 32 << 10,
             small_segment_bytes: file_bytes / 8,
+            dedup_runs_max: 12,
             checkpoint_bytes: MIB,
             preparation: Preparation::Thread,
         }
@@ -157,9 +158,9 @@ impl Store {
         }
     }
 
-    /// Makes a queue known, or changes its limit. It is in the log from its first message on.
-    pub fn declare(&self, queue: &QueueName, bytes_max: u64) {
-        self.shared.state().queues.declare(queue, bytes_max);
+    /// Makes a queue known, or changes its limits. It is in the log from its first message on.
+    pub fn declare(&self, queue: &QueueName, limits: QueueLimits) {
+        self.shared.state().queues.declare(queue, limits);
     }
 
     /// Calls `arrived` whenever a queue may have something new to claim, on the committer's thread: it must be quick.

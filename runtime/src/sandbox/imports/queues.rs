@@ -85,6 +85,7 @@ impl queues::Host for Sender<'_> {
             key: message.key.map(String::into_boxed_str),
             attributes: message.attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             delay_ms: message.delay_ms,
+            ..NewMessage::default()
         };
         self.sends.messages.push(Outgoing { queue, message });
         Ok(())

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::QueueLimits;
 use super::entry::{Entry, LeaseState, Phase};
 use super::keys::Keys;
 use super::position_map::PositionMap;
@@ -27,7 +28,7 @@ pub(super) struct Line {
     pub(super) declared: bool,
     /// A durable record gives the queue its number.
     pub(super) named_in_log: bool,
-    pub(super) bytes_max: u64,
+    pub(super) limits: QueueLimits,
     pub(super) bytes: u64,
     /// Of those, the ones of messages on the shelf.
     pub(super) bytes_cold: u64,
@@ -68,7 +69,7 @@ impl Line {
             name,
             declared: false,
             named_in_log: false,
-            bytes_max: u64::MAX,
+            limits: QueueLimits::default(),
             bytes: 0,
             bytes_cold: 0,
             bytes_reserved: 0,

@@ -46,6 +46,21 @@ pub(crate) struct Queues {
     next_token: u64,
 }
 
+/// What a queue may hold, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// A send that would take the queue over this many bytes is refused.
+    pub bytes_max: u64,
+    /// For how long a message with the same idempotency key is a duplicate, in milliseconds. 0 remembers none.
+    pub dedup_window_ms: u64,
+}
+
+impl Default for QueueLimits {
+    fn default() -> QueueLimits {
+        QueueLimits { bytes_max: u64::MAX, dedup_window_ms: 0 }
+    }
+}
+
 /// What is handed out with a lease.
 #[derive(Debug)]
 pub(crate) struct Claimed {
@@ -98,11 +113,11 @@ impl Queues {
     // --- names ---------------------------------------------------------------------------------------------------
 
     /// Makes a queue known, or changes its limit.
-    pub(crate) fn declare(&mut self, name: &QueueName, bytes_max: u64) -> QueueNumber {
+    pub(crate) fn declare(&mut self, name: &QueueName, limits: QueueLimits) -> QueueNumber {
         let number = self.number_or_new(name);
         let line = line_mut(&mut self.lines, number);
         line.declared = true;
-        line.bytes_max = bytes_max;
+        line.limits = limits;
         number
     }
 
@@ -161,6 +176,16 @@ impl Queues {
         self.lines[number.0 as usize].as_ref().expect("numbers come from names")
     }
 
+    /// For how long a queue remembers idempotency keys.
+    pub(crate) fn dedup_window_ms(&self, number: QueueNumber) -> u64 {
+        self.line(number).limits.dedup_window_ms
+    }
+
+    /// The longest of these.
+    pub(crate) fn dedup_window_max_ms(&self) -> u64 {
+        self.lines.iter().flatten().map(|line| line.limits.dedup_window_ms).max().unwrap_or(0)
+    }
+
     // --- numbers and room ----------------------------------------------------------------------------------------
 
     /// Draws sequence numbers. They are used up also if nothing comes of it.
@@ -185,8 +210,8 @@ impl Queues {
     /// Holds room in a queue for a message that is about to be put there. Answers the queue's limit if there is none.
     pub(crate) fn reserve(&mut self, queue: QueueNumber, bytes: u64) -> Result<(), u64> {
         let line = line_mut(&mut self.lines, queue);
-        if line.bytes + line.bytes_reserved + bytes > line.bytes_max {
-            return Err(line.bytes_max);
+        if line.bytes + line.bytes_reserved + bytes > line.limits.bytes_max {
+            return Err(line.limits.bytes_max);
         }
         line.bytes_reserved += bytes;
         Ok(())
