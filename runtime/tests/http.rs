@@ -419,6 +419,17 @@ fn a_redrive_counts_what_it_moves() {
 }
 
 #[test]
+fn a_purge_counts_what_it_takes_away() {
+    let server = Server::start();
+    server.send(&[], b"1");
+    server.send(&[], b"2");
+    let purge = |queue: &str| server.ask("DELETE", &format!("/queues/{queue}/messages"), &[], b"");
+    assert_eq!(purge("signups").ok(200), json!({ "purged": 2 }));
+    assert_eq!(purge("signups").ok(200), json!({ "purged": 0 }));
+    purge("signup").problem(404, &["did you mean signups"]);
+}
+
+#[test]
 fn what_the_engine_refuses_has_its_status() {
     let server = Server::start();
     let queue = || QueueName::new("signups").unwrap();

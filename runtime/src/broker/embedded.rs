@@ -243,6 +243,15 @@ impl Broker for Embedded {
         })
     }
 
+    fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
+        let (done, purged) = oneshot::channel();
+        self.store.purge(queue, move |answer| {
+            // Nobody may be waiting any more: the messages are gone all the same.
+            let _ = done.send(answer);
+        });
+        Box::pin(async move { Ok(purged.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())))?) })
+    }
+
     fn failure(&self) -> Option<String> {
         self.store.failure().map(|why| why.to_string())
     }

@@ -47,6 +47,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Moves messages from a dead-letter queue back (to the queue in their facts, or to `to`).
     fn redrive(&self, request: Redrive) -> Pending<'_, Result<Redriven, BrokerError>>;
 
+    /// Takes away all messages that are in a queue by now, also those that are being handled: what comes of those is
+    /// discarded. Answers how many went.
+    fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>>;
+
     /// Why the engine has stopped confirming, if it has.
     fn failure(&self) -> Option<String>;
 }

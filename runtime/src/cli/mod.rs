@@ -28,6 +28,7 @@ pub mod failed;
 pub mod logging;
 mod output;
 pub mod peek;
+pub mod purge;
 pub mod redrive;
 pub mod run;
 pub mod send;
@@ -71,6 +72,8 @@ pub enum Command {
     Peek(peek::Args),
     /// Move dead letters back to the queue that they came from
     Redrive(redrive::Args),
+    /// Take all messages out of a queue, for good
+    Purge(purge::Args),
 }
 
 /// What every command is told beside its own arguments.
@@ -92,6 +95,7 @@ impl Cli {
             Some(Command::Status(args)) => status::run(&args, &context),
             Some(Command::Peek(args)) => peek::run(&args, &context),
             Some(Command::Redrive(args)) => redrive::run(&args, &context),
+            Some(Command::Purge(args)) => purge::run(&args, &context),
         }
     }
 }

@@ -51,6 +51,10 @@ impl Broker for Scripted {
     fn peek(&self, _: &QueueName, _: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>> {
         unreachable!()
     }
+    fn purge(&self, _: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
+        unreachable!()
+    }
+
     fn redrive(&self, _: Redrive) -> Pending<'_, Result<Redriven, BrokerError>> {
         unreachable!()
     }

@@ -18,7 +18,7 @@ use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::Keeping;
 use crate::location::{FileId, Location};
-use crate::record;
+use crate::record::{self, QueueNumber};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
@@ -219,6 +219,32 @@ impl Engine {
         };
         // Whoever waits for messages is told outside of the lock.
         watchers.iter().for_each(|arrived| arrived());
+    }
+
+    /// Takes away messages of a queue that stand before a position, at most so many that stand in the log and all that
+    /// stand in segments. Answers how many went, and whether there are more.
+    pub(crate) fn purge_step(
+        &mut self,
+        queue: QueueNumber,
+        below: u64,
+        entries_max: usize,
+    ) -> Result<(u64, bool), Refusal> {
+        self.make_room().map_err(Refusal::Stopped)?;
+        let bound = {
+            let state = self.shared.state();
+            // Nor may there be a record of a queue that no record has named.
+            if state.queues.is_empty(queue) {
+                return Ok((0, false));
+            }
+            state.queues.purge_bound(queue, below, entries_max)
+        };
+        self.begin_frame();
+        record::encode_purge(&mut self.frame, queue, bound);
+        self.write_frame().map_err(Refusal::Stopped)?;
+        let mut state = self.shared.state();
+        let (removed, slots) = state.queues.purge(queue, bound).expect("all that stands in segments goes");
+        slots.into_iter().for_each(|slot| state.attempts.give_back(slot));
+        Ok((removed, bound < below))
     }
 
     /// Leases that are over: their messages are due again, and their attempts count if they had begun.

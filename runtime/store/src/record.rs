@@ -7,6 +7,7 @@
 //! | 3 | put: a message stands in a queue, in this state | checksum `u32`, flags `u8`, queue `v`, position `v`, sequence `v`, enqueued at `u64`, then what the flags name, in order of their bits, then the body `s` |
 //! | 4 | update: a message's state changed | queue `v`, position `v`, attempts `v`, due at `v`, first failed at `v` |
 //! | 5 | remove: a message is gone; bytes: what it counted for in its queue | queue `v`, position `v`, bytes `v` |
+//! | 6 | purge: all messages of a queue that stand before a position are gone | queue `v`, position `v` |
 //!
 //! `v` is a LEB128 number of at most 64 bits, `s` a length (`v`) and so many bytes, other numbers are little-endian.
 //! Times are milliseconds of the Unix epoch, 0 for none.
@@ -39,6 +40,7 @@ const NEXT: u8 = 2;
 const PUT: u8 = 3;
 const UPDATE: u8 = 4;
 const REMOVE: u8 = 5;
+const PURGE: u8 = 6;
 
 const HAS_ATTEMPTS: u8 = 1;
 const HAS_DUE: u8 = 2;
@@ -61,6 +63,7 @@ pub(crate) enum Record<'a> {
     Put(Put<'a>),
     Update { queue: QueueNumber, position: u64, state: DeliveryState },
     Remove { queue: QueueNumber, position: u64, bytes: u32 },
+    Purge { queue: QueueNumber, below: u64 },
 }
 
 /// What changes from delivery to delivery, and is kept over restarts.
@@ -294,6 +297,12 @@ pub(crate) fn encode_remove(out: &mut Vec<u8>, queue: QueueNumber, position: u64
     put_number(out, u64::from(bytes));
 }
 
+pub(crate) fn encode_purge(out: &mut Vec<u8>, queue: QueueNumber, below: u64) {
+    out.push(PURGE);
+    put_number(out, u64::from(queue.0));
+    put_number(out, below);
+}
+
 /// The most bytes that the put of such a message may take, in whatever state.
 pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
     // Kind, checksum, flags, and the fixed and variable numbers at their longest.
@@ -345,6 +354,7 @@ impl<'a> Input<'a> {
             REMOVE => {
                 Ok(Record::Remove { queue: self.queue_number()?, position: self.number()?, bytes: self.number_u32()? })
             }
+            PURGE => Ok(Record::Purge { queue: self.queue_number()?, below: self.number()? }),
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -502,12 +512,14 @@ mod tests {
             }
             encode_update(&mut payload, QueueNumber(2), 5, &state);
             encode_remove(&mut payload, QueueNumber(2), 6, 40);
+            encode_purge(&mut payload, QueueNumber(2), 7);
 
             let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
                 prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
                 Ok(spanned.record)
             }).unwrap()).collect::<Result<_, TestCaseError>>()?;
-            prop_assert_eq!(records.len(), messages.len() + 4);
+            prop_assert_eq!(records.len(), messages.len() + 5);
+            prop_assert_eq!(records[messages.len() + 4], Record::Purge { queue: QueueNumber(2), below: 7 });
             prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders", next_position: 77 });
             prop_assert_eq!(records[1], Record::Next { sequence: u64::MAX });
             for ((place, message), record) in messages.iter().zip(&records[2..]) {

@@ -234,3 +234,38 @@ fn after_closing_nothing_is_confirmed() {
     store.close();
     assert!(matches!(send(&store, "orders", b"late"), Err(Refusal::Stopped(_))));
 }
+
+#[test]
+fn a_purge_takes_away_what_was_there_and_nothing_that_comes_later() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let store = open(folder.path());
+        // More than one step takes, some of it in segments and some leased.
+        let (done, answered) = channel();
+        for number in 0..12_000 {
+            let done = done.clone();
+            let message = NewMessage { delay_ms: number % 5 * 1_000_000, ..message(&[1; 2000]) };
+            let sends = [(name("orders"), message)].into();
+            store.submit(Transaction { settle: None, sends }, move |answer| done.send(answer.is_ok()).unwrap());
+        }
+        drop(done);
+        assert!(answered.iter().all(|taken| taken));
+        send(&store, "audit", b"stays").unwrap();
+        let leased = store.claim(&name("orders"), 10, LEASE_MS).unwrap();
+        assert!(store.begin(leased[0].lease));
+
+        let (done, answered) = channel();
+        store.purge(&name("orders"), move |purged| done.send(purged).unwrap());
+        send(&store, "orders", b"later").unwrap();
+        assert_eq!(answered.recv().unwrap(), Ok(12_000));
+        let settle = Some((leased[0].lease, Action::Ack));
+        let late = commit(&store, Transaction { settle, ..Transaction::default() });
+        assert_eq!(late, Err(Refusal::LeaseLost));
+        let stats = store.queue(&name("orders")).unwrap();
+        assert_eq!((stats.ready, stats.delayed, stats.leased, stats.bytes), (1, 0, 0, 5));
+        store.purge(&name("nothing"), |purged| assert!(matches!(purged, Err(Refusal::NoSuchQueue(_)))));
+    }
+    let store = open(folder.path());
+    assert_eq!(bodies(&store, "orders"), [b"later"]);
+    assert_eq!(bodies(&store, "audit"), [b"stays"]);
+}

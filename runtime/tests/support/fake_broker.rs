@@ -186,6 +186,11 @@ impl Broker for FakeBroker {
         Box::pin(async { redriven })
     }
 
+    fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
+        let purged = self.inner.lock().unwrap().queue(queue).map(|messages| messages.drain(..).count() as u64);
+        Box::pin(async { purged })
+    }
+
     fn failure(&self) -> Option<String> {
         self.inner.lock().unwrap().failure.clone()
     }

@@ -28,6 +28,7 @@ use rustc_hash::FxHashMap;
 pub(crate) use self::entry::{Entry, Phase};
 use self::line::Line;
 pub(crate) use self::phases::{Claiming, Held};
+use crate::attempts::Slot;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::segment::{ChunkId, Segment};
 use crate::location::Location;
@@ -151,9 +152,7 @@ impl Queues {
 
     /// The queues that people should see: declared ones, and those that still hold messages.
     pub(crate) fn visible(&self) -> impl Iterator<Item = (QueueNumber, &QueueName)> {
-        self.numbered()
-            .filter(|(_, line)| line.declared || !line.entries.is_empty())
-            .map(|(number, line)| (number, &line.name))
+        self.numbered().filter(|(_, line)| line.declared || line.len() > 0).map(|(number, line)| (number, &line.name))
     }
 
     /// All queues that ever had a number, with the position that their next message takes, for the log's catalogue.
@@ -250,6 +249,10 @@ impl Queues {
                 self.update(*queue, *position, *state);
                 Ok(())
             }
+            Record::Purge { queue, below } => {
+                self.check_number(*queue)?;
+                self.purge(*queue, *below).map(drop)
+            }
             Record::Remove { queue, position, bytes } => {
                 self.check_number(*queue)?;
                 if self.entry(*queue, *position).is_some() {
@@ -266,6 +269,31 @@ impl Queues {
                 Ok(())
             }
         }
+    }
+
+    /// All messages of a queue before a position are gone, also those that are leased. Answers how many that were, and the
+    /// slots of the leases.
+    pub(crate) fn purge(&mut self, queue: QueueNumber, below: u64) -> Result<(u64, Vec<Slot>), String> {
+        let (removed, leases) = line_mut(&mut self.lines, queue).purge(below)?;
+        let slots = leases.into_iter().map(|(position, lease)| {
+            self.leases.remove(&(lease.expires_at_ms, queue, position));
+            lease.slot
+        });
+        Ok((removed, slots.collect()))
+    }
+
+    pub(crate) fn is_empty(&self, queue: QueueNumber) -> bool {
+        self.line(queue).len() == 0
+    }
+
+    /// Where a purge may end that takes little time, if it is to end at `below` at last.
+    pub(crate) fn purge_bound(&self, queue: QueueNumber, below: u64, entries_max: usize) -> u64 {
+        self.line(queue).purge_bound(below, entries_max)
+    }
+
+    /// The position that the next message of a queue takes.
+    pub(crate) fn next_position(&self, queue: QueueNumber) -> u64 {
+        self.line(queue).next_position
     }
 
     fn check_number(&self, queue: QueueNumber) -> Result<(), String> {

@@ -124,6 +124,13 @@ impl Model {
         duplicates
     }
 
+    /// A queue is purged.
+    pub(super) fn purge(&mut self, queue: &QueueName) {
+        for nonce in self.order.remove(queue).unwrap_or_default() {
+            self.messages.remove(&nonce);
+        }
+    }
+
     fn leave(&mut self, queue: &QueueName, nonce: Nonce) {
         self.order.get_mut(queue).expect("it has an order").retain(|other| *other != nonce);
     }

@@ -82,7 +82,13 @@ pub(super) struct Run {
     /// Every id that was ever given out.
     ids: BTreeMap<MessageId, Nonce>,
     /// What was on its way when the store stopped.
-    in_doubt: Vec<Transaction>,
+    in_doubt: Vec<Step>,
+}
+
+/// What is put on record at once.
+enum Step {
+    Commit(Transaction),
+    Purge(QueueName),
 }
 
 /// The engine without its thread, behind the face that users have.
@@ -222,9 +228,12 @@ impl Run {
         // Of what was not answered, nothing has happened, or the first so many transactions have, each whole.
         let now_ms = crate::Clock::now_ms(&*self.clock);
         let mut candidates = vec![self.model.clone()];
-        for transaction in std::mem::take(&mut self.in_doubt) {
+        for step in std::mem::take(&mut self.in_doubt) {
             let mut next = candidates.last().expect("there is a first").clone();
-            next.apply(&transaction, now_ms);
+            match step {
+                Step::Commit(transaction) => drop(next.apply(&transaction, now_ms)),
+                Step::Purge(queue) => next.purge(&queue),
+            }
             candidates.push(next);
         }
         candidates.iter_mut().for_each(Model::end_process);
@@ -261,6 +270,9 @@ impl Run {
         if self.random.u8(..) < self.shape.keeping {
             self.engine().maintain();
             return;
+        }
+        if self.random.u8(..) < 3 {
+            return self.purge();
         }
         match self.random.u8(0..19) {
             0..=7 => self.publish(),
@@ -363,6 +375,23 @@ impl Run {
         });
     }
 
+    fn purge(&mut self) {
+        let queue = self.queue();
+        let number = {
+            let state = self.engine().shared.state();
+            state.queues.known(&queue).map(|number| (number, state.queues.next_position(number)))
+        };
+        let Some((number, below)) = number else { return };
+        match self.engine().purge_step(number, below, usize::MAX) {
+            Ok((removed, more)) => {
+                let held = self.model.order.get(&queue).map_or(0, Vec::len);
+                assert_eq!((removed, more), (held as u64, false), "the purge of {queue}");
+                self.model.purge(&queue);
+            }
+            Err(_) => self.in_doubt.push(Step::Purge(queue)),
+        }
+    }
+
     fn pass_time(&mut self) {
         self.clock.advance(self.random.u64(1..1500));
         let now_ms = crate::Clock::now_ms(&*self.clock);
@@ -401,7 +430,7 @@ impl Run {
                         }
                     }
                 }
-                Err(Refusal::Stopped(_)) => self.in_doubt.push(transaction),
+                Err(Refusal::Stopped(_)) => self.in_doubt.push(Step::Commit(transaction)),
                 // Reading fails when the power is gone.
                 Err(Refusal::Read(_)) => {
                     self.engine().stop("a read failed");
