@@ -133,6 +133,7 @@ impl Sender<'_> {
             key: message.key.map(String::into_boxed_str),
             attributes: message.attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             delay_ms: message.delay_ms,
+            ..NewMessage::default()
         };
         self.sends.messages.push(Sent { with_ack_of, outgoing: Outgoing { queue, message } });
         Ok(())
