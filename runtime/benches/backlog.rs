@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use linecook_store::{Action, NewMessage, Options, QueueName, Store, Transaction};
+use linecook_store::{Action, NewMessage, Options, QueueLimits, QueueName, Store, Transaction};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -165,7 +165,7 @@ impl Bench {
     fn open(folder: &Path, options: &Options) -> Result<Bench, Error> {
         let store = Store::open(folder, options)?;
         let queue = QueueName::new("backlog")?;
-        store.declare(&queue, u64::MAX);
+        store.declare(&queue, QueueLimits::default());
         Ok(Bench { store, queue })
     }
 

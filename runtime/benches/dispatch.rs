@@ -142,7 +142,10 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize, mode
     runtime.block_on(async {
         let broker = Arc::new(Embedded::open(folder.path(), 1 << 30).expect("the store opens"));
         let queue = QueueName::new("orders").expect("a queue name");
-        broker.declare(&queue, QueueLimits { bytes_max: u64::MAX }).await.expect("declared");
+        broker
+            .declare(&queue, QueueLimits { bytes_max: u64::MAX, dedup_window: Duration::ZERO })
+            .await
+            .expect("declared");
         let message = NewMessage { body: vec![b'x'; BODY_BYTES].into(), ..NewMessage::default() };
         for chunk in vec![message; messages].chunks(5_000) {
             broker.publish(&queue, chunk.to_vec()).await.expect("published");

@@ -243,6 +243,17 @@ fn peek_shows_the_first_messages() {
 }
 
 #[test]
+fn purge_says_how_many_went() {
+    let kitchen = Kitchen::open();
+    assert!(kitchen.run(&["send", "signups", "x"]).status.success());
+    let output = kitchen.run(&["purge", "signups"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "purged 1 message from signups\n");
+    let output = kitchen.run(&["purge", "signups", "--json"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "{\"purged\":0}\n");
+    failed(&kitchen.run(&["purge", "signup"]), &["did you mean signups"]);
+}
+
+#[test]
 fn redrive_says_what_moved() {
     let kitchen = Kitchen::open();
     ok(&kitchen.run(&["send", "signups.dead", "x"]));

@@ -120,7 +120,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.runtime.listen, "127.0.0.1:7878".parse::<SocketAddr>().unwrap());
     assert_eq!(config.runtime.drain_timeout, Duration::from_secs(25));
     assert!(config.runtime.workers >= 1);
-    assert_eq!(config.runtime.log_bytes_max, 1 << 30);
+    assert_eq!(config.runtime.log_bytes_max, 768 << 20);
     let mail = &config.consumers["mail"];
     assert_eq!(mail.source, Source::Package("plugins/mail".into()));
     assert_eq!(mail.max_concurrency, 8);

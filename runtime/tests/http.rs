@@ -139,6 +139,20 @@ fn a_send_keeps_its_body_and_what_its_headers_say() {
 }
 
 #[test]
+fn a_duplicate_is_answered_with_the_id_of_the_first() {
+    let server = Server::start();
+    for (key, status) in [("order-1", 202), (fake_broker::DUPLICATE, 200)] {
+        let answer = server.send(&[("Idempotency-Key", key)], b"{}");
+        assert!(answer.ok(status)["id"].as_str().is_some_and(|id| id.len() == 26));
+    }
+    let lines = r#"{"body":1,"idempotency_key":"seen before"}"#;
+    assert_eq!(server.batch("application/x-ndjson", lines).ok(202)["ids"].as_array().unwrap().len(), 1);
+    let headers = [("content-type", "application/x-ndjson"), ("Idempotency-Key", "1")];
+    let refused = server.ask("POST", "/queues/signups/messages/batch", &headers, lines.as_bytes());
+    refused.problem(400, &["idempotency-key", "in each message"]);
+}
+
+#[test]
 fn bodies_may_be_empty_or_of_1_mib_and_no_larger() {
     let server = Server::start();
     server.send(&[], b"").ok(202);
@@ -195,7 +209,8 @@ fn bad_headers_are_refused_with_what_to_do() {
     let not_text = b"POST /queues/signups/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
         linecook-key: \xff\r\ncontent-length: 0\r\n\r\n";
     server.raw(not_text).problem(400, &["linecook-key is not UTF-8"]);
-    server.send(&[("Idempotency-Key", "1")], b"").problem(501, &["Idempotency-Key is not supported yet"]);
+    server.send(&[("Idempotency-Key", "")], b"").problem(400, &["Idempotency-Key is empty"]);
+    server.send(&[("Idempotency-Key", &long(513))], b"").problem(400, &["Idempotency-Key", "513", "512"]);
     assert!(server.broker.messages("signups").is_empty());
 }
 
@@ -299,7 +314,7 @@ fn a_bad_batch_names_the_message_and_stores_nothing() {
         (r#"{"body":"x","attributes":{"LineCook-x":"1"}}"#, 400, &["Linecook's own"]),
         (r#"{"body":"x","attributes":{"a":1}}"#, 400, &["expected a string"]),
         (r#"{"body":"x","content_type":"\n"}"#, 400, &["content_type"]),
-        (r#"{"body":"x","idempotency_key":"1"}"#, 501, &["idempotency_key"]),
+        (r#"{"body":"x","idempotency_key":""}"#, 400, &["idempotency_key is empty"]),
         (&large, 413, &["1048577", "1048576"]),
     ] {
         let array = format!("[{good},{bad},{good}]");
@@ -401,6 +416,17 @@ fn a_redrive_counts_what_it_moves() {
     redrive(r#"{"limti":1}"#).problem(400, &["limti"]);
     redrive("[").problem(400, &["dry_run"]);
     redrive(&" ".repeat(17 << 10)).problem(413, &["16KiB"]);
+}
+
+#[test]
+fn a_purge_counts_what_it_takes_away() {
+    let server = Server::start();
+    server.send(&[], b"1");
+    server.send(&[], b"2");
+    let purge = |queue: &str| server.ask("DELETE", &format!("/queues/{queue}/messages"), &[], b"");
+    assert_eq!(purge("signups").ok(200), json!({ "purged": 2 }));
+    assert_eq!(purge("signups").ok(200), json!({ "purged": 0 }));
+    purge("signup").problem(404, &["did you mean signups"]);
 }
 
 #[test]

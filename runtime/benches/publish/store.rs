@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use linecook_store::{NewMessage, Options, QueueName, Store, Transaction};
+use linecook_store::{NewMessage, Options, QueueLimits, QueueName, Store, Transaction};
 
 use crate::Error;
 use crate::load::Broker;
@@ -17,7 +17,7 @@ pub(crate) struct LinecookStore {
 pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<LinecookStore, Error> {
     let store = Store::open(folder, &Options { log_bytes_max: settings.log_bytes_max, ..Options::default() })?;
     let queue = QueueName::new("published")?;
-    store.declare(&queue, u64::MAX);
+    store.declare(&queue, QueueLimits::default());
     Ok(LinecookStore { store, queue })
 }
 

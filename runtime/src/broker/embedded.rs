@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Receipt, Refusal, Store, Transaction};
+use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Receipt, Refusal, Sent, Store, Transaction};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Broker, BrokerError, MessageState, PeekedMessage, Pending, QueueLimits, QueueStats, Redrive, Redriven};
+use super::{
+    Broker, BrokerError, MessageState, PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven,
+};
 use crate::dead_letter;
-use crate::delivery::{Delivery, Lease, MessageId, NewMessage, QueueName, Resolution, Settlement};
+use crate::delivery::{Delivery, Lease, NewMessage, QueueName, Resolution, Settlement};
 
 /// Messages that a redrive moves in one step: bounded, so that it never holds up other traffic.
 const REDRIVE_BATCH: usize = 256;
@@ -112,7 +114,9 @@ impl Broker for Embedded {
     fn declare(&self, queue: &QueueName, limits: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
         let queue = queue.clone();
         Box::pin(async move {
-            self.store.declare(&queue, limits.bytes_max);
+            let dedup_window_ms = limits.dedup_window.as_millis() as u64;
+            let limits = linecook_store::QueueLimits { bytes_max: limits.bytes_max, dedup_window_ms };
+            self.store.declare(&queue, limits);
             let mut arrivals = self.arrivals.write().unwrap_or_else(PoisonError::into_inner);
             if !arrivals.contains_key(&queue) {
                 let arrival = Arc::new(Notify::new());
@@ -127,7 +131,7 @@ impl Broker for Embedded {
         &self,
         queue: &QueueName,
         messages: Vec<NewMessage>,
-    ) -> Pending<'_, Result<Vec<MessageId>, BrokerError>> {
+    ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         let sends = messages.into_iter().map(|message| (queue.clone(), message)).collect();
         let (done, answered) = oneshot::channel();
         self.store.submit(Transaction { settle: None, sends }, move |answer| {
@@ -136,7 +140,7 @@ impl Broker for Embedded {
         });
         Box::pin(async move {
             let answer = answered.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())));
-            Ok(answer?.into_vec())
+            Ok(answer?.into_iter().map(|Sent { id, duplicate }| Published { id, duplicate }).collect())
         })
     }
 
@@ -237,6 +241,15 @@ impl Broker for Embedded {
             self.commit(held.into_iter().map(release).collect()).await;
             result.map(|()| done)
         })
+    }
+
+    fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
+        let (done, purged) = oneshot::channel();
+        self.store.purge(queue, move |answer| {
+            // Nobody may be waiting any more: the messages are gone all the same.
+            let _ = done.send(answer);
+        });
+        Box::pin(async move { Ok(purged.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())))?) })
     }
 
     fn failure(&self) -> Option<String> {

@@ -20,7 +20,7 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Sends messages to one queue, all or none. Resolves once they are durable.
     fn publish(&self, queue: &QueueName, messages: Vec<NewMessage>)
-    -> Pending<'_, Result<Vec<MessageId>, BrokerError>>;
+    -> Pending<'_, Result<Vec<Published>, BrokerError>>;
 
     /// Leases up to `max` ready messages, waiting until there is at least one. Dropping the future leases nothing.
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>>;
@@ -47,6 +47,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Moves messages from a dead-letter queue back (to the queue in their facts, or to `to`).
     fn redrive(&self, request: Redrive) -> Pending<'_, Result<Redriven, BrokerError>>;
 
+    /// Takes away all messages that are in a queue by now, also those that are being handled: what comes of those is
+    /// discarded. Answers how many went.
+    fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>>;
+
     /// Why the engine has stopped confirming, if it has.
     fn failure(&self) -> Option<String>;
 }
@@ -56,6 +60,17 @@ pub trait Broker: Send + Sync + 'static {
 pub struct QueueLimits {
     /// A send that would take the queue over this is refused.
     pub bytes_max: u64,
+    /// For how long a message with the same idempotency key is a duplicate. Zero remembers none.
+    pub dedup_window: Duration,
+}
+
+/// What became of a message that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its name; if it is a duplicate, the name of the first message with its idempotency key.
+    pub id: MessageId,
+    /// A message with its idempotency key was taken before: this one was not.
+    pub duplicate: bool,
 }
 
 /// The counts of one queue.

@@ -54,6 +54,11 @@ impl Client {
         self.run(self.request("POST", path, headers, body)?)
     }
 
+    /// `DELETE`.
+    pub fn delete(&self, path: &str) -> Result<Value, Failed> {
+        self.run(self.request("DELETE", path, &[], Vec::new())?)
+    }
+
     fn request(
         &self,
         method: &str,
@@ -73,7 +78,7 @@ impl Client {
     }
 
     fn run(&self, request: Request<Vec<u8>>) -> Result<Value, Failed> {
-        let sends = request.method() == "POST";
+        let sends = request.method() != "GET";
         let mut response = self.agent.run(request).map_err(|error| self.unreachable(error, sends))?;
         let body = self.read(&mut response, sends)?;
         let status = response.status();

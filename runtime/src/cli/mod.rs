@@ -29,6 +29,7 @@ pub mod logging;
 pub mod new;
 mod output;
 pub mod peek;
+pub mod purge;
 pub mod redrive;
 pub mod run;
 pub mod send;
@@ -74,6 +75,8 @@ pub enum Command {
     Peek(peek::Args),
     /// Move dead letters back to the queue that they came from
     Redrive(redrive::Args),
+    /// Take all messages out of a queue, for good
+    Purge(purge::Args),
 }
 
 /// What every command is told beside its own arguments.
@@ -96,6 +99,7 @@ impl Cli {
             Some(Command::Status(args)) => status::run(&args, &context),
             Some(Command::Peek(args)) => peek::run(&args, &context),
             Some(Command::Redrive(args)) => redrive::run(&args, &context),
+            Some(Command::Purge(args)) => purge::run(&args, &context),
         }
     }
 }

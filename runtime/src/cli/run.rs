@@ -15,7 +15,7 @@ use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
 use crate::broker::embedded::Embedded;
 use crate::broker::{Broker, QueueLimits};
-use crate::config::{Config, Source};
+use crate::config::{Config, QueueConfig, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::http::{self, App};
@@ -155,11 +155,13 @@ fn open(data_dir: &Path, log_bytes_max: u64) -> Result<Arc<Embedded>, Failed> {
 /// Makes all queues known: those of the file, and the dead-letter queues that it does not name.
 async fn declare(broker: &dyn Broker, config: &Config) -> CommandResult {
     let dead: BTreeSet<&QueueName> = config.consumers.values().map(|consumer| &consumer.dead_letter_queue).collect();
-    let named = config.queues.iter().map(|(name, queue)| (name, queue.bytes_max));
+    let limits = |queue: &QueueConfig| QueueLimits { bytes_max: queue.bytes_max, dedup_window: queue.dedup_window };
+    let named = config.queues.iter().map(|(name, queue)| (name, limits(queue)));
     let unnamed = dead.into_iter().filter(|name| !config.queues.contains_key(*name));
-    for (name, bytes_max) in named.chain(unnamed.map(|name| (name, DEAD_LETTER_BYTES_MAX))) {
+    let dead_letters = QueueLimits { bytes_max: DEAD_LETTER_BYTES_MAX, dedup_window: Duration::ZERO };
+    for (name, limits) in named.chain(unnamed.map(|name| (name, dead_letters))) {
         broker
-            .declare(name, QueueLimits { bytes_max })
+            .declare(name, limits)
             .await
             .map_err(|error| Failed::new(format!("can't declare queue {name}")).because(error))?;
     }

@@ -33,6 +33,9 @@ pub struct Args {
     /// Messages with the same key are handled one at a time, in order
     #[arg(long)]
     key: Option<String>,
+    /// A message that is sent again with the same key within the queue's dedup_window is not taken again
+    #[arg(long, value_name = "KEY", conflicts_with = "lines")]
+    idempotency_key: Option<String>,
     /// How long the message waits before it is ready, such as 30s or 2h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     delay: Option<String>,
@@ -63,6 +66,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     let mut fields: Vec<(String, String)> = Vec::new();
     fields.extend(content_type.map(|value| ("content-type".to_owned(), value)));
     fields.extend(args.key.clone().map(|value| (headers::KEY.to_owned(), value)));
+    fields.extend(args.idempotency_key.clone().map(|value| (headers::IDEMPOTENCY_KEY.to_owned(), value)));
     fields.extend(args.delay.clone().map(|value| (headers::DELAY.to_owned(), value)));
     let attribute = |(name, value): &(String, String)| (format!("{}{name}", headers::ATTRIBUTE_PREFIX), value.clone());
     fields.extend(args.attributes.iter().map(attribute));

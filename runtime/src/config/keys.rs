@@ -50,7 +50,6 @@ const LATER: &[LaterKey] = &[
     later(Table::Runtime, "auth"),
     later(Table::Runtime, "tls"),
     later(Table::Queue, "retention"),
-    later(Table::Queue, "dedup_window"),
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
     only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
@@ -69,7 +68,7 @@ impl Table {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
             Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes"],
-            Table::Queue => &["max_bytes"],
+            Table::Queue => &["max_bytes", "dedup_window"],
             Table::Consumer => &[
                 "queue",
                 "source",

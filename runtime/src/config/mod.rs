@@ -93,6 +93,8 @@ pub struct RuntimeConfig {
 pub struct QueueConfig {
     /// A send that would take the queue over this is refused (507).
     pub bytes_max: u64,
+    /// For how long a message with the same idempotency key is a duplicate.
+    pub dedup_window: Duration,
 }
 
 /// `[consumers.NAME]`.

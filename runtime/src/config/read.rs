@@ -27,6 +27,8 @@ const WORKERS: RangeInclusive<u64> = 1..=1024;
 /// The log consists of several files that are worth having only from this size on.
 const LOG_BYTES: RangeInclusive<u64> = 16 * MIB..=TIB;
 const QUEUE_BYTES: RangeInclusive<u64> = KIB..=1024 * TIB;
+/// Zero remembers no keys. What is remembered takes room on disk.
+const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * DAY.as_secs());
 const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1000;
 const BATCH_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
@@ -142,7 +144,7 @@ fn default_runtime(folder: &Path) -> RuntimeConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7878)),
         drain_timeout: Duration::from_secs(25),
         workers: thread::available_parallelism().map_or(1, usize::from),
-        log_bytes_max: GIB,
+        log_bytes_max: 768 * MIB,
     }
 }
 
@@ -178,8 +180,9 @@ fn runtime(table: TableReader<'_>, folder: &Path) -> RuntimeConfig {
 
 fn queue(table: TableReader<'_>) -> QueueConfig {
     let bytes_max = table.get("max_bytes").and_then(|value| value.size(QUEUE_BYTES)).unwrap_or(10 * GIB);
+    let dedup_window = table.get("dedup_window").and_then(|value| value.duration(DEDUP_WINDOW)).unwrap_or(DAY);
     table.finish();
-    QueueConfig { bytes_max }
+    QueueConfig { bytes_max, dedup_window }
 }
 
 fn consumer_name(value: &Value<'_>) -> Option<String> {

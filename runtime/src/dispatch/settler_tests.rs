@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
-use crate::broker::{PeekedMessage, Pending, QueueLimits, QueueStats, Redrive, Redriven};
+use crate::broker::{PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven};
 use crate::delivery::{Message, NewMessage, QueueName};
 use crate::status::Board;
 
@@ -30,7 +30,7 @@ impl Broker for Scripted {
     fn declare(&self, _: &QueueName, _: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
         unreachable!()
     }
-    fn publish(&self, _: &QueueName, _: Vec<NewMessage>) -> Pending<'_, Result<Vec<MessageId>, BrokerError>> {
+    fn publish(&self, _: &QueueName, _: Vec<NewMessage>) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         unreachable!()
     }
     fn claim(&self, _: &QueueName, _: usize, _: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
@@ -51,6 +51,10 @@ impl Broker for Scripted {
     fn peek(&self, _: &QueueName, _: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>> {
         unreachable!()
     }
+    fn purge(&self, _: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
+        unreachable!()
+    }
+
     fn redrive(&self, _: Redrive) -> Pending<'_, Result<Redriven, BrokerError>> {
         unreachable!()
     }

@@ -39,11 +39,11 @@ pub(super) async fn send(
     let messages = read(&request_headers, &bytes)?;
     // Waiting for the disk does not need the text any more.
     drop(bytes);
-    let ids = match shared.broker.publish(&queue, messages).await {
-        Ok(ids) => ids,
+    let published = match shared.broker.publish(&queue, messages).await {
+        Ok(published) => published,
         Err(error) => return Err(Problem::of(error, &*shared.broker).await),
     };
-    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    let ids: Vec<_> = published.iter().map(|one| one.id.to_string()).collect();
     Ok((StatusCode::ACCEPTED, Json(json!({ "ids": ids }))).into_response())
 }
 
@@ -176,9 +176,6 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 }
 
 fn message(item: Item<'_>) -> Result<NewMessage, Problem> {
-    if item.idempotency_key.is_some() {
-        return Err(Problem::not_supported_yet("idempotency_key"));
-    }
     let (body, implied_type) = match (item.body, &item.body_base64) {
         (Some(raw), None) if raw.get().starts_with('"') => {
             let text: Cow<'_, str> = serde_json::from_str(raw.get()).map_err(malformed)?;
@@ -215,6 +212,10 @@ fn message(item: Item<'_>) -> Result<NewMessage, Problem> {
         content_type,
         key: item.key.map(|key| fields::key("key", &key)).transpose()?,
         attributes,
+        idempotency_key: item
+            .idempotency_key
+            .map(|key| fields::idempotency_key("idempotency_key", &key))
+            .transpose()?,
         delay_ms: item.delay.map_or(Ok(0), |delay| fields::delay_ms("delay", &delay))?,
     })
 }

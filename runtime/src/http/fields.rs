@@ -4,7 +4,7 @@ use linecook_store::ATTRIBUTE_PREFIX_RESERVED;
 
 use super::limits::{
     ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, CONTENT_TYPE_BYTES_MAX, DELAY_MAX,
-    KEY_BYTES_MAX,
+    IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
 };
 use super::problem::Problem;
 use crate::config::units::{format_duration, parse_duration};
@@ -17,6 +17,15 @@ pub(super) fn key(field: &str, text: &str) -> Result<Box<str>, Problem> {
         return Err(Problem::malformed(format!("{field} is empty; leave it out if the order does not matter")));
     }
     at_most(field, text, KEY_BYTES_MAX)?;
+    Ok(text.into())
+}
+
+/// Checks an idempotency key.
+pub(super) fn idempotency_key(field: &str, text: &str) -> Result<Box<str>, Problem> {
+    if text.is_empty() {
+        return Err(Problem::malformed(format!("{field} is empty; leave it out if the message may come twice")));
+    }
+    at_most(field, text, IDEMPOTENCY_KEY_BYTES_MAX)?;
     Ok(text.into())
 }
 

@@ -45,7 +45,10 @@ pub(super) fn message(headers: &HeaderMap, body: Bytes) -> Result<NewMessage, Pr
                 message.delay_ms = fields::delay_ms("Linecook-Delay", text(name, value)?)?;
                 None
             }
-            IDEMPOTENCY_KEY => return Err(Problem::not_supported_yet("Idempotency-Key")),
+            IDEMPOTENCY_KEY => {
+                message.idempotency_key = Some(fields::idempotency_key("Idempotency-Key", text(name, value)?)?);
+                None
+            }
             TRACE_PARENT => Some(field),
             _ if field.starts_with(CLOUD_EVENT_PREFIX) => Some(field),
             _ if field.starts_with(OWN_PREFIX) => match field.strip_prefix(ATTRIBUTE_PREFIX) {
@@ -66,12 +69,11 @@ pub(super) fn message(headers: &HeaderMap, body: Bytes) -> Result<NewMessage, Pr
 
 /// A batch says in its elements what its messages carry. In a header it would silently be lost.
 pub(super) fn check_batch(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key(IDEMPOTENCY_KEY) {
-        return Err(Problem::not_supported_yet("Idempotency-Key"));
-    }
-    match headers.keys().find(|name| name.as_str().starts_with(OWN_PREFIX)) {
+    let of_one = |name: &&HeaderName| name.as_str() == IDEMPOTENCY_KEY || name.as_str().starts_with(OWN_PREFIX);
+    match headers.keys().find(of_one) {
         Some(name) => Err(Problem::malformed(format!(
-            "the header {name} means nothing for a batch; give \"key\", \"delay\" and \"attributes\" in each message"
+            "the header {name} means nothing for a batch; give \"key\", \"delay\", \"idempotency_key\" and \
+             \"attributes\" in each message"
         ))),
         None => Ok(()),
     }

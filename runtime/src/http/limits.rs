@@ -21,6 +21,8 @@ pub const HEADERS_MAX: usize = 100;
 
 /// An ordering key.
 pub const KEY_BYTES_MAX: usize = 512;
+/// An idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 512;
 /// A content type.
 pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 /// Attributes of one message.

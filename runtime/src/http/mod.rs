@@ -25,6 +25,7 @@ pub mod limits;
 mod path;
 mod peek;
 pub mod problem;
+mod purge;
 mod queues;
 mod redrive;
 mod send;
@@ -54,7 +55,7 @@ fn router(app: App, timeouts: Timeouts) -> Router {
     Router::new()
         .route("/queues", get(queues::list))
         .route("/queues/{queue}", get(queues::one))
-        .route("/queues/{queue}/messages", get(peek::peek).post(send::send))
+        .route("/queues/{queue}/messages", get(peek::peek).post(send::send).delete(purge::purge))
         .route("/queues/{queue}/messages/batch", post(batch::send))
         .route("/queues/{queue}/redrive", post(redrive::redrive))
         .route("/consumers", get(consumers::list))

@@ -1,4 +1,4 @@
-//! `POST /queues/{queue}/messages`: one message, its body as it is.
+//! `POST /queues/{queue}/messages`: one message, its body as it is. 202 if it was taken, 200 if it is a duplicate.
 
 use axum::Json;
 use axum::body::Body;
@@ -22,10 +22,10 @@ pub(super) async fn send(
     // What the headers say is checked first: a bad header costs no megabyte.
     let mut message = headers::message(&request_headers, bytes::Bytes::new())?;
     message.body = body::read(&request_headers, request_body, BODY_BYTES_MAX, shared.timeouts.body).await?;
-    let ids = match shared.broker.publish(&queue, vec![message]).await {
-        Ok(ids) => ids,
+    let published = match shared.broker.publish(&queue, vec![message]).await {
+        Ok(published) => published.into_iter().next().expect("one answer for one message"),
         Err(error) => return Err(Problem::of(error, &*shared.broker).await),
     };
-    let id = ids.first().map(ToString::to_string);
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
+    let status = if published.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(json!({ "id": published.id.to_string() }))).into_response())
 }

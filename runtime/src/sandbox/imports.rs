@@ -176,6 +176,7 @@ impl Sender {
             key: message.key.map(String::into_boxed_str),
             attributes: message.attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             delay_ms: message.delay_ms,
+            ..NewMessage::default()
         };
         self.sends.push(Sent { with_ack_of, outgoing: Outgoing { queue, message } });
         Ok(())

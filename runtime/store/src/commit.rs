@@ -1,14 +1,17 @@
-//! The three steps of a commit that [`crate::engine::Engine::commit`] strings together: [`admit`], [`encode`], [`Applier`].
+//! The three steps of a commit that [`crate::engine::Engine::commit`] strings together: [`Admitter`], [`encode`],
+//! [`Applier`].
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::NewMessage;
+use crate::dedup::{self, Dedup, KeyHash, Seen};
 use crate::location::Location;
 use crate::queues::Held;
 use crate::record::{self, DeliveryState, PutPlace, QueueNumber};
 use crate::room::Room;
 use crate::shared::{Content, State, Wanted};
-use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Transaction};
+use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Sent, Transaction};
 use crate::wal::frame;
 use crate::{Lease, MessageId, QueueName};
 
@@ -17,7 +20,7 @@ pub(crate) struct Admitted {
     // Large, and most transactions have none: a group of sends is moved around without it.
     pub(crate) settle: Option<Box<Settle>>,
     /// What its messages got, in their order.
-    sends: SmallVec<[Placed; 1]>,
+    sends: SmallVec<[Admission; 1]>,
 }
 
 pub(crate) struct Settle {
@@ -32,6 +35,13 @@ pub(crate) enum Effect {
     Update(DeliveryState),
     Move { queue: QueueNumber, position: u64, edit: AttributeEdit, content: Option<Content>, bytes: u64 },
     Release,
+}
+
+/// What becomes of a message that is sent.
+enum Admission {
+    New(Placed),
+    /// The sequence number of the first one.
+    Duplicate(u64),
 }
 
 /// What a message that is sent got.
@@ -49,6 +59,15 @@ pub(crate) struct Span {
     len: u32,
 }
 
+impl Admission {
+    fn placed(&self) -> Option<&Placed> {
+        match self {
+            Admission::New(placed) => Some(placed),
+            Admission::Duplicate(_) => None,
+        }
+    }
+}
+
 impl Settle {
     /// Where the message stands.
     pub(crate) fn queue(&self) -> QueueNumber {
@@ -63,13 +82,26 @@ impl Settle {
 }
 
 impl Admitted {
+    /// The sequence numbers of the messages that its duplicates are duplicates of.
+    pub(crate) fn duplicates(&self) -> impl Iterator<Item = u64> {
+        self.sends.iter().filter_map(|send| match send {
+            Admission::Duplicate(first) => Some(*first),
+            Admission::New(_) => None,
+        })
+    }
+
+    /// Whether it sends the message with this sequence number.
+    pub(crate) fn is_first(&self, sequence: u64) -> bool {
+        self.sends.iter().filter_map(Admission::placed).any(|placed| placed.sequence == sequence)
+    }
+
     /// Queues that it puts messages into.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueNumber> {
         let moved = self.settle.iter().filter_map(|settle| match settle.effect {
             Effect::Move { queue, .. } => Some(queue),
             _ => None,
         });
-        moved.chain(self.sends.iter().map(|send| send.queue))
+        moved.chain(self.sends.iter().filter_map(Admission::placed).map(|placed| placed.queue))
     }
 }
 
@@ -98,69 +130,119 @@ pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
     sends.sum::<u64>() + settle
 }
 
-/// Step 1: checks one transaction against the queues and holds what it needs, or holds nothing and says why. The
-/// messages stay where they are; the settlement is taken out.
-pub(crate) fn admit(
-    state: &mut State,
-    room: &Room,
-    transaction: &mut Transaction,
-    now_ms: u64,
-) -> Result<Admitted, Refusal> {
-    if let Some(why) = &state.stopped {
-        return Err(Refusal::Stopped(why.clone()));
-    }
-    let mut sends = SmallVec::new();
-    let mut admitted = Ok(());
-    let mut record_bytes = 0;
-    for (name, message) in &transaction.sends {
-        admitted = admit_send(state, room, &mut record_bytes, name, message).map(|placed| sends.push(placed));
-        if admitted.is_err() {
-            break;
+/// Step 1: checks transactions against the queues and holds what they need.
+pub(crate) struct Admitter<'a> {
+    pub(crate) state: &'a mut State,
+    pub(crate) room: Room,
+    pub(crate) dedup: &'a mut Dedup,
+    pub(crate) store_tag: u64,
+    pub(crate) now_ms: u64,
+}
+
+/// What runs remember of the idempotency keys of a transaction, by hash.
+pub(crate) type Remembered = FxHashMap<KeyHash, Seen>;
+
+impl Admitter<'_> {
+    /// Admits one transaction, or holds nothing and says why. Its messages stay where they are; the settlement is taken
+    /// out.
+    pub(crate) fn admit(
+        &mut self,
+        transaction: &mut Transaction,
+        remembered: &Remembered,
+    ) -> Result<Admitted, Refusal> {
+        if let Some(why) = &self.state.stopped {
+            return Err(Refusal::Stopped(why.clone()));
+        }
+        let mut admitted = Admitted { settle: None, sends: SmallVec::new() };
+        let mut refused = None;
+        let mut record_bytes = 0;
+        for (name, message) in &transaction.sends {
+            match self.send(&mut record_bytes, name, message, remembered) {
+                Ok(admission) => admitted.sends.push(admission),
+                Err(refusal) => {
+                    refused = Some(refusal);
+                    break;
+                }
+            }
+        }
+        if refused.is_none()
+            && let Some((lease, action)) = transaction.settle.take()
+        {
+            match admit_settle(self.state, &self.room, lease, action, self.now_ms) {
+                Ok(settle) => admitted.settle = Some(Box::new(settle)),
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+        match refused {
+            None => Ok(admitted),
+            Some(refusal) => {
+                self.withdraw(admitted, &transaction.sends);
+                Err(refusal)
+            }
         }
     }
-    let settle = admitted.and_then(|()| {
-        transaction
-            .settle
-            .take()
-            .map(|(lease, action)| admit_settle(state, room, lease, action, now_ms).map(Box::new))
-            .transpose()
-    });
-    match settle {
-        Ok(settle) => Ok(Admitted { settle, sends }),
-        Err(refusal) => {
-            for send in sends {
-                state.queues.unreserve(send.queue, u64::from(send.bytes));
+
+    fn send(
+        &mut self,
+        record_bytes: &mut u64,
+        name: &QueueName,
+        message: &NewMessage,
+        remembered: &Remembered,
+    ) -> Result<Admission, Refusal> {
+        let queues = &mut self.state.queues;
+        let queue = queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
+        let put_bytes = record::put_bytes_max(message);
+        let message_bytes_max = crate::room::message_bytes_max(self.room.file_bytes);
+        if put_bytes > message_bytes_max {
+            return Err(Refusal::TooLarge { bytes: put_bytes, bytes_max: message_bytes_max });
+        }
+        let window_ms = queues.dedup_window_ms(queue);
+        let key = idempotency(self.store_tag, queue, message).filter(|_| window_ms > 0);
+        if let Some(key) = key {
+            let seen = self.dedup.find_in_memory(key).or_else(|| remembered.get(&key).copied());
+            if let Some(first) = seen.filter(|seen| seen.counts(self.now_ms, window_ms)) {
+                return Ok(Admission::Duplicate(first.sequence));
             }
-            Err(refusal)
+        }
+        *record_bytes += put_bytes;
+        // A transaction lies in one frame: all of its sends together have the limit.
+        let bytes_max = crate::room::transaction_bytes_max(self.room.file_bytes);
+        if *record_bytes > bytes_max {
+            return Err(Refusal::TooLarge { bytes: *record_bytes, bytes_max });
+        }
+        self.room.check_sends(put_bytes)?;
+        let bytes = message_bytes(message);
+        let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
+        queues.reserve(queue, u64::from(bytes)).map_err(full)?;
+        let (position, sequence) = (queues.draw_position(queue), queues.draw_sequence());
+        if let Some(key) = key {
+            self.dedup.hold(key, Seen { sequence, at_ms: self.now_ms });
+        }
+        Ok(Admission::New(Placed { queue, bytes, position, sequence }))
+    }
+
+    /// Undoes an admission that nothing was written for.
+    pub(crate) fn withdraw(&mut self, admitted: Admitted, sends: &[(QueueName, NewMessage)]) {
+        let queues = &mut self.state.queues;
+        for (placed, (_, message)) in admitted.sends.iter().map(Admission::placed).zip(sends) {
+            let Some(placed) = placed else { continue };
+            queues.unreserve(placed.queue, u64::from(placed.bytes));
+            if let Some(key) = idempotency(self.store_tag, placed.queue, message) {
+                self.dedup.release(key);
+            }
+        }
+        if let Some(settle) = admitted.settle {
+            if let Effect::Move { queue, bytes, .. } = settle.effect {
+                queues.unreserve(queue, bytes);
+            }
+            queues.settle_abort(settle.lease);
         }
     }
 }
 
-fn admit_send(
-    state: &mut State,
-    room: &Room,
-    record_bytes: &mut u64,
-    name: &QueueName,
-    message: &NewMessage,
-) -> Result<Placed, Refusal> {
-    let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
-    let put_bytes = record::put_bytes_max(message);
-    let message_bytes_max = crate::room::message_bytes_max(room.file_bytes);
-    if put_bytes > message_bytes_max {
-        return Err(Refusal::TooLarge { bytes: put_bytes, bytes_max: message_bytes_max });
-    }
-    *record_bytes += put_bytes;
-    // A transaction lies in one frame: all of its sends together have the limit.
-    let bytes_max = crate::room::transaction_bytes_max(room.file_bytes);
-    if *record_bytes > bytes_max {
-        return Err(Refusal::TooLarge { bytes: *record_bytes, bytes_max });
-    }
-    room.check_sends(put_bytes)?;
-    let bytes = message_bytes(message);
-    let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
-    state.queues.reserve(queue, u64::from(bytes)).map_err(full)?;
-    let (position, sequence) = (state.queues.draw_position(queue), state.queues.draw_sequence());
-    Ok(Placed { queue, bytes, position, sequence })
+/// The hash of the idempotency key that a message is sent with.
+pub(crate) fn idempotency(store_tag: u64, queue: QueueNumber, message: &NewMessage) -> Option<KeyHash> {
+    message.idempotency_key.as_deref().map(|key| dedup::hash(store_tag, queue, key))
 }
 
 fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, now_ms: u64) -> Result<Settle, Refusal> {
@@ -206,19 +288,6 @@ fn admit_move(
     Ok(Effect::Move { queue, position: state.queues.draw_position(queue), edit, content: None, bytes })
 }
 
-/// Undoes an admission that nothing was written for.
-pub(crate) fn withdraw(state: &mut State, admitted: Admitted) {
-    for send in admitted.sends {
-        state.queues.unreserve(send.queue, u64::from(send.bytes));
-    }
-    if let Some(settle) = admitted.settle {
-        if let Effect::Move { queue, bytes, .. } = settle.effect {
-            state.queues.unreserve(queue, bytes);
-        }
-        state.queues.settle_abort(settle.lease);
-    }
-}
-
 /// 0 means "at once", also where the delay is zero but the clock stands at the epoch.
 fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
     if delay_ms == 0 { 0 } else { now_ms.saturating_add(delay_ms) }
@@ -229,6 +298,7 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
 pub(crate) fn encode(
     admitted: &Admitted,
     sends: &[(QueueName, NewMessage)],
+    store_tag: u64,
     now_ms: u64,
     frame: &mut Vec<u8>,
     puts: &mut Vec<Span>,
@@ -246,8 +316,11 @@ pub(crate) fn encode(
             Effect::Release => {}
         }
     }
-    for (placed, (_, message)) in admitted.sends.iter().zip(sends) {
-        puts.push(put(frame, &sent_place(placed, message, now_ms), message));
+    for (placed, (_, message)) in admitted.sends.iter().map(Admission::placed).zip(sends) {
+        if let Some(placed) = placed {
+            let idempotency = idempotency(store_tag, placed.queue, message);
+            puts.push(put(frame, &PutPlace { idempotency, ..sent_place(placed, message, now_ms) }, message));
+        }
     }
 }
 
@@ -271,11 +344,17 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
             self.settle(settle);
         }
         let mut receipt = Receipt::new();
-        for (placed, (_, message)) in admitted.sends.iter().zip(sends) {
-            self.state.queues.unreserve(placed.queue, u64::from(placed.bytes));
-            let place = sent_place(placed, message, self.now_ms);
-            self.put(&place, message, placed.bytes);
-            receipt.push(MessageId::new(self.store_tag, placed.sequence));
+        for (admission, (_, message)) in admitted.sends.iter().zip(sends) {
+            let (sequence, duplicate) = match admission {
+                Admission::Duplicate(first) => (*first, true),
+                Admission::New(placed) => {
+                    self.state.queues.unreserve(placed.queue, u64::from(placed.bytes));
+                    let place = sent_place(placed, message, self.now_ms);
+                    self.put(&place, message, placed.bytes);
+                    (placed.sequence, false)
+                }
+            };
+            receipt.push(Sent { id: MessageId::new(self.store_tag, sequence), duplicate });
         }
         receipt
     }
@@ -319,6 +398,7 @@ fn sent_place(placed: &Placed, message: &NewMessage, now_ms: u64) -> PutPlace {
         enqueued_at_ms: now_ms,
         state: DeliveryState { due_at_ms: due_at(now_ms, message.delay_ms), ..DeliveryState::default() },
         holds_key: false,
+        idempotency: None,
     }
 }
 
@@ -330,6 +410,7 @@ fn moved_place(held: &Held, queue: QueueNumber, position: u64) -> PutPlace {
         enqueued_at_ms: held.enqueued_at_ms,
         state: DeliveryState::default(),
         holds_key: false,
+        idempotency: None,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The committer: the one thread that writes. Everything that waits in its inbox goes into the next group.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::engine::{Answer, Engine};
+use crate::record::QueueNumber;
 use crate::transaction::{Refusal, Transaction};
 
 /// What was submitted together, and whom to tell, on the committer's thread: that must be quick and never wait.
@@ -17,7 +19,21 @@ pub(crate) enum Job {
         transactions: Vec<Transaction>,
         done: Box<dyn FnOnce(Vec<Answer>) + Send>,
     },
+    Purge(Purge),
 }
+
+/// All messages of a queue that came before are to go, step by step.
+pub(crate) struct Purge {
+    pub(crate) queue: QueueNumber,
+    /// Those that stand before this position.
+    pub(crate) below: u64,
+    pub(crate) removed: u64,
+    /// Told how many went.
+    pub(crate) done: Box<dyn FnOnce(Result<u64, Refusal>) + Send>,
+}
+
+/// Messages in the log that a purge takes away between two groups.
+const PURGE_STEP: usize = 4096;
 
 impl Job {
     /// Tells that nothing of it happens.
@@ -25,6 +41,7 @@ impl Job {
         match self {
             Job::One { done, .. } => done(Err(why.clone())),
             Job::All { transactions, done } => done(transactions.iter().map(|_| Err(why.clone())).collect()),
+            Job::Purge(purge) => (purge.done)(Err(why.clone())),
         }
     }
 }
@@ -132,8 +149,9 @@ pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
         let closing = inbox.take(&engine, more_to_do, &mut batch.jobs);
         batch.commit(&mut engine);
         engine.expire();
-        more_to_do = engine.maintain();
-        if closing && inbox.waiting().jobs.is_empty() {
+        batch.purge(&mut engine);
+        more_to_do = engine.maintain() || !batch.purges.is_empty();
+        if closing && inbox.waiting().jobs.is_empty() && batch.purges.is_empty() {
             return;
         }
     }
@@ -146,6 +164,8 @@ struct Batch {
     transactions: Vec<Transaction>,
     callers: Vec<Caller>,
     answers: Vec<Answer>,
+    /// They end where the queues ended when they came.
+    purges: VecDeque<Purge>,
 }
 
 /// Who waits for the next answers.
@@ -157,17 +177,22 @@ enum Caller {
 impl Batch {
     fn commit(&mut self, engine: &mut Engine) {
         for job in self.jobs.drain(..) {
-            self.callers.push(match job {
+            let caller = match job {
                 Job::One { transaction, done } => {
                     self.transactions.push(transaction);
                     Caller::One(done)
+                }
+                Job::Purge(purge) => {
+                    self.purges.push_back(purge);
+                    continue;
                 }
                 Job::All { mut transactions, done } => {
                     let count = transactions.len();
                     self.transactions.append(&mut transactions);
                     Caller::All(count, done)
                 }
-            });
+            };
+            self.callers.push(caller);
         }
         engine.commit(&mut self.transactions, &mut self.answers);
         let mut answers = self.answers.drain(..);
@@ -176,6 +201,22 @@ impl Batch {
                 Caller::One(done) => done(answers.next().expect("one answer for each transaction")),
                 Caller::All(count, done) => done(answers.by_ref().take(count).collect()),
             }
+        }
+    }
+
+    /// One step of the purge that came first.
+    fn purge(&mut self, engine: &mut Engine) {
+        let Some(mut purge) = self.purges.pop_front() else { return };
+        match engine.purge_step(purge.queue, purge.below, PURGE_STEP) {
+            Ok((removed, more)) => {
+                purge.removed += removed;
+                if more {
+                    self.purges.push_front(purge);
+                } else {
+                    (purge.done)(Ok(purge.removed));
+                }
+            }
+            Err(refusal) => (purge.done)(Err(refusal)),
         }
     }
 }

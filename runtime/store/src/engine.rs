@@ -11,13 +11,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 
-use crate::commit::{self, Admitted, Applier, Effect};
+use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
+use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::Keeping;
 use crate::location::{FileId, Location};
-use crate::record;
-use crate::room::transaction_bytes_max;
+use crate::record::{self, QueueNumber};
+use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
 use crate::wal::{FramePlace, Wal, frame};
@@ -29,6 +31,7 @@ pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) wal: Wal,
     pub(crate) keeping: Keeping,
+    pub(crate) dedup: Dedup,
     /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
     /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
@@ -37,8 +40,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(shared: Arc<Shared>, wal: Wal, keeping: Keeping) -> Engine {
-        Engine { shared, wal, keeping, frame: Vec::new(), group: Vec::new(), puts: Vec::new() }
+    pub(crate) fn new(shared: Arc<Shared>, wal: Wal, keeping: Keeping, dedup: Dedup) -> Engine {
+        Engine { shared, wal, keeping, dedup, frame: Vec::new(), group: Vec::new(), puts: Vec::new() }
     }
 
     /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
@@ -63,19 +66,26 @@ impl Engine {
             }
         };
         let bytes_max = transaction_bytes_max(room.file_bytes);
+        let store_tag = self.wal.store_tag();
+        let remembered = self.remembered(waiting);
         let mut group = std::mem::take(&mut self.group);
         {
-            let mut state = self.shared.state();
+            let state = &mut *self.shared.state();
+            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
             let mut bytes = 0;
-            for next in waiting.iter_mut() {
-                bytes += commit::bytes_max(&mut state, next);
+            for (place, next) in waiting.iter_mut().enumerate() {
+                bytes += commit::bytes_max(admitter.state, next);
                 if bytes > bytes_max && !group.is_empty() {
                     break;
                 }
-                group.push(commit::admit(&mut state, &room, next, now_ms));
+                group.push(match remembered.get(&place) {
+                    Some(Err(why)) => Err(Refusal::Read(why.clone())),
+                    Some(Ok(remembered)) => admitter.admit(next, remembered),
+                    None => admitter.admit(next, &Remembered::default()),
+                });
             }
         }
-        self.read_moved(&mut group);
+        self.read_moved(&mut group, waiting, room, now_ms);
 
         let transactions = &waiting[..group.len()];
         let mut puts = std::mem::take(&mut self.puts);
@@ -83,11 +93,14 @@ impl Engine {
         self.name_queues(&group);
         for (one, transaction) in group.iter().zip(transactions) {
             if let Ok(admitted) = one {
-                commit::encode(admitted, &transaction.sends, now_ms, &mut self.frame, &mut puts);
+                commit::encode(admitted, &transaction.sends, store_tag, now_ms, &mut self.frame, &mut puts);
             }
         }
         match self.write_frame() {
             Ok(place) => {
+                if let Some(place) = place {
+                    self.dedup.committed(place.file);
+                }
                 if let Some(place) = place.filter(|_| !puts.is_empty()) {
                     // A copy of its own length: the buffer is as large as the largest frame so far.
                     let payload = Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]);
@@ -103,9 +116,42 @@ impl Engine {
         transactions.len()
     }
 
+    /// What runs remember of the idempotency keys of the transactions that wait, by their places. It may be read from disk,
+    /// so it comes before the lock. Most transactions carry none.
+    fn remembered(&self, waiting: &[Transaction]) -> FxHashMap<usize, Result<Remembered, Arc<str>>> {
+        let mut all = FxHashMap::default();
+        if self.dedup.runs().is_empty() {
+            return all;
+        }
+        for (place, transaction) in waiting.iter().enumerate() {
+            let mut found = Ok(Remembered::default());
+            for (name, message) in transaction.sends.iter().filter(|(_, message)| message.idempotency_key.is_some()) {
+                let Some(queue) = self.shared.state().queues.declared(name) else { continue };
+                let Some(key) = commit::idempotency(self.wal.store_tag(), queue, message) else { continue };
+                match (&mut found, self.dedup.find_in_runs(key)) {
+                    (Ok(found), Ok(seen)) => found.extend(seen.map(|seen| (key, seen))),
+                    (_, Err(why)) => found = Err(why.into()),
+                    (Err(_), Ok(_)) => {}
+                }
+            }
+            if found.as_ref().is_ok_and(Remembered::is_empty) {
+                continue;
+            }
+            all.insert(place, found);
+        }
+        all
+    }
+
     /// A message that moves is read before anything is written, so that an unreadable one moves nowhere.
-    fn read_moved(&self, group: &mut [Result<Admitted, Refusal>]) {
-        for one in group {
+    fn read_moved(
+        &mut self,
+        group: &mut [Result<Admitted, Refusal>],
+        transactions: &[Transaction],
+        room: Room,
+        now_ms: u64,
+    ) {
+        let mut unreadable = Vec::new();
+        for (place, one) in group.iter_mut().enumerate() {
             let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
             let wanted = settle.wanted();
             let Effect::Move { content, edit, .. } = &mut settle.effect else { continue };
@@ -118,9 +164,20 @@ impl Engine {
                 Ok(None) => Refusal::LeaseLost,
                 Err(why) => Refusal::Read(why),
             };
-            if let Ok(admitted) = std::mem::replace(one, Err(refusal)) {
-                commit::withdraw(&mut self.shared.state(), admitted);
+            unreadable.push((place, refusal));
+        }
+        // What was taken for a duplicate of a message that will not come has no first one either.
+        while let Some((place, refusal)) = unreadable.pop() {
+            let Ok(admitted) = std::mem::replace(&mut group[place], Err(refusal.clone())) else { continue };
+            for (later, one) in group.iter().enumerate().skip(place + 1) {
+                let lost = |one: &Admitted| one.duplicates().any(|first| admitted.is_first(first));
+                if one.as_ref().is_ok_and(lost) {
+                    unreadable.push((later, refusal.clone()));
+                }
             }
+            let (state, store_tag) = (&mut *self.shared.state(), self.wal.store_tag());
+            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
+            admitter.withdraw(admitted, &transactions[place].sends);
         }
     }
 
@@ -162,6 +219,32 @@ impl Engine {
         };
         // Whoever waits for messages is told outside of the lock.
         watchers.iter().for_each(|arrived| arrived());
+    }
+
+    /// Takes away messages of a queue that stand before a position, at most so many that stand in the log and all that
+    /// stand in segments. Answers how many went, and whether there are more.
+    pub(crate) fn purge_step(
+        &mut self,
+        queue: QueueNumber,
+        below: u64,
+        entries_max: usize,
+    ) -> Result<(u64, bool), Refusal> {
+        self.make_room().map_err(Refusal::Stopped)?;
+        let bound = {
+            let state = self.shared.state();
+            // Nor may there be a record of a queue that no record has named.
+            if state.queues.is_empty(queue) {
+                return Ok((0, false));
+            }
+            state.queues.purge_bound(queue, below, entries_max)
+        };
+        self.begin_frame();
+        record::encode_purge(&mut self.frame, queue, bound);
+        self.write_frame().map_err(Refusal::Stopped)?;
+        let mut state = self.shared.state();
+        let (removed, slots) = state.queues.purge(queue, bound).expect("all that stands in segments goes");
+        slots.into_iter().for_each(|slot| state.attempts.give_back(slot));
+        Ok((removed, bound < below))
     }
 
     /// Leases that are over: their messages are due again, and their attempts count if they had begun.

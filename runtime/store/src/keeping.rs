@@ -21,6 +21,7 @@ use crate::cold::checkpoint::Checkpoint;
 use crate::cold::copy::{Copied, CopyError};
 use crate::cold::keeper::{Done, Keeper, Order};
 use crate::cold::segment::{self, Segment};
+use crate::dedup::run::{self, Run};
 use crate::engine::Engine;
 use crate::location::FileId;
 use crate::room::Room;
@@ -56,8 +57,8 @@ pub(crate) struct Keeping {
     copied_epoch: u64,
     generation: u64,
     pair: Option<Pair>,
-    /// Numbers of the segments that are off their shelves since the last pair of checkpoints began.
-    dropped: Vec<u64>,
+    /// Files that are not needed any more since the last pair of checkpoints began.
+    dropped: Vec<String>,
     /// Files that nobody needs any more.
     unneeded: Vec<String>,
     /// When the disk had no room for one more file of the log.
@@ -66,7 +67,7 @@ pub(crate) struct Keeping {
     work_failed_at_ms: Option<u64>,
     /// When it was last looked for segments that could go.
     tidied_at_ms: u64,
-    /// Segments that can't be rewritten, because they are damaged.
+    /// Segments and runs that can't be rewritten, because they are damaged.
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
     small_bytes: u64,
@@ -80,6 +81,7 @@ pub(crate) struct Keeping {
 pub(crate) struct Tally {
     pub(crate) segments: u64,
     pub(crate) rewritten: u64,
+    pub(crate) merged: u64,
     pub(crate) checkpoints: u64,
     pub(crate) removed: u64,
 }
@@ -88,6 +90,7 @@ pub(crate) struct Tally {
 struct TakingIn {
     epoch: u64,
     copied: std::vec::IntoIter<Copied>,
+    run: Option<Arc<Run>>,
     current: Option<(Copied, usize)>,
 }
 
@@ -96,18 +99,18 @@ struct Pair {
     written: u8,
     /// Log files before this are free when both are written.
     start_epoch: u64,
-    /// Numbers of the segments that are free then.
-    dropped: Vec<u64>,
+    /// Files that are free then.
+    dropped: Vec<String>,
 }
 
 impl Keeping {
     /// `start_epoch`: of the first file that no checkpoint covers. `generation`: of the newest checkpoint. `dropped`:
-    /// numbers of the segments that only the other checkpoint names.
+    /// files that only the other checkpoint names.
     pub(crate) fn new(
         keeper: Keeper,
         start_epoch: u64,
         generation: u64,
-        dropped: Vec<u64>,
+        dropped: Vec<String>,
         small_bytes: u64,
     ) -> Keeping {
         Keeping {
@@ -250,9 +253,15 @@ impl Engine {
             return None;
         }
         self.keeping.tidied_at_ms = now_ms;
-        if self.shared.state().queues.has_empty_segments() || !self.keeping.dropped.is_empty() {
+        let before_ms = self.forgets_before_ms();
+        let has_empty = self.shared.state().queues.has_empty_segments() || self.dedup.has_expired(before_ms);
+        if has_empty || !self.keeping.dropped.is_empty() {
             self.begin_pair();
             return self.next_order();
+        }
+        let readable = |runs: &Vec<Arc<Run>>| !runs.iter().any(|run| self.keeping.unreadable.contains(&run.id()));
+        if let Some(old) = self.dedup.mergeable().filter(readable) {
+            return Some(Order::MergeRuns { old, before_ms });
         }
         if let Some(old) = self.rewritable() {
             return Some(Order::Rewrite(old));
@@ -261,6 +270,12 @@ impl Engine {
             return self.wal.drop_spare().map(|name| Order::Remove(vec![name]));
         }
         None
+    }
+
+    /// Idempotency keys of messages that were sent before this are of no use to any queue.
+    fn forgets_before_ms(&self) -> u64 {
+        let window_ms = self.shared.state().queues.dedup_window_max_ms();
+        self.shared.clock.now_ms().saturating_sub(window_ms)
     }
 
     /// Segments of one queue, side by side, that are better written anew: one that is mostly dead, or many small ones.
@@ -294,7 +309,9 @@ impl Engine {
     fn begin_pair(&mut self) {
         let empty = self.shared.state().queues.take_empty_segments();
         let mut dropped = std::mem::take(&mut self.keeping.dropped);
-        dropped.extend(empty.iter().map(|segment| segment.id));
+        dropped.extend(empty.iter().map(|segment| segment::name(segment.id)));
+        let expired = self.dedup.take_expired(self.forgets_before_ms());
+        dropped.extend(expired.iter().map(|run| run::name(run.id())));
         self.keeping.pair = Some(Pair { written: 0, start_epoch: self.keeping.copied_epoch + 1, dropped });
     }
 
@@ -310,6 +327,7 @@ impl Engine {
             // The keeper knows it.
             next_segment: 0,
             queues: state.queues.snapshot(),
+            runs: self.dedup.runs().to_vec(),
         }
     }
 
@@ -323,6 +341,7 @@ impl Engine {
                     (copied, 0)
                 }
                 None => {
+                    self.dedup.take_in(taking_in.epoch, taking_in.run);
                     self.keeping.copied_epoch = taking_in.epoch;
                     return self.begin_pair();
                 }
@@ -338,22 +357,27 @@ impl Engine {
     fn finished(&mut self, result: Result<Done, CopyError>) -> Result<(), Arc<str>> {
         #[cfg(test)]
         match &result {
-            Ok(Done::Copied(copied)) => self.keeping.tally.segments += copied.len() as u64,
+            Ok(Done::Copied { segments, .. }) => self.keeping.tally.segments += segments.len() as u64,
             Ok(Done::Rewritten { old, .. }) => self.keeping.tally.rewritten += old.len() as u64,
+            Ok(Done::Merged { old, .. }) => self.keeping.tally.merged += old.len() as u64,
             Ok(Done::CheckpointWritten) => self.keeping.tally.checkpoints += 1,
             Ok(Done::Removed) => self.keeping.tally.removed += 1,
             Err(_) => {}
         }
         match result {
-            Ok(Done::Copied(copied)) => {
+            Ok(Done::Copied { segments, run }) => {
                 self.keeping.work_failed_at_ms = None;
                 let epoch = self.wal.full_after(self.keeping.copied_epoch).expect("it was copied").header.epoch;
-                self.keeping.taking_in = Some(TakingIn { epoch, copied: copied.into_iter(), current: None });
+                self.keeping.taking_in = Some(TakingIn { epoch, copied: segments.into_iter(), run, current: None });
             }
             Ok(Done::Rewritten { old, new }) => {
                 new.iter().for_each(|copied| self.shared.reader.add_segment(&copied.segment));
                 self.shared.state().queues.reshelve(&old, &new);
-                self.keeping.dropped.extend(old.iter().map(|segment| segment.id));
+                self.keeping.dropped.extend(old.iter().map(|segment| segment::name(segment.id)));
+            }
+            Ok(Done::Merged { old, new }) => {
+                self.dedup.merged(&old, new);
+                self.keeping.dropped.extend(old.iter().map(|run| run::name(run.id())));
             }
             Ok(Done::CheckpointWritten) => {
                 let pair = self.keeping.pair.as_mut().expect("checkpoints come in pairs");
@@ -375,7 +399,7 @@ impl Engine {
                 }
             }
             Err(CopyError::Disk(error)) => return Err(self.stop(&error.to_string())),
-            Err(CopyError::Damaged { segment }) => self.keeping.unreadable.push(segment),
+            Err(CopyError::Damaged { files }) => self.keeping.unreadable.extend(files),
         }
         Ok(())
     }
@@ -386,9 +410,11 @@ impl Engine {
         while self.wal.oldest().is_some_and(|oldest| oldest.header.epoch < pair.start_epoch) {
             self.wal.free_oldest().map_err(|error| self.stop(&error.to_string()))?;
         }
-        for id in pair.dropped {
-            self.shared.reader.remove(FileId::segment(id));
-            self.keeping.unneeded.push(segment::name(id));
+        for name in pair.dropped {
+            if let Some(id) = segment::id(&name) {
+                self.shared.reader.remove(FileId::segment(id));
+            }
+            self.keeping.unneeded.push(name);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ mod clock;
 mod cold;
 mod commit;
 mod committer;
+mod dedup;
 pub mod disk;
 mod engine;
 mod error;
@@ -37,5 +38,6 @@ pub use error::OpenError;
 pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
 };
+pub use queues::QueueLimits;
 pub use store::{MessageState, Options, Peeked, QueueStats, Store};
-pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Transaction};
+pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, Transaction};

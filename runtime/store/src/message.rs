@@ -155,6 +155,8 @@ pub struct NewMessage {
     pub key: Option<Box<str>>,
     /// Names and values that travel with the body, in the sender's order.
     pub attributes: Vec<(Box<str>, Box<str>)>,
+    /// A message that is sent to the same queue with the same key within its window is a duplicate, and not taken.
+    pub idempotency_key: Option<Box<str>>,
     /// How long it waits before it is ready; 0 is at once.
     pub delay_ms: u64,
 }

@@ -12,13 +12,15 @@ use crate::cold::chunks::Chunks;
 use crate::cold::copy::Making;
 use crate::cold::keeper::Keeper;
 use crate::cold::segment;
+use crate::dedup::run;
+use crate::dedup::{Dedup, Seen};
 use crate::disk::{Disk, FolderLock};
 use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::keeping::{FILES_MIN, Keeping};
 use crate::location::{FileId, Location};
 use crate::queues::Queues;
-use crate::record::{self, DeliveryState, QueueNumber, Records};
+use crate::record::{self, DeliveryState, QueueNumber, Record, Records};
 use crate::shared::{Shared, State};
 use crate::wal::{self, Preparation, Start, Wal, WalOptions};
 
@@ -36,6 +38,8 @@ pub(crate) struct Layout {
     pub(crate) chunk_bytes: usize,
     /// Segments that are shorter are put together.
     pub(crate) small_segment_bytes: u64,
+    /// Above so many runs of idempotency keys, half as many are put together.
+    pub(crate) dedup_runs_max: usize,
     /// Room that a checkpoint finds on a full disk.
     pub(crate) checkpoint_bytes: u64,
     pub(crate) preparation: Preparation,
@@ -62,15 +66,18 @@ pub(crate) fn open(
     let start = found.newest.as_ref().map(|newest| Start { store_tag: newest.store_tag, epoch: newest.start_epoch });
     let generation = found.newest.as_ref().map_or(0, |newest| newest.generation);
     let checkpoint_segment = found.newest.as_ref().map_or(0, |newest| newest.next_segment);
+    let runs = found.newest.as_ref().map_or_else(Vec::new, |newest| newest.runs.clone());
+    let mut dedup = Dedup::new(runs, layout.dedup_runs_max);
     if let Some(newest) = found.newest {
         queues.restore(newest).map_err(OpenError::Incomplete)?;
     }
-    let wal =
-        open_wal(disk.clone(), layout, start, seed, &mut queues).map_err(|error| match (error, found.damage) {
+    let wal = open_wal(disk.clone(), layout, start, seed, &mut queues, &mut dedup).map_err(|error| {
+        match (error, found.damage) {
             // What the damaged checkpoint stood in for is gone.
             (OpenError::Incomplete(_), Some(damage)) => damage,
             (error, _) => error,
-        })?;
+        }
+    })?;
     let words = disk.map_words(attempts::FILE_NAME, layout.attempt_slots * attempts::WORDS_OF_A_SLOT)?;
     let left_over = AttemptTable::left_over(&*words);
     let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
@@ -78,9 +85,10 @@ pub(crate) fn open(
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
 
     let reader = wal.reader();
-    let needed: Vec<u64> = queues.segments().map(|(segment, _)| segment.id).collect();
+    let segments = queues.segments().map(|(segment, _)| segment::name(segment.id));
+    let needed: Vec<String> = segments.chain(dedup.runs().iter().map(|one| run::name(one.id()))).collect();
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
-    let (only_other, next_segment) = leftover_segments(&*disk, &needed, &found.other_segments)?;
+    let (only_other, next_segment) = leftover_files(&*disk, &needed, &found.other_files)?;
     let tag = wal.store_tag();
     let state = State {
         queues,
@@ -96,26 +104,26 @@ pub(crate) fn open(
     let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
     let start_epoch = start.map_or(1, |start| start.epoch);
     let keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout.small_segment_bytes);
-    let mut engine = Engine::new(shared, wal, keeping);
+    let mut engine = Engine::new(shared, wal, keeping, dedup);
     record_interrupted(&mut engine, &interrupted)?;
     make_reserve(&*disk, layout, &mut engine)?;
     Ok(Opened { engine, lock })
 }
 
-/// Removes the segments that no checkpoint names: they were made shortly before the end, and what they hold is in the log.
-/// Answers those that only the older checkpoint needs, and a number that no segment has.
-fn leftover_segments(disk: &dyn Disk, needed: &[u64], other: &[u64]) -> Result<(Vec<u64>, u64), OpenError> {
+/// Removes the segments and runs that no checkpoint names: they were made shortly before the end, and what they hold is in
+/// the log. Answers those that only the older checkpoint needs, and a number that none has.
+fn leftover_files(disk: &dyn Disk, needed: &[String], other: &[String]) -> Result<(Vec<String>, u64), OpenError> {
     let mut only_other = Vec::new();
     let mut next = 0;
     let mut removed = false;
     for name in disk.list()? {
-        let Some(id) = segment::id(&name) else { continue };
+        let Some(id) = segment::id(&name).or_else(|| run::id(&name)) else { continue };
         next = next.max(id + 1);
-        if needed.contains(&id) {
+        if needed.contains(&name) {
             continue;
         }
-        if other.contains(&id) {
-            only_other.push(id);
+        if other.contains(&name) {
+            only_other.push(name);
         } else {
             disk.remove(&name)?;
             removed = true;
@@ -133,6 +141,7 @@ fn open_wal(
     start: Option<Start>,
     seed: u64,
     queues: &mut Queues,
+    dedup: &mut Dedup,
 ) -> Result<Wal, OpenError> {
     let Layout { file_bytes, files_max, preparation, .. } = *layout;
     let options = WalOptions { file_bytes, files_max, preparation };
@@ -142,6 +151,12 @@ fn open_wal(
             let offset = place.payload_offset + spanned.offset;
             let location = Location { file: FileId::log(place.file), offset, len: spanned.len };
             queues.apply(&spanned.record, location).map_err(|why| (spanned.offset, why))?;
+            if let Record::Put(put) = spanned.record
+                && let Some(key) = put.place.idempotency
+            {
+                let seen = Seen { sequence: put.place.sequence, at_ms: put.place.enqueued_at_ms };
+                dedup.replay(place.file, key, seen);
+            }
         }
         Ok(())
     })

@@ -7,6 +7,7 @@
 //! | 3 | put: a message stands in a queue, in this state | checksum `u32`, flags `u8`, queue `v`, position `v`, sequence `v`, enqueued at `u64`, then what the flags name, in order of their bits, then the body `s` |
 //! | 4 | update: a message's state changed | queue `v`, position `v`, attempts `v`, due at `v`, first failed at `v` |
 //! | 5 | remove: a message is gone; bytes: what it counted for in its queue | queue `v`, position `v`, bytes `v` |
+//! | 6 | purge: all messages of a queue that stand before a position are gone | queue `v`, position `v` |
 //!
 //! `v` is a LEB128 number of at most 64 bits, `s` a length (`v`) and so many bytes, other numbers are little-endian.
 //! Times are milliseconds of the Unix epoch, 0 for none.
@@ -19,6 +20,7 @@
 //! | 8 | key `s` |
 //! | 16 | content type `s` |
 //! | 32 | attributes: count `v`, then name `s` and value `s` each |
+//! | 64 | idempotency key: its hash `u128` ([`crate::dedup`]) |
 //!
 //! A message is known by its queue and its position there; the sequence is the number in its id, which it keeps when it
 //! moves to another queue.
@@ -31,12 +33,14 @@
 use bytes::Bytes;
 
 use crate::NewMessage;
+use crate::dedup::KeyHash;
 
 const QUEUE: u8 = 1;
 const NEXT: u8 = 2;
 const PUT: u8 = 3;
 const UPDATE: u8 = 4;
 const REMOVE: u8 = 5;
+const PURGE: u8 = 6;
 
 const HAS_ATTEMPTS: u8 = 1;
 const HAS_DUE: u8 = 2;
@@ -44,7 +48,8 @@ const HOLDS_KEY: u8 = 4;
 const HAS_KEY: u8 = 8;
 const HAS_CONTENT_TYPE: u8 = 16;
 const HAS_ATTRIBUTES: u8 = 32;
-const FLAGS_UNKNOWN: u8 = 0xc0;
+const HAS_IDEMPOTENCY: u8 = 64;
+const FLAGS_UNKNOWN: u8 = 0x80;
 
 /// The number that stands for a queue's name in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +63,7 @@ pub(crate) enum Record<'a> {
     Put(Put<'a>),
     Update { queue: QueueNumber, position: u64, state: DeliveryState },
     Remove { queue: QueueNumber, position: u64, bytes: u32 },
+    Purge { queue: QueueNumber, below: u64 },
 }
 
 /// What changes from delivery to delivery, and is kept over restarts.
@@ -107,6 +113,8 @@ pub(crate) struct PutPlace {
     pub(crate) state: DeliveryState,
     /// It is delayed, and later messages of its key wait for it.
     pub(crate) holds_key: bool,
+    /// What it was sent with. Only a message that has just come tells.
+    pub(crate) idempotency: Option<KeyHash>,
 }
 
 impl<'a> Put<'a> {
@@ -117,6 +125,7 @@ impl<'a> Put<'a> {
             content_type: self.content_type.map(Into::into),
             key: self.key.map(Into::into),
             attributes: self.attributes().map(|(name, value)| (name.into(), value.into())).collect(),
+            idempotency_key: None,
             delay_ms: 0,
         }
     }
@@ -236,6 +245,7 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessa
     flag(message.key.is_some(), HAS_KEY);
     flag(message.content_type.is_some(), HAS_CONTENT_TYPE);
     let has_attributes = flag(!message.attributes.is_empty(), HAS_ATTRIBUTES);
+    flag(place.idempotency.is_some(), HAS_IDEMPOTENCY);
 
     out.push(PUT);
     let crc_at = out.len();
@@ -265,6 +275,9 @@ pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessa
             put_bytes(out, value.as_bytes());
         }
     }
+    if let Some(key) = place.idempotency {
+        out.extend_from_slice(&key.to_le_bytes());
+    }
     put_bytes(out, &message.body);
     let crc = crc32c::crc32c(&out[crc_at + 4..]);
     out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
@@ -284,10 +297,16 @@ pub(crate) fn encode_remove(out: &mut Vec<u8>, queue: QueueNumber, position: u64
     put_number(out, u64::from(bytes));
 }
 
+pub(crate) fn encode_purge(out: &mut Vec<u8>, queue: QueueNumber, below: u64) {
+    out.push(PURGE);
+    put_number(out, u64::from(queue.0));
+    put_number(out, below);
+}
+
 /// The most bytes that the put of such a message may take, in whatever state.
 pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
     // Kind, checksum, flags, and the fixed and variable numbers at their longest.
-    const NUMBERS_MAX: usize = 1 + 4 + 1 + 5 + 10 + 10 + 8 + 5 + 10 + 10 + 10 + 10;
+    const NUMBERS_MAX: usize = 1 + 4 + 1 + 5 + 10 + 10 + 8 + 5 + 10 + 10 + 10 + 16 + 10;
     const LENGTH_MAX: usize = 10;
     let texts = message.key.iter().chain(&message.content_type).map(|text| text.len() + LENGTH_MAX);
     let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + 2 * LENGTH_MAX);
@@ -335,6 +354,7 @@ impl<'a> Input<'a> {
             REMOVE => {
                 Ok(Record::Remove { queue: self.queue_number()?, position: self.number()?, bytes: self.number_u32()? })
             }
+            PURGE => Ok(Record::Purge { queue: self.queue_number()?, below: self.number()? }),
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -362,11 +382,13 @@ impl<'a> Input<'a> {
         let key = has(HAS_KEY).then(|| self.text()).transpose()?;
         let content_type = has(HAS_CONTENT_TYPE).then(|| self.text()).transpose()?;
         let attributes = if has(HAS_ATTRIBUTES) { self.attributes()? } else { &[] };
+        let idempotency = if has(HAS_IDEMPOTENCY) { Some(u128::from_le_bytes(self.array()?)) } else { None };
         let body = self.bytes()?;
         if crc32c::crc32c(&checked[..checked.len() - self.rest.len()]) != crc {
             return Err(Malformed::Checksum);
         }
-        let place = PutPlace { queue, sequence, position, enqueued_at_ms, state, holds_key: has(HOLDS_KEY) };
+        let holds_key = has(HOLDS_KEY);
+        let place = PutPlace { queue, sequence, position, enqueued_at_ms, state, holds_key, idempotency };
         Ok(Put { place, key, content_type, body, attributes })
     }
 
@@ -458,7 +480,7 @@ mod tests {
             key in proptest::option::of(any_text()),
             attributes in proptest::collection::vec((any_text(), any_text()), 0..4),
         ) -> NewMessage {
-            NewMessage { body: Bytes::from(body), content_type, key, attributes, delay_ms: 0 }
+            NewMessage { body: Bytes::from(body), content_type, key, attributes, ..NewMessage::default() }
         }
     }
 
@@ -470,10 +492,10 @@ mod tests {
 
     prop_compose! {
         fn any_place()(
-            queue: u32, sequence: u64, position: u64, enqueued_at_ms: u64, holds_key: bool,
+            queue: u32, sequence: u64, position: u64, enqueued_at_ms: u64, holds_key: bool, idempotency: Option<u128>,
             state in prop_oneof![Just(DeliveryState::default()), any_state()],
         ) -> PutPlace {
-            PutPlace { queue: QueueNumber(queue), sequence, position, enqueued_at_ms, state, holds_key }
+            PutPlace { queue: QueueNumber(queue), sequence, position, enqueued_at_ms, state, holds_key, idempotency }
         }
     }
 
@@ -490,12 +512,14 @@ mod tests {
             }
             encode_update(&mut payload, QueueNumber(2), 5, &state);
             encode_remove(&mut payload, QueueNumber(2), 6, 40);
+            encode_purge(&mut payload, QueueNumber(2), 7);
 
             let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
                 prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
                 Ok(spanned.record)
             }).unwrap()).collect::<Result<_, TestCaseError>>()?;
-            prop_assert_eq!(records.len(), messages.len() + 4);
+            prop_assert_eq!(records.len(), messages.len() + 5);
+            prop_assert_eq!(records[messages.len() + 4], Record::Purge { queue: QueueNumber(2), below: 7 });
             prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders", next_position: 77 });
             prop_assert_eq!(records[1], Record::Next { sequence: u64::MAX });
             for ((place, message), record) in messages.iter().zip(&records[2..]) {

@@ -122,7 +122,7 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn into_message(self, id: MessageId) -> Message {
-        let NewMessage { body, content_type, key, attributes, delay_ms: _ } = self.message;
+        let NewMessage { body, content_type, key, attributes, idempotency_key: _, delay_ms: _ } = self.message;
         Message { id, body, content_type, key, attributes, enqueued_at_ms: self.enqueued_at_ms }
     }
 }

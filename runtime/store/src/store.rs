@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::cache::FrameCache;
 use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
-use crate::committer::{self, Inbox, Job};
+use crate::committer::{self, Inbox, Job, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk};
 use crate::keeping::FILES_MIN;
 use crate::open::{self, Layout, Opened};
@@ -21,7 +21,7 @@ use crate::record::QueueNumber;
 use crate::shared::{Content, Shared, State, Wanted};
 use crate::transaction::{Receipt, Refusal, Transaction};
 use crate::wal::Preparation;
-use crate::{Delivery, Lease, Message, OpenError, QueueName};
+use crate::{Delivery, Lease, Message, OpenError, QueueLimits, QueueName};
 
 /// How large the store may become.
 #[derive(Debug, Clone)]
@@ -51,6 +51,7 @@ impl Options {
             attempt_slots: 32 * 1024,
             chunk_bytes: 32 << 10,
             small_segment_bytes: file_bytes / 8,
+            dedup_runs_max: 12,
             checkpoint_bytes: MIB,
             preparation: Preparation::Thread,
         }
@@ -157,9 +158,9 @@ impl Store {
         }
     }
 
-    /// Makes a queue known, or changes its limit. It is in the log from its first message on.
-    pub fn declare(&self, queue: &QueueName, bytes_max: u64) {
-        self.shared.state().queues.declare(queue, bytes_max);
+    /// Makes a queue known, or changes its limits. It is in the log from its first message on.
+    pub fn declare(&self, queue: &QueueName, limits: QueueLimits) {
+        self.shared.state().queues.declare(queue, limits);
     }
 
     /// Calls `arrived` whenever a queue may have something new to claim, on the committer's thread: it must be quick.
@@ -183,6 +184,20 @@ impl Store {
     /// Puts one transaction on record; see [`Store::submit_all`].
     pub fn submit(&self, transaction: Transaction, done: impl FnOnce(Result<Receipt, Refusal>) + Send + 'static) {
         self.push(Job::One { transaction, done: Box::new(done) });
+    }
+
+    /// Takes away all messages that are in a queue by now, also those that are being handled: what comes of those is
+    /// discarded. It goes on beside other work, step by step; `done` is told how many went, on the committer's thread.
+    /// Idempotency keys stay remembered.
+    pub fn purge(&self, queue: &QueueName, done: impl FnOnce(Result<u64, Refusal>) + Send + 'static) {
+        let known = {
+            let state = self.shared.state();
+            state.queues.known(queue).map(|number| (number, state.queues.next_position(number)))
+        };
+        match known {
+            Some((queue, below)) => self.push(Job::Purge(Purge { queue, below, removed: 0, done: Box::new(done) })),
+            None => done(Err(Refusal::NoSuchQueue(queue.clone()))),
+        }
     }
 
     fn push(&self, job: Job) {

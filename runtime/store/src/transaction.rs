@@ -76,8 +76,17 @@ impl AttributeEdit {
     }
 }
 
-/// The ids of what a transaction sent, in order.
-pub type Receipt = SmallVec<[MessageId; 1]>;
+/// What became of the messages that a transaction sent, in order.
+pub type Receipt = SmallVec<[Sent; 1]>;
+
+/// What became of a message that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Its name; if it is a duplicate, the name of the first message with its idempotency key.
+    pub id: MessageId,
+    /// A message with its idempotency key was taken before, within the queue's window: this one was not.
+    pub duplicate: bool,
+}
 
 /// Why a transaction did not happen. Nothing of it did.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use linecook_store::{
-    Action, AttributeEdit, MessageId, MessageState, NewMessage, OpenError, Options, QueueName, Receipt, Refusal, Store,
-    Transaction,
+    Action, AttributeEdit, MessageId, MessageState, NewMessage, OpenError, Options, QueueLimits, QueueName, Receipt,
+    Refusal, Sent, Store, Transaction,
 };
 
 const LEASE_MS: u64 = 60_000;
@@ -19,7 +19,7 @@ fn small() -> Options {
 fn open(folder: &Path) -> Store {
     let store = Store::open(folder, &small()).unwrap();
     for queue in ["orders", "orders.dead", "audit"] {
-        store.declare(&name(queue), 1 << 30);
+        store.declare(&name(queue), QueueLimits { bytes_max: 1 << 30, dedup_window_ms: 60_000 });
     }
     store
 }
@@ -40,7 +40,7 @@ fn commit(store: &Store, transaction: Transaction) -> Result<Receipt, Refusal> {
 
 fn send(store: &Store, queue: &str, body: &[u8]) -> Result<MessageId, Refusal> {
     let sends = [(name(queue), message(body))].into();
-    Ok(commit(store, Transaction { settle: None, sends })?[0])
+    Ok(commit(store, Transaction { settle: None, sends })?[0].id)
 }
 
 fn bodies(store: &Store, queue: &str) -> Vec<Vec<u8>> {
@@ -197,9 +197,75 @@ fn a_backlog_larger_than_the_log_is_kept_and_drained_in_order() {
 }
 
 #[test]
+fn a_duplicate_gets_the_id_of_the_first_until_its_window_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let send = |store: &Store, queue: &str, key: &str| {
+        let message = NewMessage { idempotency_key: Some(key.into()), ..message(b"once") };
+        let sends = [(name(queue), message)].into();
+        commit(store, Transaction { settle: None, sends }).unwrap()[0]
+    };
+    let first = {
+        let store = open(folder.path());
+        let first = send(&store, "orders", "a");
+        assert!(!first.duplicate);
+        assert_eq!(send(&store, "orders", "a"), Sent { id: first.id, duplicate: true });
+        assert!(!send(&store, "orders", "b").duplicate && !send(&store, "audit", "a").duplicate);
+        // It is remembered beyond its acknowledgement, and with the file that it stood in long gone.
+        let delivery = store.claim(&name("orders"), 1, LEASE_MS).unwrap().remove(0);
+        let settle = Some((delivery.lease, Action::Ack));
+        commit(&store, Transaction { settle, ..Transaction::default() }).unwrap();
+        let body = vec![0; 100_000];
+        for _ in 0..200 {
+            let sends = [(name("audit"), message(&body))].into();
+            commit(&store, Transaction { settle: None, sends }).unwrap();
+        }
+        first
+    };
+    let store = open(folder.path());
+    assert_eq!(send(&store, "orders", "a"), Sent { id: first.id, duplicate: true });
+    store.declare(&name("orders"), QueueLimits { dedup_window_ms: 1, ..QueueLimits::default() });
+    assert!(!send(&store, "orders", "a").duplicate, "its window is over");
+}
+
+#[test]
 fn after_closing_nothing_is_confirmed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     store.close();
     assert!(matches!(send(&store, "orders", b"late"), Err(Refusal::Stopped(_))));
+}
+
+#[test]
+fn a_purge_takes_away_what_was_there_and_nothing_that_comes_later() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let store = open(folder.path());
+        // More than one step takes, some of it in segments and some leased.
+        let (done, answered) = channel();
+        for number in 0..12_000 {
+            let done = done.clone();
+            let message = NewMessage { delay_ms: number % 5 * 1_000_000, ..message(&[1; 2000]) };
+            let sends = [(name("orders"), message)].into();
+            store.submit(Transaction { settle: None, sends }, move |answer| done.send(answer.is_ok()).unwrap());
+        }
+        drop(done);
+        assert!(answered.iter().all(|taken| taken));
+        send(&store, "audit", b"stays").unwrap();
+        let leased = store.claim(&name("orders"), 10, LEASE_MS).unwrap();
+        assert!(store.begin(leased[0].lease));
+
+        let (done, answered) = channel();
+        store.purge(&name("orders"), move |purged| done.send(purged).unwrap());
+        send(&store, "orders", b"later").unwrap();
+        assert_eq!(answered.recv().unwrap(), Ok(12_000));
+        let settle = Some((leased[0].lease, Action::Ack));
+        let late = commit(&store, Transaction { settle, ..Transaction::default() });
+        assert_eq!(late, Err(Refusal::LeaseLost));
+        let stats = store.queue(&name("orders")).unwrap();
+        assert_eq!((stats.ready, stats.delayed, stats.leased, stats.bytes), (1, 0, 0, 5));
+        store.purge(&name("nothing"), |purged| assert!(matches!(purged, Err(Refusal::NoSuchQueue(_)))));
+    }
+    let store = open(folder.path());
+    assert_eq!(bodies(&store, "orders"), [b"later"]);
+    assert_eq!(bodies(&store, "audit"), [b"stays"]);
 }

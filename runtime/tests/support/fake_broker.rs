@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use linecook::broker::{
-    Broker, BrokerError, MessageState, PeekedMessage, Pending, QueueLimits, QueueStats, Redrive, Redriven,
+    Broker, BrokerError, MessageState, PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven,
 };
 use linecook::dead_letter;
 use linecook::delivery::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, Settlement};
@@ -85,6 +85,9 @@ fn stats(name: &QueueName, messages: &[PeekedMessage]) -> QueueStats {
     }
 }
 
+/// Messages with this idempotency key are duplicates.
+pub(crate) const DUPLICATE: &str = "seen before";
+
 impl Broker for FakeBroker {
     fn declare(&self, queue: &QueueName, _limits: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
         self.inner.lock().unwrap().queues.entry(queue.clone()).or_default();
@@ -95,7 +98,7 @@ impl Broker for FakeBroker {
         &self,
         queue: &QueueName,
         messages: Vec<NewMessage>,
-    ) -> Pending<'_, Result<Vec<MessageId>, BrokerError>> {
+    ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         let queue = queue.clone();
         Box::pin(async move {
             self.publishing.add_permits(1);
@@ -107,7 +110,7 @@ impl Broker for FakeBroker {
             for new in messages {
                 inner.sequence += 1;
                 let id = MessageId::new(7, inner.sequence);
-                ids.push(id);
+                ids.push(Published { id, duplicate: new.idempotency_key.as_deref() == Some(DUPLICATE) });
                 let delayed = new.delay_ms > 0;
                 inner.queue(&queue)?.push(PeekedMessage {
                     message: Message {
@@ -181,6 +184,11 @@ impl Broker for FakeBroker {
             Ok(redriven)
         })();
         Box::pin(async { redriven })
+    }
+
+    fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
+        let purged = self.inner.lock().unwrap().queue(queue).map(|messages| messages.drain(..).count() as u64);
+        Box::pin(async { purged })
     }
 
     fn failure(&self) -> Option<String> {

@@ -20,13 +20,15 @@
 //! which of them live (a byte: 0 all, 1 words `u64` with a bit for each, 2 a count `v` and each one's distance from the one
 //! before `v`); the count `v` of messages in segments whose state changed since they were copied, then for each position,
 //! attempts, due at, first failed at, all `v`, and a byte that is 1 if it
-//! holds its key while it is delayed. `v`, `s` and times are as in [`crate::record`].
+//! holds its key while it is delayed. After the queues the count of the runs of idempotency keys `v`, and each one's number
+//! `v`, oldest first. `v`, `s` and times are as in [`crate::record`].
 
 use std::sync::Arc;
 
 use super::bitmap::Bitmap;
-use super::segment::Segment;
+use super::segment::{self, Segment};
 use crate::QueueName;
+use crate::dedup::run::{self, Run};
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
 use crate::header::{HEADER_BYTES, Kind};
@@ -48,6 +50,8 @@ pub(crate) struct Checkpoint {
     pub(crate) next_sequence: u64,
     pub(crate) next_segment: u64,
     pub(crate) queues: Vec<QueueSnapshot>,
+    /// Oldest first.
+    pub(crate) runs: Vec<Arc<Run>>,
 }
 
 /// What a checkpoint says of a queue.
@@ -73,8 +77,8 @@ pub(crate) struct ToldState {
 pub(crate) struct Found {
     /// The newest whole one.
     pub(crate) newest: Option<Checkpoint>,
-    /// Segments that the other one names.
-    pub(crate) other_segments: Vec<u64>,
+    /// Files that the other one names.
+    pub(crate) other_files: Vec<String>,
     /// What is wrong with one of them, if something is.
     pub(crate) damage: Option<OpenError>,
 }
@@ -99,7 +103,7 @@ pub(crate) fn reserve(disk: &dyn Disk, bytes: u64) -> Result<(), DiskError> {
 /// Reads both files.
 pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
     let names = disk.list()?;
-    let mut found = Found { newest: None, other_segments: Vec::new(), damage: None };
+    let mut found = Found { newest: None, other_files: Vec::new(), damage: None };
     let mut whole = Vec::new();
     for name in NAMES.into_iter().filter(|name| names.iter().any(|there| there == name)) {
         match read_one(disk, name) {
@@ -117,7 +121,7 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
         newest.file.write_at(&newest.bytes, 0)?;
         newest.file.sync()?;
     }
-    found.other_segments = whole.iter().flat_map(RawCheckpoint::segments).collect();
+    found.other_files = whole.iter().flat_map(RawCheckpoint::files).collect();
     found.newest = newest.map(|raw| raw.open(disk)).transpose()?;
     Ok(found)
 }
@@ -139,6 +143,7 @@ struct RawCheckpoint {
     bytes: Vec<u8>,
     header: Header,
     queues: Vec<RawQueue>,
+    runs: Vec<u64>,
 }
 
 struct RawQueue {
@@ -166,15 +171,16 @@ fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>
         return Err(damaged(HEADER_BYTES as u64, "it is damaged: its checksum does not match"));
     }
     let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment };
-    match decode_queues(body) {
-        Ok(queues) => Ok(Some(RawCheckpoint { name, file, bytes, header, queues })),
+    match decode_body(body) {
+        Ok((queues, runs)) => Ok(Some(RawCheckpoint { name, file, bytes, header, queues, runs })),
         Err(why) => Err(damaged(HEADER_BYTES as u64, &why.to_string())),
     }
 }
 
 impl RawCheckpoint {
-    fn segments(&self) -> impl Iterator<Item = u64> {
-        self.queues.iter().flat_map(|queue| queue.segments.iter().map(|(id, _)| *id))
+    fn files(&self) -> impl Iterator<Item = String> {
+        let segments = self.queues.iter().flat_map(|queue| queue.segments.iter().map(|(id, _)| segment::name(*id)));
+        segments.chain(self.runs.iter().map(|id| run::name(*id)))
     }
 
     fn open(self, disk: &dyn Disk) -> Result<Checkpoint, OpenError> {
@@ -192,11 +198,13 @@ impl RawCheckpoint {
             }
             queues.push(QueueSnapshot { number, name, next_position, bytes_cold, segments: opened, states });
         }
-        Ok(Checkpoint { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, queues })
+        let runs = self.runs.into_iter().map(|id| Ok(Arc::new(Run::open(disk, id, store_tag)?)));
+        let runs = runs.collect::<Result<_, OpenError>>()?;
+        Ok(Checkpoint { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, queues, runs })
     }
 }
 
-fn decode_queues(body: &[u8]) -> Result<Vec<RawQueue>, Malformed> {
+fn decode_body(body: &[u8]) -> Result<(Vec<RawQueue>, Vec<u64>), Malformed> {
     let mut input = Input::new(body);
     let mut queues = Vec::new();
     for _ in 0..input.number()? {
@@ -219,7 +227,11 @@ fn decode_queues(body: &[u8]) -> Result<Vec<RawQueue>, Malformed> {
         }
         queues.push(RawQueue { number, name, next_position, bytes_cold, segments, states });
     }
-    if input.is_empty() { Ok(queues) } else { Err(Malformed::Number) }
+    let mut runs = Vec::new();
+    for _ in 0..input.number()? {
+        runs.push(input.number()?);
+    }
+    if input.is_empty() { Ok((queues, runs)) } else { Err(Malformed::Number) }
 }
 
 fn decode_bitmap(input: &mut Input<'_>) -> Result<Bitmap, Malformed> {
@@ -304,6 +316,8 @@ impl Checkpoint {
                 out.push(u8::from(*holds_key));
             }
         }
+        put_number(&mut out, self.runs.len() as u64);
+        self.runs.iter().for_each(|run| put_number(&mut out, run.id()));
         let body = &out[HEADER_BYTES..];
         let (body_bytes, body_crc) = (body.len() as u64, crc32c::crc32c(body));
         let header = KIND.encode(&[
@@ -346,7 +360,7 @@ mod tests {
 
         #[test]
         fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode_queues(&bytes);
+            let _ = decode_body(&bytes);
         }
     }
 }

@@ -10,6 +10,8 @@ use rustc_hash::FxHashMap;
 
 use super::segment::{self, Segment, Writer, Written};
 use crate::NewMessage;
+use crate::dedup::run::{self, Run, RunWriter};
+use crate::dedup::{KeyHash, Seen};
 use crate::disk::{Disk, DiskError};
 use crate::location::{FileId, Location};
 use crate::queues::{Entry, Phase, Queues};
@@ -30,9 +32,9 @@ pub(crate) struct Copied {
 #[derive(Debug)]
 pub(crate) enum CopyError {
     Disk(DiskError),
-    /// Bits have rotted since this segment was written.
+    /// Bits have rotted since one of the files with these numbers was written.
     Damaged {
-        segment: u64,
+        files: Vec<u64>,
     },
 }
 
@@ -47,7 +49,7 @@ impl From<DiskError> for CopyError {
 pub(crate) struct Making {
     pub(crate) store_tag: u64,
     pub(crate) chunk_bytes: usize,
-    /// The number of the next segment. Numbers are used up also if nothing comes of it.
+    /// The number of the next segment or run. Numbers are used up also if nothing comes of it.
     pub(crate) next_id: u64,
 }
 
@@ -57,11 +59,12 @@ pub(crate) fn copy_log_file(
     shared: &Shared,
     log_file: &LogFile,
     making: &mut Making,
-) -> Result<Vec<Copied>, CopyError> {
+) -> Result<(Vec<Copied>, Option<Arc<Run>>), CopyError> {
     let header = &log_file.header;
     let mut bytes = vec![0; header.file_bytes as usize];
     log_file.file.read_at(&mut bytes, 0)?;
     let mut copier = Copier::new(disk, making);
+    let mut keys: BTreeMap<KeyHash, Seen> = BTreeMap::new();
     let mut live: Vec<(PutPlace, NewMessage)> = Vec::new();
     let mut at = file::HEADER_BYTES;
     while let Some(found) = header.seal().read(&bytes, at) {
@@ -70,6 +73,9 @@ pub(crate) fn copy_log_file(
             let state = shared.state();
             for spanned in Records::new(found.payload).flatten() {
                 let Record::Put(put) = spanned.record else { continue };
+                if let Some(key) = put.place.idempotency {
+                    keys.insert(key, Seen { sequence: put.place.sequence, at_ms: put.place.enqueued_at_ms });
+                }
                 let offset = payload_offset + spanned.offset;
                 let location = Location { file: FileId::log(header.epoch), offset, len: spanned.len };
                 if let Some(place) = place_now(&state.queues, put.place, location) {
@@ -82,14 +88,15 @@ pub(crate) fn copy_log_file(
         }
         at += frame::frame_bytes(found.payload.len());
     }
-    copier.finish()
+    let run = copier.write_run(&keys)?;
+    Ok((copier.finish()?, run.map(Arc::new)))
 }
 
 /// A message's place with the state that it has now, if it still stands there. A lease is in memory only.
 fn place_now(queues: &Queues, place: PutPlace, location: Location) -> Option<PutPlace> {
     let entry: &Entry = queues.entry(place.queue, place.position).filter(|entry| entry.location == location)?;
     let holds_key = matches!(entry.phase(), Phase::Delayed { holds_key: true });
-    Some(PutPlace { state: entry.state(), holds_key, ..place })
+    Some(PutPlace { state: entry.state(), holds_key, idempotency: None, ..place })
 }
 
 /// Copies what lives in segments of one queue that stand side by side into one.
@@ -111,7 +118,7 @@ pub(crate) fn rewrite(
             for position in live {
                 let Some(message) = chunk.get(position) else {
                     copier.give_up();
-                    return Err(CopyError::Damaged { segment: segment.id });
+                    return Err(CopyError::Damaged { files: vec![segment.id] });
                 };
                 let bytes = chunk.record(message);
                 let Ok(Record::Put(put)) = record::decode(&bytes) else { unreachable!("it was decoded before") };
@@ -128,8 +135,8 @@ struct Copier<'a> {
     writers: BTreeMap<QueueNumber, Writer>,
     states: BTreeMap<QueueNumber, FxHashMap<u64, DeliveryState>>,
     copied: Vec<Copied>,
-    /// Numbers of the segments that were begun.
-    begun: Vec<u64>,
+    /// Files that were begun.
+    begun: Vec<String>,
 }
 
 impl<'a> Copier<'a> {
@@ -162,7 +169,7 @@ impl<'a> Copier<'a> {
             let id = self.making.next_id;
             self.making.next_id += 1;
             self.writers.insert(queue, Writer::new(self.disk, id, queue, self.making.chunk_bytes)?);
-            self.begun.push(id);
+            self.begun.push(segment::name(id));
         }
         if place.state != DeliveryState::default() {
             self.states.entry(queue).or_default().insert(place.position, place.state);
@@ -176,6 +183,25 @@ impl<'a> Copier<'a> {
         let states = self.states.remove(&queue).unwrap_or_default();
         self.copied.push(Copied { segment: Arc::new(segment), written, states });
         Ok(())
+    }
+
+    /// A run of the idempotency keys that were found.
+    fn write_run(&mut self, keys: &BTreeMap<KeyHash, Seen>) -> Result<Option<Run>, CopyError> {
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let id = self.making.next_id;
+        self.making.next_id += 1;
+        self.begun.push(run::name(id));
+        let written = (|| {
+            let mut writer = RunWriter::new(self.disk, id, keys.len() as u64)?;
+            keys.iter().try_for_each(|(key, seen)| writer.put(*key, *seen))?;
+            writer.finish(self.making.store_tag)
+        })();
+        if written.is_err() {
+            self.give_up();
+        }
+        Ok(Some(written?))
     }
 
     /// All segments are durable when this returns.
@@ -192,8 +218,8 @@ impl<'a> Copier<'a> {
 
     /// Leaves nothing behind, if the disk lets go of it. What stays is removed when the store is opened.
     fn give_up(&mut self) {
-        for id in self.begun.drain(..) {
-            let _ = self.disk.remove(&segment::name(id));
+        for name in self.begun.drain(..) {
+            let _ = self.disk.remove(&name);
         }
     }
 }

@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 use super::checkpoint::Checkpoint;
 use super::copy::{self, Copied, CopyError, Making};
 use super::segment::Segment;
+use crate::dedup::merge::merge;
+use crate::dedup::run::{self, Run};
 use crate::disk::Disk;
 use crate::shared::Shared;
 use crate::wal::{LogFile, Preparation};
@@ -20,6 +22,11 @@ pub(crate) enum Order {
     CopyLogFile(LogFile),
     /// Copy what lives in these segments, which stand side by side in one queue, to new ones.
     Rewrite(Vec<Arc<Segment>>),
+    /// Make one run of these, without what is older.
+    MergeRuns {
+        old: Vec<Arc<Run>>,
+        before_ms: u64,
+    },
     Checkpoint(Box<Checkpoint>),
     /// Remove files that nobody needs.
     Remove(Vec<String>),
@@ -27,8 +34,9 @@ pub(crate) enum Order {
 
 /// What came of it.
 pub(crate) enum Done {
-    Copied(Vec<Copied>),
+    Copied { segments: Vec<Copied>, run: Option<Arc<Run>> },
     Rewritten { old: Vec<Arc<Segment>>, new: Vec<Copied> },
+    Merged { old: Vec<Arc<Run>>, new: Option<Arc<Run>> },
     CheckpointWritten,
     Removed,
 }
@@ -137,10 +145,23 @@ impl Workshop {
     fn carry_out(&mut self, order: Order) -> Result<Done, CopyError> {
         let Workshop { disk, shared, making } = self;
         match order {
-            Order::CopyLogFile(file) => Ok(Done::Copied(copy::copy_log_file(&**disk, shared, &file, making)?)),
+            Order::CopyLogFile(file) => {
+                let (segments, run) = copy::copy_log_file(&**disk, shared, &file, making)?;
+                Ok(Done::Copied { segments, run })
+            }
             Order::Rewrite(old) => {
                 let new = copy::rewrite(&**disk, shared, &old, making)?;
                 Ok(Done::Rewritten { old, new })
+            }
+            Order::MergeRuns { old, before_ms } => {
+                let id = making.next_id;
+                making.next_id += 1;
+                let merged = merge(&**disk, &old, before_ms, id, making.store_tag);
+                if merged.is_err() {
+                    // Leave nothing behind, if the disk lets go of it. What stays is removed when the store is opened.
+                    let _ = disk.remove(&run::name(id));
+                }
+                Ok(Done::Merged { old, new: merged?.map(Arc::new) })
             }
             Order::Checkpoint(mut checkpoint) => {
                 checkpoint.next_segment = making.next_id;

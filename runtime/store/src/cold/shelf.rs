@@ -103,6 +103,32 @@ impl Shelf {
         cleared
     }
 
+    /// All messages before a position are gone. Answers how many that were.
+    pub(crate) fn clear_below(&mut self, below: u64) -> u64 {
+        let before = self.live;
+        for (first, shelved) in self.segments.range_mut(..below) {
+            let had_any = shelved.live.ones() > 0;
+            if shelved.segment.end <= below {
+                self.live -= shelved.live.ones();
+                self.fresh -= shelved.fresh.ones();
+                shelved.live = Bitmap::new(shelved.segment.span());
+                shelved.fresh = Bitmap::new(shelved.segment.span());
+            } else {
+                for at in 0..below - first {
+                    self.live -= u64::from(shelved.live.clear(at));
+                    self.fresh -= u64::from(shelved.fresh.clear(at));
+                }
+            }
+            self.empty += usize::from(had_any && shelved.live.ones() == 0);
+        }
+        before - self.live
+    }
+
+    /// The position after the last message that may live here.
+    pub(crate) fn end(&self) -> u64 {
+        self.segments.last_key_value().map_or(0, |(_, shelved)| shelved.segment.end)
+    }
+
     /// A message that is not known can be claimed.
     pub(crate) fn set_fresh(&mut self, position: u64) {
         let shelved = self.find_mut(position).expect("its segment is on the shelf");

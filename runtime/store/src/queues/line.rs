@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::QueueLimits;
 use super::entry::{Entry, LeaseState, Phase};
 use super::keys::Keys;
 use super::position_map::PositionMap;
@@ -27,7 +28,7 @@ pub(super) struct Line {
     pub(super) declared: bool,
     /// A durable record gives the queue its number.
     pub(super) named_in_log: bool,
-    pub(super) bytes_max: u64,
+    pub(super) limits: QueueLimits,
     pub(super) bytes: u64,
     /// Of those, the ones of messages on the shelf.
     pub(super) bytes_cold: u64,
@@ -68,7 +69,7 @@ impl Line {
             name,
             declared: false,
             named_in_log: false,
-            bytes_max: u64::MAX,
+            limits: QueueLimits::default(),
             bytes: 0,
             bytes_cold: 0,
             bytes_reserved: 0,
@@ -245,6 +246,32 @@ impl Line {
 
     pub(super) fn delayed(&self) -> u64 {
         self.delayed.len() as u64
+    }
+
+    /// Where a purge may end that takes at most so many entries away, and all that is on the shelf only.
+    pub(super) fn purge_bound(&self, below: u64, entries_max: usize) -> u64 {
+        let after = self.entries.iter_from(self.shelf.end()).nth(entries_max).map(|(position, _)| position);
+        after.map_or(below, |after| after.min(below))
+    }
+
+    /// All messages before a position are gone. Answers how many that were, and the leases that were out with their
+    /// positions.
+    pub(super) fn purge(&mut self, below: u64) -> Result<(u64, Vec<(u64, LeaseState)>), String> {
+        let before = self.len();
+        let entries = self.entries.iter_from(0).take_while(|(position, _)| *position < below);
+        let known: Vec<u64> = entries.map(|(position, _)| position).collect();
+        let leases = known.into_iter().filter_map(|position| Some((position, self.take(position)?)));
+        let leases = leases.collect();
+        if self.shelf.clear_below(below) > 0 {
+            if self.shelf.live() > 0 {
+                return Err("a purge ends among messages that were older".into());
+            }
+            self.bytes -= self.bytes_cold;
+            self.bytes_cold = 0;
+        }
+        self.delayed.retain(|(_, position)| *position >= below);
+        self.told = self.told.split_off(&below);
+        Ok((before - self.len(), leases))
     }
 
     // --- the shelf -----------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ use rustc_hash::FxHashMap;
 pub(crate) use self::entry::{Entry, Phase};
 use self::line::Line;
 pub(crate) use self::phases::{Claiming, Held};
+use crate::attempts::Slot;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::segment::{ChunkId, Segment};
 use crate::location::Location;
@@ -44,6 +45,21 @@ pub(crate) struct Queues {
     leases: BTreeSet<(u64, QueueNumber, u64)>,
     next_sequence: u64,
     next_token: u64,
+}
+
+/// What a queue may hold, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// A send that would take the queue over this many bytes is refused.
+    pub bytes_max: u64,
+    /// For how long a message with the same idempotency key is a duplicate, in milliseconds. 0 remembers none.
+    pub dedup_window_ms: u64,
+}
+
+impl Default for QueueLimits {
+    fn default() -> QueueLimits {
+        QueueLimits { bytes_max: u64::MAX, dedup_window_ms: 0 }
+    }
 }
 
 /// What is handed out with a lease.
@@ -98,11 +114,11 @@ impl Queues {
     // --- names ---------------------------------------------------------------------------------------------------
 
     /// Makes a queue known, or changes its limit.
-    pub(crate) fn declare(&mut self, name: &QueueName, bytes_max: u64) -> QueueNumber {
+    pub(crate) fn declare(&mut self, name: &QueueName, limits: QueueLimits) -> QueueNumber {
         let number = self.number_or_new(name);
         let line = line_mut(&mut self.lines, number);
         line.declared = true;
-        line.bytes_max = bytes_max;
+        line.limits = limits;
         number
     }
 
@@ -136,9 +152,7 @@ impl Queues {
 
     /// The queues that people should see: declared ones, and those that still hold messages.
     pub(crate) fn visible(&self) -> impl Iterator<Item = (QueueNumber, &QueueName)> {
-        self.numbered()
-            .filter(|(_, line)| line.declared || !line.entries.is_empty())
-            .map(|(number, line)| (number, &line.name))
+        self.numbered().filter(|(_, line)| line.declared || line.len() > 0).map(|(number, line)| (number, &line.name))
     }
 
     /// All queues that ever had a number, with the position that their next message takes, for the log's catalogue.
@@ -159,6 +173,16 @@ impl Queues {
 
     fn line(&self, number: QueueNumber) -> &Line {
         self.lines[number.0 as usize].as_ref().expect("numbers come from names")
+    }
+
+    /// For how long a queue remembers idempotency keys.
+    pub(crate) fn dedup_window_ms(&self, number: QueueNumber) -> u64 {
+        self.line(number).limits.dedup_window_ms
+    }
+
+    /// The longest of these.
+    pub(crate) fn dedup_window_max_ms(&self) -> u64 {
+        self.lines.iter().flatten().map(|line| line.limits.dedup_window_ms).max().unwrap_or(0)
     }
 
     // --- numbers and room ----------------------------------------------------------------------------------------
@@ -185,8 +209,8 @@ impl Queues {
     /// Holds room in a queue for a message that is about to be put there. Answers the queue's limit if there is none.
     pub(crate) fn reserve(&mut self, queue: QueueNumber, bytes: u64) -> Result<(), u64> {
         let line = line_mut(&mut self.lines, queue);
-        if line.bytes + line.bytes_reserved + bytes > line.bytes_max {
-            return Err(line.bytes_max);
+        if line.bytes + line.bytes_reserved + bytes > line.limits.bytes_max {
+            return Err(line.limits.bytes_max);
         }
         line.bytes_reserved += bytes;
         Ok(())
@@ -225,6 +249,10 @@ impl Queues {
                 self.update(*queue, *position, *state);
                 Ok(())
             }
+            Record::Purge { queue, below } => {
+                self.check_number(*queue)?;
+                self.purge(*queue, *below).map(drop)
+            }
             Record::Remove { queue, position, bytes } => {
                 self.check_number(*queue)?;
                 if self.entry(*queue, *position).is_some() {
@@ -241,6 +269,31 @@ impl Queues {
                 Ok(())
             }
         }
+    }
+
+    /// All messages of a queue before a position are gone, also those that are leased. Answers how many that were, and the
+    /// slots of the leases.
+    pub(crate) fn purge(&mut self, queue: QueueNumber, below: u64) -> Result<(u64, Vec<Slot>), String> {
+        let (removed, leases) = line_mut(&mut self.lines, queue).purge(below)?;
+        let slots = leases.into_iter().map(|(position, lease)| {
+            self.leases.remove(&(lease.expires_at_ms, queue, position));
+            lease.slot
+        });
+        Ok((removed, slots.collect()))
+    }
+
+    pub(crate) fn is_empty(&self, queue: QueueNumber) -> bool {
+        self.line(queue).len() == 0
+    }
+
+    /// Where a purge may end that takes little time, if it is to end at `below` at last.
+    pub(crate) fn purge_bound(&self, queue: QueueNumber, below: u64, entries_max: usize) -> u64 {
+        self.line(queue).purge_bound(below, entries_max)
+    }
+
+    /// The position that the next message of a queue takes.
+    pub(crate) fn next_position(&self, queue: QueueNumber) -> u64 {
+        self.line(queue).next_position
     }
 
     fn check_number(&self, queue: QueueNumber) -> Result<(), String> {

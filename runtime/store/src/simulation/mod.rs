@@ -68,16 +68,21 @@ fn a_power_loss_at_every_operation_on_segments_loses_nothing_confirmed() {
 #[test]
 fn runs_come_to_all_that_is_done_with_segments() {
     let total = std::sync::Mutex::new(Tally::default());
-    for_each_seed(60_000..60_080, |seed| {
-        let (_, tally) = Run::new(seed, Shape::COLD).go_and_tell(Fault::None);
+    for_each_seed(61_000..61_040, |seed| {
+        let (_, tally) = Run::new(seed, Shape::COLD_LONG).go_and_tell(Fault::None);
         let mut total = total.lock().unwrap();
         total.segments += tally.segments;
         total.rewritten += tally.rewritten;
+        total.merged += tally.merged;
         total.checkpoints += tally.checkpoints;
         total.removed += tally.removed;
     });
     let total = total.into_inner().unwrap();
-    let enough = total.segments > 400 && total.rewritten > 50 && total.checkpoints > 400 && total.removed > 30;
+    let enough = total.segments > 400
+        && total.rewritten > 15
+        && total.merged > 15
+        && total.checkpoints > 400
+        && total.removed > 30;
     assert!(enough, "{total:?}");
 }
 
@@ -85,10 +90,11 @@ fn runs_come_to_all_that_is_done_with_segments() {
 #[test]
 fn long_runs_survive_power_losses() {
     for_each_seed(10_000..10_800, |seed| {
-        let operations = Run::new(seed, Shape::LONG).go(Fault::None);
+        let shape = if seed % 4 == 0 { Shape::COLD_LONG } else { Shape::LONG };
+        let operations = Run::new(seed, shape).go(Fault::None);
         for share in 1..4 {
             let operation = (operations * share / 4).wrapping_add(seed % 7);
-            Run::new(seed, Shape::LONG).go(Fault::PowerLoss { operation });
+            Run::new(seed, shape).go(Fault::PowerLoss { operation });
         }
     });
 }
@@ -97,7 +103,7 @@ fn long_runs_survive_power_losses() {
 #[test]
 fn a_killed_process_loses_nothing_and_counts_every_attempt() {
     for_each_seed(20_000..22_000, |seed| {
-        let shape = if seed % 2 == 0 { Shape::LONG } else { Shape::COLD };
+        let shape = [Shape::LONG, Shape::COLD, Shape::COLD_LONG][seed as usize % 3];
         Run::new(seed, shape).go(Fault::Kills);
     });
 }

@@ -35,7 +35,12 @@ pub(super) struct Model {
     pub(super) messages: BTreeMap<Nonce, Expected>,
     /// The order of each queue.
     pub(super) order: BTreeMap<QueueName, Vec<Nonce>>,
+    /// The first message that was sent with each idempotency key, and when.
+    keys: BTreeMap<(QueueName, String), (Nonce, u64)>,
 }
+
+/// For how long keys are remembered.
+pub(super) const DEDUP_WINDOW_MS: u64 = 4000;
 
 pub(super) fn nonce(body: &[u8]) -> Nonce {
     u64::from_le_bytes(body[..8].try_into().expect("bodies start with their nonce"))
@@ -47,8 +52,8 @@ impl Model {
         self.messages.iter().find(|(_, expected)| held(expected)).map(|(nonce, _)| *nonce)
     }
 
-    /// The transaction happens.
-    pub(super) fn apply(&mut self, transaction: &Transaction, now_ms: u64) {
+    /// The transaction happens. Answers of which message each of its sends is a duplicate.
+    pub(super) fn apply(&mut self, transaction: &Transaction, now_ms: u64) -> Vec<Option<Nonce>> {
         if let Some((lease, action)) = &transaction.settle {
             let nonce = self.nonce_of(*lease).expect("only leases that are out are settled");
             let message = self.messages.get_mut(&nonce).expect("just found");
@@ -89,8 +94,19 @@ impl Model {
                 }
             }
         }
+        let mut duplicates = Vec::new();
         for (queue, message) in &transaction.sends {
             let nonce = nonce(&message.body);
+            if let Some(key) = &message.idempotency_key {
+                let key = (queue.clone(), key.to_string());
+                let first = self.keys.get(&key).filter(|(_, at_ms)| now_ms - at_ms < DEDUP_WINDOW_MS);
+                if let Some((first, _)) = first {
+                    duplicates.push(Some(*first));
+                    continue;
+                }
+                self.keys.insert(key, (nonce, now_ms));
+            }
+            duplicates.push(None);
             let expected = Expected {
                 queue: queue.clone(),
                 body: message.body.to_vec(),
@@ -104,6 +120,14 @@ impl Model {
             };
             assert!(self.messages.insert(nonce, expected).is_none(), "nonces are unique");
             self.order.entry(queue.clone()).or_default().push(nonce);
+        }
+        duplicates
+    }
+
+    /// A queue is purged.
+    pub(super) fn purge(&mut self, queue: &QueueName) {
+        for nonce in self.order.remove(queue).unwrap_or_default() {
+            self.messages.remove(&nonce);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::model::{Leased, Model, Nonce, nonce};
+use super::model::{DEDUP_WINDOW_MS, Leased, Model, Nonce, nonce};
 use crate::clock::ManualClock;
 use crate::disk::{SimulatedDisk, SimulatedFaults};
 use crate::engine::Engine;
@@ -13,7 +13,9 @@ use crate::keeping::Tally;
 use crate::open::{self, Layout, Opened};
 use crate::store::Store;
 use crate::wal::Preparation;
-use crate::{Action, AttributeEdit, Lease, MessageId, NewMessage, OpenError, QueueName, Refusal, Transaction};
+use crate::{
+    Action, AttributeEdit, Lease, MessageId, NewMessage, OpenError, QueueLimits, QueueName, Refusal, Transaction,
+};
 
 /// How much happens in a run.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +35,9 @@ impl Shape {
     pub(super) const LONG: Shape = Shape { steps: 330, body_bytes_max: 700, file_bytes: 8 << 10, keeping: 64 };
     /// Has most of its messages in segments soon.
     pub(super) const COLD: Shape = Shape { steps: 150, body_bytes_max: 120, file_bytes: 2 << 10, keeping: 176 };
+
+    /// The same, long enough for segments to be rewritten and runs of idempotency keys to be put together.
+    pub(super) const COLD_LONG: Shape = Shape { steps: 900, ..Shape::COLD };
 
     fn layout(self) -> Layout {
         Layout { file_bytes: self.file_bytes, ..LAYOUT }
@@ -57,6 +62,7 @@ const LAYOUT: Layout = Layout {
     attempt_slots: 16,
     chunk_bytes: 700,
     small_segment_bytes: 1200,
+    dedup_runs_max: 4,
     checkpoint_bytes: 2048,
     preparation: Preparation::Inline,
 };
@@ -76,7 +82,13 @@ pub(super) struct Run {
     /// Every id that was ever given out.
     ids: BTreeMap<MessageId, Nonce>,
     /// What was on its way when the store stopped.
-    in_doubt: Vec<Transaction>,
+    in_doubt: Vec<Step>,
+}
+
+/// What is put on record at once.
+enum Step {
+    Commit(Transaction),
+    Purge(QueueName),
 }
 
 /// The engine without its thread, behind the face that users have.
@@ -191,7 +203,8 @@ impl Run {
             open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
-            face.declare(&name(queue), QUEUE_BYTES_MAX);
+            let limits = QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS };
+            face.declare(&name(queue), limits);
         }
         self.store = Some(Harness { engine, face });
         Ok(())
@@ -215,9 +228,12 @@ impl Run {
         // Of what was not answered, nothing has happened, or the first so many transactions have, each whole.
         let now_ms = crate::Clock::now_ms(&*self.clock);
         let mut candidates = vec![self.model.clone()];
-        for transaction in std::mem::take(&mut self.in_doubt) {
+        for step in std::mem::take(&mut self.in_doubt) {
             let mut next = candidates.last().expect("there is a first").clone();
-            next.apply(&transaction, now_ms);
+            match step {
+                Step::Commit(transaction) => drop(next.apply(&transaction, now_ms)),
+                Step::Purge(queue) => next.purge(&queue),
+            }
             candidates.push(next);
         }
         candidates.iter_mut().for_each(Model::end_process);
@@ -255,6 +271,9 @@ impl Run {
             self.engine().maintain();
             return;
         }
+        if self.random.u8(..) < 3 {
+            return self.purge();
+        }
         match self.random.u8(0..19) {
             0..=7 => self.publish(),
             8..=11 => self.claim(),
@@ -287,7 +306,8 @@ impl Run {
         let key = self.random.bool().then(|| ["k", "l"][self.random.usize(..2)].into());
         let attributes = if self.random.bool() { vec![("x".into(), "y".into())] } else { Vec::new() };
         let delay_ms = if self.random.u8(..) < 50 { self.random.u64(1..2000) } else { 0 };
-        NewMessage { body: Bytes::from(body), content_type: None, key, attributes, delay_ms }
+        let idempotency_key = (self.random.u8(..) < 60).then(|| ["p", "q", "r"][self.random.usize(..3)].into());
+        NewMessage { body: Bytes::from(body), content_type: None, key, attributes, idempotency_key, delay_ms }
     }
 
     fn claim(&mut self) {
@@ -355,6 +375,23 @@ impl Run {
         });
     }
 
+    fn purge(&mut self) {
+        let queue = self.queue();
+        let number = {
+            let state = self.engine().shared.state();
+            state.queues.known(&queue).map(|number| (number, state.queues.next_position(number)))
+        };
+        let Some((number, below)) = number else { return };
+        match self.engine().purge_step(number, below, usize::MAX) {
+            Ok((removed, more)) => {
+                let held = self.model.order.get(&queue).map_or(0, Vec::len);
+                assert_eq!((removed, more), (held as u64, false), "the purge of {queue}");
+                self.model.purge(&queue);
+            }
+            Err(_) => self.in_doubt.push(Step::Purge(queue)),
+        }
+    }
+
     fn pass_time(&mut self) {
         self.clock.advance(self.random.u64(1..1500));
         let now_ms = crate::Clock::now_ms(&*self.clock);
@@ -374,13 +411,26 @@ impl Run {
         assert_eq!(answers.len(), transactions.len());
         for (transaction, answer) in transactions.into_iter().zip(answers) {
             match answer {
-                Ok(ids) => {
-                    for (id, (_, message)) in ids.into_iter().zip(&transaction.sends) {
-                        assert_eq!(self.ids.insert(id, nonce(&message.body)), None, "id {id} was given out twice");
+                Ok(receipt) => {
+                    let duplicates = self.model.apply(&transaction, now_ms);
+                    for ((sent, (_, message)), first) in receipt.into_iter().zip(&transaction.sends).zip(duplicates) {
+                        let (id, nonce) = (sent.id, nonce(&message.body));
+                        assert_eq!(
+                            sent.duplicate,
+                            first.is_some(),
+                            "message {nonce} with {:?}",
+                            message.idempotency_key
+                        );
+                        match first {
+                            None => assert_eq!(self.ids.insert(id, nonce), None, "id {id} was given out twice"),
+                            // A message whose send was in doubt has an id that nobody was told.
+                            Some(first) => {
+                                assert_eq!(*self.ids.entry(id).or_insert(first), first, "of message {nonce}");
+                            }
+                        }
                     }
-                    self.model.apply(&transaction, now_ms);
                 }
-                Err(Refusal::Stopped(_)) => self.in_doubt.push(transaction),
+                Err(Refusal::Stopped(_)) => self.in_doubt.push(Step::Commit(transaction)),
                 // Reading fails when the power is gone.
                 Err(Refusal::Read(_)) => {
                     self.engine().stop("a read failed");
