@@ -68,6 +68,7 @@ pub(crate) fn fresh(component: &[u8], threads: usize, time: Duration) -> f64 {
 }
 
 /// The same with one instance for all calls of a thread.
+#[expect(clippy::await_holding_refcell_ref, reason = "there is one call at a time, and nobody else to borrow it")]
 pub(crate) fn reused(component: &[u8], threads: usize, time: Duration) -> f64 {
     each_thread(threads, || {
         let bare = Bare::new(component);
