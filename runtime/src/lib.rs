@@ -9,5 +9,6 @@ pub mod dead_letter;
 pub mod delivery;
 pub mod dispatch;
 pub mod http;
+pub mod retention;
 pub mod sandbox;
 pub mod status;

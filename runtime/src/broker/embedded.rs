@@ -170,6 +170,20 @@ impl Broker for Embedded {
         })
     }
 
+    fn claim_expired(
+        &self,
+        queue: &QueueName,
+        older_than: Duration,
+        max: usize,
+        lease: Duration,
+    ) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
+        let queue = queue.clone();
+        Box::pin(async move {
+            let (older_than_ms, lease_ms) = (older_than.as_millis() as u64, lease.as_millis() as u64);
+            Ok(self.store.claim_expired(&queue, older_than_ms, max, lease_ms)?)
+        })
+    }
+
     fn begin(&self, lease: Lease) -> bool {
         self.store.begin(lease)
     }

@@ -25,6 +25,16 @@ pub trait Broker: Send + Sync + 'static {
     /// Leases up to `max` ready messages, waiting until there is at least one. Dropping the future leases nothing.
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>>;
 
+    /// Leases up to `max` messages that were sent longer ago than this, from the front of the queue on, whether they are
+    /// ready or delayed, until one comes that was sent later. There may be none.
+    fn claim_expired(
+        &self,
+        queue: &QueueName,
+        older_than: Duration,
+        max: usize,
+        lease: Duration,
+    ) -> Pending<'_, Result<Vec<Delivery>, BrokerError>>;
+
     /// Writes down that the attempt begins, so that a handler that takes the whole process down is still counted.
     /// Cheap, and not durable against a power loss. False if the lease is gone: then the handler must not run.
     fn begin(&self, lease: Lease) -> bool;

@@ -15,17 +15,18 @@ use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
 use crate::broker::embedded::Embedded;
 use crate::broker::{Broker, QueueLimits};
-use crate::config::{self, Config, QueueConfig, Source};
+use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::http::{self, App};
+use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::status::Board;
 
 /// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
 const THREADS: usize = 2;
-/// The limit of a dead-letter queue that `[queues]` does not name: that of every queue by default.
-const DEAD_LETTER_BYTES_MAX: u64 = 10 << 30;
+/// The limits of a dead-letter queue that `[queues]` does not name.
+const DEAD_LETTERS: QueueLimits = QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO };
 /// How often to ask whether the queue engine still confirms.
 const FAILURE_CHECK: Duration = Duration::from_millis(250);
 /// How long HTTP clients have to get their answers once everything else has ended.
@@ -97,6 +98,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));
+    let retention = tokio::spawn(retention::keep(broker.clone(), retention::rules(config, DEAD_LETTERS)));
     announce(config, address, &shares, log_format);
 
     let result = tokio::select! {
@@ -114,6 +116,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
             Err(error) => io::Error::other(error),
         })),
     };
+    retention.abort();
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
     let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
     tokio::select! {
@@ -170,11 +173,9 @@ fn open(data_dir: &Path, log_bytes_max: u64) -> Result<Arc<Embedded>, Failed> {
 /// Makes all queues known: those of the file, and the dead-letter queues that it does not name.
 async fn declare(broker: &dyn Broker, config: &Config) -> CommandResult {
     let dead: BTreeSet<&QueueName> = config.consumers.values().map(|consumer| &consumer.dead_letter_queue).collect();
-    let limits = |queue: &QueueConfig| QueueLimits { bytes_max: queue.bytes_max, dedup_window: queue.dedup_window };
-    let named = config.queues.iter().map(|(name, queue)| (name, limits(queue)));
+    let named = config.queues.iter().map(|(name, queue)| (name, queue.limits()));
     let unnamed = dead.into_iter().filter(|name| !config.queues.contains_key(*name));
-    let dead_letters = QueueLimits { bytes_max: DEAD_LETTER_BYTES_MAX, dedup_window: Duration::ZERO };
-    for (name, limits) in named.chain(unnamed.map(|name| (name, dead_letters))) {
+    for (name, limits) in named.chain(unnamed.map(|name| (name, DEAD_LETTERS))) {
         broker
             .declare(name, limits)
             .await

@@ -51,7 +51,6 @@ const LATER: &[LaterKey] = &[
     later(Table::File, "producers"),
     later(Table::Runtime, "auth"),
     later(Table::Runtime, "tls"),
-    later(Table::Queue, "retention"),
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
     only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
@@ -75,7 +74,7 @@ impl Table {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
             Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
-            Table::Queue => &["max_bytes", "dedup_window"],
+            Table::Queue => &["retention", "max_bytes", "dedup_window"],
             Table::Consumer => &[
                 "queue",
                 "source",

@@ -12,6 +12,7 @@ use linecook_store::QueueName;
 use toml::de::DeTable;
 
 use self::reader::{Errors, TableReader};
+use crate::broker::QueueLimits;
 
 mod check;
 mod errors;
@@ -109,6 +110,15 @@ pub struct QueueConfig {
     pub bytes_max: u64,
     /// For how long a message with the same idempotency key is a duplicate.
     pub dedup_window: Duration,
+    /// How long a message may wait before it is dead-lettered. Dead-letter queues have none unless one is set.
+    pub retention: Option<Duration>,
+}
+
+impl QueueConfig {
+    /// What the queue engine must know of it.
+    pub fn limits(&self) -> QueueLimits {
+        QueueLimits { bytes_max: self.bytes_max, dedup_window: self.dedup_window }
+    }
 }
 
 /// `[consumers.NAME]`.

@@ -32,6 +32,9 @@ const WORKERS: RangeInclusive<u64> = 1..=1024;
 /// The log consists of several files that are worth having only from this size on.
 const LOG_BYTES: RangeInclusive<u64> = 16 * MIB..=TIB;
 const QUEUE_BYTES: RangeInclusive<u64> = KIB..=1024 * TIB;
+const RETENTION: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3650 * DAY.as_secs());
+/// What queues have that are no dead-letter queues.
+const RETENTION_DEFAULT: Duration = Duration::from_secs(4 * DAY.as_secs());
 /// Zero remembers no keys. What is remembered takes room on disk.
 const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * DAY.as_secs());
 const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
@@ -88,11 +91,20 @@ impl Document {
     pub(super) fn into_config(self, path: &Path) -> Config {
         let consumers = self.consumers.into_iter().map(Consumer::into_config);
         let consumers = consumers.map(|consumer| consumer.expect("what is missing in a consumer was reported"));
+        let consumers: Vec<ConsumerConfig> = consumers.collect();
+        let mut queues = self.queues;
+        for (name, queue) in &mut queues {
+            let is_dead_letter_queue =
+                name.as_str().ends_with(".dead") || consumers.iter().any(|one| one.dead_letter_queue == *name);
+            if !is_dead_letter_queue {
+                queue.retention.get_or_insert(RETENTION_DEFAULT);
+            }
+        }
         Config {
             path: path.to_owned(),
             runtime: self.runtime,
-            queues: self.queues,
-            consumers: consumers.map(|consumer| (consumer.name.clone(), consumer)).collect(),
+            queues,
+            consumers: consumers.into_iter().map(|consumer| (consumer.name.clone(), consumer)).collect(),
         }
     }
 }
@@ -192,9 +204,10 @@ fn runtime(table: TableReader<'_>, folder: &Path) -> (RuntimeConfig, Option<Rang
 
 fn queue(table: TableReader<'_>) -> QueueConfig {
     let bytes_max = table.get("max_bytes").and_then(|value| value.size(QUEUE_BYTES)).unwrap_or(10 * GIB);
+    let retention = table.get("retention").and_then(|value| value.duration(RETENTION));
     let dedup_window = table.get("dedup_window").and_then(|value| value.duration(DEDUP_WINDOW)).unwrap_or(DAY);
     table.finish();
-    QueueConfig { bytes_max, dedup_window }
+    QueueConfig { bytes_max, dedup_window, retention }
 }
 
 fn consumer_name(value: &Value<'_>) -> Option<String> {

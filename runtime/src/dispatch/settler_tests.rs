@@ -51,6 +51,16 @@ impl Broker for Scripted {
     fn peek(&self, _: &QueueName, _: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>> {
         unreachable!()
     }
+    fn claim_expired(
+        &self,
+        _: &QueueName,
+        _: Duration,
+        _: usize,
+        _: Duration,
+    ) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
+        unreachable!()
+    }
+
     fn purge(&self, _: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
         unreachable!()
     }

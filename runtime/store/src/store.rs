@@ -16,7 +16,7 @@ use crate::committer::{self, Inbox, Job, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk};
 use crate::keeping::FILES_MIN;
 use crate::open::{self, Layout, Opened};
-use crate::queues::{Claimed, Claiming, Glimpse, Phase};
+use crate::queues::{Claimed, Claiming, ExpiredClaim, Glimpse, Phase};
 use crate::record::QueueNumber;
 use crate::shared::{Content, Shared, State, Wanted};
 use crate::transaction::{Receipt, Refusal, Transaction};
@@ -213,10 +213,56 @@ impl Store {
     pub fn claim(&self, queue: &QueueName, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, Refusal> {
         let now_ms = self.shared.clock.now_ms();
         let expires_at_ms = now_ms.saturating_add(lease_ms);
+        self.claim_with(queue, expires_at_ms, |state, number, claimed| {
+            state.queues.advance(number, now_ms);
+            let State { queues, attempts, chunks, .. } = state;
+            queues.claim(number, max, expires_at_ms, attempts, chunks, claimed)
+        })
+    }
+
+    /// Leases up to `max` messages that were sent longer ago than this, from the front of the queue on, whether they are
+    /// ready or delayed. It ends at the first one that was sent later.
+    pub fn claim_expired(
+        &self,
+        queue: &QueueName,
+        older_than_ms: u64,
+        max: usize,
+        lease_ms: u64,
+    ) -> Result<Vec<Delivery>, Refusal> {
+        let now_ms = self.shared.clock.now_ms();
+        let expires_at_ms = now_ms.saturating_add(lease_ms);
+        let wanted = ExpiredClaim { max, sent_before_ms: now_ms.saturating_sub(older_than_ms), expires_at_ms };
+        self.claim_with(queue, expires_at_ms, |state, number, claimed| {
+            state.queues.advance(number, now_ms);
+            let State { queues, attempts, chunks, .. } = state;
+            queues.claim_expired(number, &wanted, attempts, chunks, claimed)
+        })
+    }
+
+    fn claim_with(
+        &self,
+        queue: &QueueName,
+        expires_at_ms: u64,
+        mut claim: impl FnMut(&mut State, QueueNumber, &mut Vec<Claimed>) -> Claiming,
+    ) -> Result<Vec<Delivery>, Refusal> {
         let mut claimed = Vec::new();
         let mut failed = None;
         loop {
-            match self.claim_known(queue, max, now_ms, expires_at_ms, &mut claimed)? {
+            let claiming = {
+                let mut guard = self.shared.state();
+                let state = &mut *guard;
+                if let Some(why) = &state.stopped {
+                    return Err(Refusal::Stopped(why.clone()));
+                }
+                let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
+                let before = claimed.len();
+                let claiming = claim(state, number, &mut claimed);
+                for one in claimed[before..].iter_mut().filter(|one| one.record.is_none()) {
+                    one.record = state.cache.get(one.location);
+                }
+                claiming
+            };
+            match claiming {
                 Claiming::Done => break,
                 Claiming::Reads(segment, chunk) => match segment.read_chunk(chunk) {
                     Ok(chunk) => self.shared.state().chunks.add(Arc::new(chunk)),
@@ -224,6 +270,7 @@ impl Store {
                         failed = Some(Arc::from(error.to_string()));
                         let span = segment.chunk_span(chunk);
                         self.shared.state().queues.put_off(segment.queue, span, expires_at_ms);
+                        break;
                     }
                 },
                 Claiming::Unreadable(segment, chunk) => failed = Some(segment.damage(chunk).into()),
@@ -245,30 +292,6 @@ impl Store {
             Some(why) if deliveries.is_empty() => Err(Refusal::Read(why)),
             _ => Ok(deliveries),
         }
-    }
-
-    /// Leases what can be leased without reading from disk.
-    fn claim_known(
-        &self,
-        queue: &QueueName,
-        max: usize,
-        now_ms: u64,
-        expires_at_ms: u64,
-        claimed: &mut Vec<Claimed>,
-    ) -> Result<Claiming, Refusal> {
-        let mut guard = self.shared.state();
-        let State { queues, attempts, chunks, cache, stopped, .. } = &mut *guard;
-        if let Some(why) = stopped {
-            return Err(Refusal::Stopped(why.clone()));
-        }
-        let number = queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
-        queues.advance(number, now_ms);
-        let before = claimed.len();
-        let claiming = queues.claim(number, max, expires_at_ms, attempts, chunks, claimed);
-        for one in claimed[before..].iter_mut().filter(|one| one.record.is_none()) {
-            one.record = cache.get(one.location);
-        }
-        Ok(claiming)
     }
 
     /// What a message carries: out of its record, if that was still in memory.

@@ -269,3 +269,19 @@ fn a_purge_takes_away_what_was_there_and_nothing_that_comes_later() {
     assert_eq!(bodies(&store, "orders"), [b"later"]);
     assert_eq!(bodies(&store, "audit"), [b"stays"]);
 }
+
+#[test]
+fn expired_messages_are_claimed_from_the_front_until_a_younger_one_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    send(&store, "orders", b"leased").unwrap();
+    store.claim(&name("orders"), 1, LEASE_MS).unwrap();
+    let sends = [(name("orders"), NewMessage { delay_ms: 1_000_000, ..message(b"delayed") })].into();
+    commit(&store, Transaction { settle: None, sends }).unwrap();
+    send(&store, "orders", b"ready").unwrap();
+    assert!(store.claim_expired(&name("orders"), 3_600_000, 10, LEASE_MS).unwrap().is_empty(), "all are younger");
+    std::thread::sleep(Duration::from_millis(20));
+    let expired = store.claim_expired(&name("orders"), 10, 10, LEASE_MS).unwrap();
+    let bodies: Vec<_> = expired.iter().map(|delivery| &delivery.message.body[..]).collect();
+    assert_eq!(bodies, [&b"delayed"[..], b"ready"]);
+}

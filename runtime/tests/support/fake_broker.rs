@@ -186,6 +186,16 @@ impl Broker for FakeBroker {
         Box::pin(async { redriven })
     }
 
+    fn claim_expired(
+        &self,
+        _: &QueueName,
+        _: Duration,
+        _: usize,
+        _: Duration,
+    ) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
+        unreachable!()
+    }
+
     fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>> {
         let purged = self.inner.lock().unwrap().queue(queue).map(|messages| messages.drain(..).count() as u64);
         Box::pin(async { purged })

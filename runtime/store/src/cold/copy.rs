@@ -14,7 +14,7 @@ use crate::dedup::run::{self, Run, RunWriter};
 use crate::dedup::{KeyHash, Seen};
 use crate::disk::{Disk, DiskError};
 use crate::location::{FileId, Location};
-use crate::queues::{Entry, Phase, Queues};
+use crate::queues::{Entry, Queues};
 use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record, Records};
 use crate::shared::Shared;
 use crate::wal::{LogFile, file, frame};
@@ -95,8 +95,7 @@ pub(crate) fn copy_log_file(
 /// A message's place with the state that it has now, if it still stands there. A lease is in memory only.
 fn place_now(queues: &Queues, place: PutPlace, location: Location) -> Option<PutPlace> {
     let entry: &Entry = queues.entry(place.queue, place.position).filter(|entry| entry.location == location)?;
-    let holds_key = matches!(entry.phase(), Phase::Delayed { holds_key: true });
-    Some(PutPlace { state: entry.state(), holds_key, idempotency: None, ..place })
+    Some(PutPlace { state: entry.state(), holds_key: entry.holds_key(), idempotency: None, ..place })
 }
 
 /// Copies what lives in segments of one queue that stand side by side into one.

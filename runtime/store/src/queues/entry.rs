@@ -54,6 +54,8 @@ pub(crate) struct LeaseState {
     /// Its end is on its way to the disk: it is nobody else's any more.
     pub(super) settling: bool,
     pub(super) slot: Slot,
+    /// It was delayed, and its key waited for it. If it is given back, that is so again.
+    pub(super) held_key: bool,
 }
 
 impl Entry {
@@ -85,6 +87,14 @@ impl Entry {
     pub(crate) fn attempts_started(&self) -> u32 {
         let begun = self.rare.as_ref().and_then(|rare| rare.lease.as_ref()).is_some_and(|lease| lease.begun);
         self.state().attempts.saturating_add(u32::from(begun))
+    }
+
+    /// It is delayed and its key waits for it, or was until it was leased.
+    pub(crate) fn holds_key(&self) -> bool {
+        match self.phase {
+            Phase::Delayed { holds_key } => holds_key,
+            _ => self.rare.as_ref().and_then(|rare| rare.lease.as_ref()).is_some_and(|lease| lease.held_key),
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -180,7 +180,8 @@ impl Line {
     }
 
     /// Leases a message that can be claimed and has an entry.
-    pub(super) fn lease(&mut self, position: u64, lease: LeaseState) {
+    pub(super) fn lease(&mut self, position: u64, mut lease: LeaseState) {
+        lease.held_key = self.entries.get(position).is_some_and(Entry::holds_key);
         self.withdraw(position);
         let entry = self.entries.get_mut(position).expect("claimable messages are there");
         entry.phase = Phase::Leased;
@@ -289,6 +290,32 @@ impl Line {
         self.known += 1;
     }
 
+    /// A message that is on the shelf only, ready or delayed, gets an entry in the same phase, or in none if it is ready.
+    /// False if it can't: it was put off.
+    pub(super) fn know_waiting(&mut self, message: &ColdMessage) -> bool {
+        let position = message.position;
+        if self.shelf.is_fresh(position) {
+            self.know(message, DeliveryState { due_at_ms: 0, ..message.state }, None);
+            return true;
+        }
+        if !self.delayed.contains(&(message.state.due_at_ms, position)) {
+            return false;
+        }
+        self.know(message, message.state, None);
+        self.entries.get_mut(position).expect("it has just been put there").phase = Phase::Delayed { holds_key: false };
+        true
+    }
+
+    /// The first message at a position or after it.
+    pub(super) fn first_from(&self, position: u64) -> Option<u64> {
+        let known = self.entries.iter_from(position).next().map(|(position, _)| position);
+        let shelved = self.shelf.iter_from(position).next();
+        match (known, shelved) {
+            (Some(known), Some(shelved)) => Some(known.min(shelved)),
+            (one, other) => one.or(other),
+        }
+    }
+
     /// A message on the shelf can't be read for now: it is due again later.
     pub(super) fn put_off(&mut self, position: u64, due_at_ms: u64) {
         self.shelf.clear_fresh(position);
@@ -365,10 +392,9 @@ impl Line {
     /// The entries of messages that are on the shelf, for a checkpoint: those whose state says something.
     pub(super) fn known_states(&self) -> Vec<(u64, ToldState)> {
         let known = self.entries.iter_from(0).filter(|(_, entry)| entry.location.file.is_segment());
-        let states = known.take(self.known as usize).map(|(position, entry)| {
-            let holds_key = entry.phase == Phase::Delayed { holds_key: true };
-            (position, ToldState { state: entry.state(), holds_key })
-        });
+        let states = known
+            .take(self.known as usize)
+            .map(|(position, entry)| (position, ToldState { state: entry.state(), holds_key: entry.holds_key() }));
         states.filter(|(_, told)| told.state != DeliveryState::default()).collect()
     }
 }

@@ -27,7 +27,7 @@ use rustc_hash::FxHashMap;
 
 pub(crate) use self::entry::{Entry, Phase};
 use self::line::Line;
-pub(crate) use self::phases::{Claiming, Held};
+pub(crate) use self::phases::{Claiming, ExpiredClaim, Held};
 use crate::attempts::Slot;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::segment::{ChunkId, Segment};

@@ -1,10 +1,13 @@
 //! How messages go from phase to phase: due, claimed, begun, settled, released, expired.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::entry::{Entry, LeaseState};
-use super::line::Next;
+use bytes::Bytes;
+
+use super::entry::{Entry, LeaseState, Phase};
+use super::line::{Line, Next};
 use super::{Claimed, Queues, line_mut};
 use crate::Lease;
 use crate::attempts::{AttemptTable, Slot};
@@ -23,6 +26,48 @@ pub(crate) struct Held {
     pub(crate) state: DeliveryState,
     pub(crate) attempts_started: u32,
     pub(crate) slot: Slot,
+}
+
+/// What [`Queues::claim_expired`] is to lease.
+pub(crate) struct ExpiredClaim {
+    pub(crate) max: usize,
+    pub(crate) sent_before_ms: u64,
+    pub(crate) expires_at_ms: u64,
+}
+
+/// Hands out leases that end at the same time.
+struct Leasing<'a> {
+    leases: &'a mut BTreeSet<(u64, QueueNumber, u64)>,
+    next_token: &'a mut u64,
+    expires_at_ms: u64,
+}
+
+impl Leasing<'_> {
+    /// Leases a message that has an entry. `record`: the message's record, if it was read already.
+    fn lease(
+        &mut self,
+        line: &mut Line,
+        queue: QueueNumber,
+        position: u64,
+        slot: Slot,
+        record: Option<Bytes>,
+    ) -> Claimed {
+        let (token, expires_at_ms) = (*self.next_token, self.expires_at_ms);
+        *self.next_token += 1;
+        let lease = LeaseState { token, expires_at_ms, begun: false, settling: false, slot, held_key: false };
+        line.lease(position, lease);
+        self.leases.insert((expires_at_ms, queue, position));
+        let entry = line.entries.get(position).expect("it has just been leased");
+        let state = entry.state();
+        Claimed {
+            lease: Lease { queue: queue.0, position, token },
+            sequence: entry.sequence,
+            location: entry.location,
+            attempt: state.attempts.saturating_add(1),
+            first_failed_at_ms: state.first_failed_at_ms,
+            record,
+        }
+    }
 }
 
 /// How far a claim came.
@@ -77,20 +122,53 @@ impl Queues {
                 }
             };
             let slot = attempts.take().expect("a slot is free");
-            let token = self.next_token;
-            self.next_token += 1;
-            line.lease(position, LeaseState { token, expires_at_ms, begun: false, settling: false, slot });
-            self.leases.insert((expires_at_ms, queue, position));
-            let entry = line.entries.get(position).expect("it has just been leased");
-            let state = entry.state();
-            out.push(Claimed {
-                lease: Lease { queue: queue.0, position, token },
-                sequence: entry.sequence,
-                location: entry.location,
-                attempt: state.attempts.saturating_add(1),
-                first_failed_at_ms: state.first_failed_at_ms,
-                record,
-            });
+            let mut leasing = Leasing { leases: &mut self.leases, next_token: &mut self.next_token, expires_at_ms };
+            out.push(leasing.lease(line, queue, position, slot, record));
+        }
+        Claiming::Done
+    }
+
+    /// Leases up to `max` messages in all that were sent before a time, from the front of the queue on, whether they are
+    /// ready or delayed. It ends at the first one that was sent later.
+    pub(crate) fn claim_expired(
+        &mut self,
+        queue: QueueNumber,
+        claim: &ExpiredClaim,
+        attempts: &mut AttemptTable,
+        chunks: &Chunks,
+        out: &mut Vec<Claimed>,
+    ) -> Claiming {
+        let line = line_mut(&mut self.lines, queue);
+        let ExpiredClaim { max, sent_before_ms, expires_at_ms } = *claim;
+        let mut from = 0;
+        while out.len() < max && attempts.any_free() {
+            let Some(position) = line.first_from(from) else { break };
+            from = position + 1;
+            let mut record = None;
+            match line.entries.get(position) {
+                Some(entry) if entry.phase() == Phase::Leased => continue,
+                Some(entry) if entry.enqueued_at_ms >= sent_before_ms => break,
+                Some(_) => {}
+                None => {
+                    let (segment, id) = line.shelf.chunk_of(position).expect("it is on the shelf");
+                    if segment.enqueued_at_ms(position) >= sent_before_ms {
+                        break;
+                    }
+                    let Some(chunk) = chunks.get(id) else { return Claiming::Reads(segment, id) };
+                    // One that can't be read stays, and whoever claims it hears of it.
+                    let Some(message) = chunk.get(position) else { continue };
+                    if message.enqueued_at_ms >= sent_before_ms {
+                        break;
+                    }
+                    if !line.know_waiting(message) {
+                        continue;
+                    }
+                    record = Some(chunk.record(message));
+                }
+            }
+            let slot = attempts.take().expect("a slot is free");
+            let mut leasing = Leasing { leases: &mut self.leases, next_token: &mut self.next_token, expires_at_ms };
+            out.push(leasing.lease(line, queue, position, slot, record));
         }
         Claiming::Done
     }
@@ -182,15 +260,15 @@ impl Queues {
     /// Gives a lease back as if the message had not been claimed. Nothing is written, so nothing but memory changes.
     pub(crate) fn release(&mut self, queue: QueueNumber, position: u64) {
         if self.entry(queue, position).is_some() {
-            self.withdraw(queue, position);
-            line_mut(&mut self.lines, queue).arrange(position, false);
+            let held_key = self.withdraw(queue, position).is_some_and(|lease| lease.held_key);
+            line_mut(&mut self.lines, queue).arrange(position, held_key);
         }
     }
 
-    /// Takes a message out of its phase, whatever it is.
-    pub(super) fn withdraw(&mut self, queue: QueueNumber, position: u64) {
-        if let Some(lease) = line_mut(&mut self.lines, queue).withdraw(position) {
-            self.leases.remove(&(lease.expires_at_ms, queue, position));
-        }
+    /// Takes a message out of its phase, whatever it is. Answers the lease that was out.
+    pub(super) fn withdraw(&mut self, queue: QueueNumber, position: u64) -> Option<LeaseState> {
+        let lease = line_mut(&mut self.lines, queue).withdraw(position)?;
+        self.leases.remove(&(lease.expires_at_ms, queue, position));
+        Some(lease)
     }
 }

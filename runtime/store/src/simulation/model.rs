@@ -16,6 +16,7 @@ pub(super) struct Expected {
     pub(super) attempts: u32,
     /// The highest number of an attempt that began where the message stands now.
     pub(super) most_begun: u32,
+    pub(super) sent_at_ms: u64,
     /// 0 for at once.
     pub(super) due_at_ms: u64,
     /// It is delayed after an attempt, so that others of its key wait.
@@ -114,6 +115,7 @@ impl Model {
                 attributes: message.attributes.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
                 attempts: 0,
                 most_begun: 0,
+                sent_at_ms: now_ms,
                 due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
                 held: false,
                 lease: None,
@@ -140,7 +142,7 @@ impl Model {
         let order = self.order.get(queue).cloned().unwrap_or_default();
         for nonce in &order {
             let message = self.messages.get_mut(nonce).expect("ordered messages are there");
-            if message.due_at_ms <= now_ms {
+            if message.lease.is_none() && message.due_at_ms <= now_ms {
                 message.due_at_ms = 0;
                 message.held = false;
             }
@@ -170,6 +172,13 @@ impl Model {
             claimable.push(nonce);
         }
         claimable
+    }
+
+    /// What a claim of expired messages must get.
+    pub(super) fn expired(&self, queue: &QueueName, max: usize, sent_before_ms: u64) -> Vec<Nonce> {
+        let order = self.order.get(queue).map_or(&[][..], Vec::as_slice);
+        let waiting = order.iter().filter(|nonce| self.messages[nonce].lease.is_none());
+        waiting.take_while(|nonce| self.messages[nonce].sent_at_ms < sent_before_ms).take(max).copied().collect()
     }
 
     /// The leases that are over by now: they are given back as the store must give them back.

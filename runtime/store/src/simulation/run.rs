@@ -313,12 +313,20 @@ impl Run {
     fn claim(&mut self) {
         let (queue, max) = (self.queue(), self.random.usize(1..5));
         let now_ms = crate::Clock::now_ms(&*self.clock);
-        let begin: Vec<bool> = (0..max).map(|_| self.random.u8(..) < 200).collect();
+        let older_than_ms = (self.random.u8(..) < 20).then(|| self.random.u64(1..3000));
+        // Expired messages are taken away; nobody handles them.
+        let begin: Vec<bool> = (0..max).map(|_| older_than_ms.is_none() && self.random.u8(..) < 200).collect();
         let face = &self.store.as_ref().expect("the store is open").face;
         let leased = self.model.messages.values().filter(|message| message.lease.is_some()).count();
         let room = LAYOUT.attempt_slots - leased;
-        let expected = self.model.claimable(&queue, max.min(room), now_ms);
-        let deliveries = match face.claim(&queue, max, LEASE_MS) {
+        let (expected, claimed) = match older_than_ms {
+            None => (self.model.claimable(&queue, max.min(room), now_ms), face.claim(&queue, max, LEASE_MS)),
+            Some(older_than_ms) => (
+                self.model.expired(&queue, max.min(room), now_ms - older_than_ms),
+                face.claim_expired(&queue, older_than_ms, max, LEASE_MS),
+            ),
+        };
+        let deliveries = match claimed {
             Ok(deliveries) => deliveries,
             // Reading fails when the power is gone; the run notices at its next write.
             Err(Refusal::Read(_)) => {
