@@ -3,7 +3,7 @@
 use serde_json::json;
 
 #[path = "support/linecook.rs"]
-#[allow(unreachable_pub, dead_code, reason = "shared by several test crates")]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
 mod runtime;
 
 use runtime::Site;
@@ -14,6 +14,8 @@ fn what_waits_too_long_becomes_a_dead_letter() {
     let runtime = site.start();
     let id = site.send("reports", "old news");
     site.send("patient", "can wait");
+    // The dead-letter queue is made when it is first needed.
+    site.wait_empty("reports");
     let dead = site.wait_messages("reports.dead", 1).remove(0);
     assert_eq!((&dead["id"], &dead["body"]), (&json!(id), &json!("old news")));
     let facts = &dead["attributes"];
