@@ -1,6 +1,8 @@
 //! `instance = "reused"`: what is kept from one delivery to the next, and when an instance goes.
 
 use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
@@ -16,11 +18,16 @@ use runtime::{Kitchen, Runtime};
 
 /// One consumer on `jobs` with one permit, so that messages come one after another, to the same instance if it is there.
 fn kitchen(guest: &str, more: &str) -> Kitchen {
+    granting(guest, more, "")
+}
+
+/// The same, with more grants.
+fn granting(guest: &str, more: &str, grants: &str) -> Kitchen {
     let kitchen = Kitchen::new(
         "",
         &format!(
             "[queues.jobs]\n[queues.report]\n[consumers.worker]\nqueue = \"jobs\"\ncomponent = \"it.wasm\"\n\
-             max_concurrency = 1\nmax_retries = 0\n{more}\n[consumers.worker.grants]\nsend = [\"report\"]\n"
+             max_concurrency = 1\nmax_retries = 0\n{more}\n[consumers.worker.grants]\nsend = [\"report\"]\n{grants}\n"
         ),
     );
     kitchen.write("it.wasm", fs::read(guests::component(guest)).unwrap());
@@ -127,6 +134,62 @@ fn nothing_of_one_delivery_shows_in_the_next() {
     let letters = runtime.peek("jobs.dead");
     let stderr = |reason: usize| letters[reason]["attributes"]["linecook-stderr"].as_str().unwrap();
     assert_eq!([stderr(0), stderr(1)], ["mine\n", ""]);
+}
+
+#[test]
+fn what_counts_by_delivery_starts_anew_with_each() {
+    let limits =
+        "limits.sends = 2\nlimits.send_bytes = \"1000B\"\nlimits.log_bytes = \"1000B\"\nlimits.cpu_time = \"1s\"";
+    let kitchen = kitchen("behave", &format!("instance = \"reused\"\n{limits}"));
+    let runtime = kitchen.start_ready();
+    let print = json!({ "do": "print", "lines": ["x".repeat(900)], "then": count() });
+    let send = json!({ "do": "send", "to": "report", "bytes": 600, "then": print });
+    let send = json!({ "do": "compute", "ms": 500, "then": send });
+    for _ in 0..4 {
+        runtime.send("jobs", send.to_string());
+    }
+    runtime.until("all handled", |runtime| runtime.is_empty("jobs"));
+    let reported = runtime.peek("report");
+    let counts = reported.iter().filter_map(|report| serde_json::from_str::<Value>(report["body"].as_str()?).ok());
+    let counts: Vec<_> = counts.map(|report| report["count"].as_u64()).collect();
+    assert_eq!(counts, [1, 2, 3, 4].map(Some), "{}", runtime.log());
+    assert_eq!(reported.len(), 8);
+}
+
+#[test]
+fn random_bytes_and_addresses_of_one_delivery_are_not_another_s() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    thread::spawn(move || server.incoming().for_each(|stream| _ = stream.unwrap().write_all(b"soup")));
+    let more = "instance = \"reused\"\nlimits.random_bytes = \"10000B\"";
+    let kitchen = granting("outside", more, &format!("tcp = [\"localhost:{port}\"]"));
+    let runtime = kitchen.start_ready();
+    let random = json!({ "do": "random", "bytes": 9000 });
+    let by_name = json!({ "do": "connect", "to": format!("localhost:{port}"), "send": "" });
+    // This address is granted only as what the name leads to, in the delivery that has looked it up.
+    let by_address = json!({ "do": "connect", "to": format!("127.0.0.1:{port}"), "send": "" });
+    let reports = reports(&runtime, &[random.clone(), random, by_name.clone(), by_address, by_name]);
+    assert_eq!(reports.len(), 5, "{}", runtime.log());
+    assert_eq!([&reports[0]["bytes"], &reports[1]["bytes"]], [9000, 9000]);
+    assert_eq!([&reports[2]["received"], &reports[4]["received"]], ["soup", "soup"]);
+    assert!(reports[3]["error"].is_string(), "{}", reports[3]);
+    assert_eq!(runtime.consumer("worker")["instances"], json!([{ "generation": 1, "count": 1 }]));
+}
+
+#[test]
+fn an_instance_that_keeps_messages_goes() {
+    let kitchen = kitchen("messaging", "instance = \"reused\"");
+    let runtime = kitchen.start_ready();
+    for (body, instances) in [
+        ("ok", json!([{ "generation": 1, "count": 1 }])),
+        ("hoard", json!([])),
+        ("keep 2000000", json!([{ "generation": 1, "count": 1 }])),
+    ] {
+        runtime.send("jobs", body);
+        runtime.until("it is handled", |runtime| runtime.is_empty("jobs"));
+        assert_eq!(runtime.consumer("worker")["instances"], instances, "{body}");
+    }
+    assert!(runtime.is_empty("jobs.dead"), "{}", runtime.log());
 }
 
 #[test]

@@ -99,6 +99,9 @@ impl Instance {
         let state = self.store.data_mut();
         state.cpu_time = Arc::default();
         state.random_bytes = 0;
+        if let Some(sockets) = &state.sockets {
+            sockets.begin();
+        }
     }
 
     /// Where what it writes ends up.
@@ -169,10 +172,13 @@ impl Instance {
         self.store.data_mut().sends.take()
     }
 
-    /// Whether it came up against a limit, and may have coped with it.
-    pub(super) fn limit_hit(&self) -> bool {
+    /// Whether it can be called for another delivery: it came up against no limit, which it may have coped with, and
+    /// leaves no messages in the host's memory, of which there would be more each time.
+    pub(super) fn is_as_before(&self) -> bool {
         let state = self.store.data();
-        state.limiter.exceeded().is_some() || state.sends.limit_hit() || self.output.exceeded().is_some()
+        let limit_hit =
+            state.limiter.exceeded().is_some() || state.sends.limit_hit() || self.output.exceeded().is_some();
+        !limit_hit && state.held.is_empty()
     }
 
     /// Why a call ended without an answer, for people.

@@ -2,7 +2,7 @@
 //! thread, and to the generation that they were made of.
 //!
 //! Only an instance whose handler has answered is kept, and only if it came up against no limit: after a trap, a timeout
-//! or too much memory nobody knows what state it is in.
+//! or too much memory nobody knows what state it is in. Nor is one that holds on to messages of `wasi:messaging`.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -118,7 +118,7 @@ impl Instances {
         kept.served += messages as u64;
         kept.idle_since = Instant::now();
         let mut inner = self.inner.borrow_mut();
-        let worn = kept.served >= self.limits.max_deliveries || kept.instance.limit_hit();
+        let worn = kept.served >= self.limits.max_deliveries || !kept.instance.is_as_before();
         let wanted = inner.serving.is_empty() || inner.serving.contains(&kept.generation);
         if !worn && wanted {
             inner.idle.push(kept);

@@ -39,10 +39,20 @@ pub struct Message {
     held_bytes: u64,
 }
 
-/// Counts what the host keeps for a guest: bytes of the messages that it has made, handles aside.
+/// Counts what the host keeps for a guest.
 #[derive(Debug, Default)]
 pub(in crate::sandbox) struct Held {
+    /// The messages that it has made, and those that it was handed, as long as it has not let go of them.
+    messages: usize,
+    /// Bytes of the messages that it has made, handles aside.
     bytes: u64,
+}
+
+impl Held {
+    /// Whether nothing is kept.
+    pub(in crate::sandbox) fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
 }
 
 impl Message {
@@ -153,7 +163,13 @@ fn set(
 /// Hands a delivery to the guest.
 pub(in crate::sandbox) fn hand_over(state: &mut State, delivery: &Delivery) -> Result<Resource<Message>> {
     let message = Message::of(delivery, &state.outside.settings);
-    Ok(state.handles.push(message)?)
+    push(state, message)
+}
+
+fn push(state: &mut State, message: Message) -> Result<Resource<Message>> {
+    let handle = state.handles.push(message)?;
+    state.held.messages += 1;
+    Ok(handle)
 }
 
 impl Messaging<'_> {
@@ -168,6 +184,14 @@ impl Messaging<'_> {
         let (before, after) = (message.held_bytes, message.bytes());
         message.held_bytes = after;
         self.hold(before, after)
+    }
+
+    /// Lets go of a message.
+    fn delete(&mut self, message: Resource<Message>) -> Result<Message> {
+        let message = self.table().delete(message)?;
+        self.state.held.messages -= 1;
+        self.hold(message.held_bytes, 0)?;
+        Ok(message)
     }
 
     /// Takes room for what a message has become.
@@ -203,7 +227,7 @@ impl types::HostMessage for Messaging<'_> {
     fn new(&mut self, data: Vec<u8>) -> Result<Resource<Message>> {
         let held_bytes = data.len() as u64;
         self.hold(0, held_bytes)?;
-        Ok(self.table().push(Message { data, held_bytes, ..Message::default() })?)
+        push(self.state, Message { data, held_bytes, ..Message::default() })
     }
 
     fn topic(&mut self, message: Resource<Message>) -> Result<Option<String>> {
@@ -259,8 +283,7 @@ impl types::HostMessage for Messaging<'_> {
     }
 
     fn drop(&mut self, message: Resource<Message>) -> Result<()> {
-        let bytes = self.table().delete(message)?.held_bytes;
-        self.hold(bytes, 0)
+        self.delete(message).map(drop)
     }
 }
 
@@ -272,8 +295,7 @@ impl producer::Host for Messaging<'_> {
         message: Resource<Message>,
     ) -> Result<Result<(), types::Error>> {
         self.table().get(&client)?;
-        let message = self.table().delete(message)?;
-        self.hold(message.held_bytes, 0)?;
+        let message = self.delete(message)?;
         let sent = Sender::of(self.state).send(topic, message.into_outgoing());
         Ok(sent.map_err(|error| match error {
             SendError::NotGranted(why) => types::Error::PermissionDenied(why),

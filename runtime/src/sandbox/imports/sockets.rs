@@ -43,6 +43,11 @@ impl Sockets {
         Sockets { settings: settings.clone(), access: access.clone(), found: Mutex::default() }
     }
 
+    /// From now on, it is for another delivery, which has looked nothing up yet.
+    pub(in crate::sandbox) fn begin(&self) {
+        *self.found() = Found::default();
+    }
+
     fn found(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@
 //! | `{"do":"ok"}` | The message is acknowledged. |
 //! | `{"do":"panic"}` | A panic; its text is `on purpose`. |
 //! | `{"do":"loop"}` | Computes for ever. |
+//! | `{"do":"compute","ms":100}` | Computes for so many milliseconds. |
 //! | `{"do":"allocate"}` | Allocates, and touches what it gets, for ever. |
 //! | `{"do":"exit"}` | Ends the process with code 1. |
 //! | `{"do":"exit-zero"}` | Ends the process with code 0, without an answer. |
@@ -28,7 +29,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
 use serde::Deserialize;
@@ -47,6 +48,9 @@ enum Command {
     Ok,
     Panic,
     Loop,
+    Compute {
+        ms: u64,
+    },
     Allocate,
     Exit,
     ExitZero,
@@ -119,6 +123,10 @@ fn perform(command: Command, message: &Message) -> Outcome {
         Command::Ok => {}
         Command::Panic => panic!("on purpose"),
         Command::Loop => compute_for_ever(),
+        Command::Compute { ms } => {
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_millis(ms) {}
+        }
         Command::Allocate => allocate_for_ever(),
         Command::Exit => std::process::exit(1),
         Command::ExitZero => std::process::exit(0),

@@ -8,6 +8,7 @@
 //! | `send TOPIC` | sends a message that says what it was handed, then `ok`; what refuses to be sent is the error |
 //! | `forward TOPIC` | sends on the message that it was handed |
 //! | `keep BYTES` | makes messages of 1 MiB, up to so many bytes, and keeps them |
+//! | `hoard` | keeps the message that it was handed, for ever |
 
 #[allow(unsafe_code, missing_docs, reason = "generated")]
 mod host {
@@ -57,6 +58,10 @@ impl Guest for Handler {
                 let bytes: usize = argument.parse().expect("a number");
                 let kept: Vec<_> = (0..bytes >> 20).map(|_| Message::new(&vec![0; 1 << 20])).collect();
                 drop(kept);
+                Ok(())
+            }
+            "hoard" => {
+                std::mem::forget(message);
                 Ok(())
             }
             _ => Err(Error::Other(format!("what is {what}?"))),
