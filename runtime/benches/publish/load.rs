@@ -10,10 +10,19 @@ use bytes::Bytes;
 use crate::Error;
 use crate::settings::Case;
 
-/// What takes messages and confirms them once they are durable.
+/// What takes messages, hands them out, and forgets them.
 pub(crate) trait Broker: Send + Sync + 'static {
+    /// A message that was claimed.
+    type Lease;
+
     /// Returns at once. `confirm` is called on the committer's thread once the message is durable, or told why it is not.
     fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static);
+
+    /// Leases up to `max` of the oldest messages and reads them. All that were confirmed are there.
+    fn claim(&self, max: usize) -> Result<Vec<(Self::Lease, Bytes)>, String>;
+
+    /// Returns at once. `confirm` is called on the committer's thread once the message is gone for ever.
+    fn ack(&self, lease: Self::Lease, confirm: impl FnOnce(Result<(), String>) + Send + 'static);
 }
 
 /// What a round came to.
@@ -24,6 +33,12 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// `latencies`: of each message, in any order.
+    pub(crate) fn new(took: Duration, mut latencies: Vec<u32>) -> Measured {
+        latencies.sort_unstable();
+        Measured { took, latencies }
+    }
+
     /// Messages a second.
     pub(crate) fn rate(&self) -> f64 {
         self.latencies.len() as f64 / self.took.as_secs_f64()
@@ -55,9 +70,12 @@ pub(crate) fn measure<B: Broker>(broker: &Arc<B>, case: &Case, duration: Duratio
     let ends: Vec<Result<(), String>> = senders_finished.iter().collect();
     ends.into_iter().collect::<Result<(), String>>()?;
     let took = started.elapsed();
-    let mut latencies = std::mem::take(&mut *load.latencies.lock().unwrap_or_else(PoisonError::into_inner));
-    latencies.sort_unstable();
-    Ok(Measured { took, latencies })
+    let latencies = std::mem::take(&mut *load.latencies.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Measured::new(took, latencies))
+}
+
+pub(crate) fn nanos(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos()).unwrap_or(u32::MAX)
 }
 
 struct Load<B> {
@@ -74,8 +92,7 @@ impl<B: Broker> Load<B> {
         let sent = Instant::now();
         let confirm = move |confirmed: Result<(), String>| {
             let now = Instant::now();
-            let latency = u32::try_from((now - sent).as_nanos()).unwrap_or(u32::MAX);
-            sender.latencies.lock().unwrap_or_else(PoisonError::into_inner).push(latency);
+            sender.latencies.lock().unwrap_or_else(PoisonError::into_inner).push(nanos(now - sent));
             if confirmed.is_ok() && now < sender.ends_at {
                 Load::send(&sender, finished);
             } else {

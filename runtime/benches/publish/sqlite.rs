@@ -1,4 +1,8 @@
 //! SQLite's side, with the store's own group commit: one thread that takes everything that waits into one transaction.
+//!
+//! Claims read on a connection of their own, beside the committer, and leases are in memory only, as the store's are: a
+//! claim goes on behind the last message that was claimed, and an acknowledged message is deleted by its id. That is less
+//! than a queue needs (leases never run out here), and the fastest that SQLite can do it.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,7 +24,22 @@ type Confirm = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 pub(crate) struct Sqlite {
     inbox: Arc<Inbox>,
+    // Held while messages are claimed; there is one consumer.
+    claims: Mutex<Claims>,
     committer: Option<JoinHandle<()>>,
+}
+
+/// What the consumer's claims need.
+struct Claims {
+    connection: Connection,
+    /// The last message that was claimed.
+    last_id: i64,
+}
+
+/// A piece of the next transaction.
+enum Step {
+    Insert(Bytes),
+    Delete(i64),
 }
 
 /// Where messages wait for the committer.
@@ -33,12 +52,13 @@ struct Inbox {
 
 #[derive(Default)]
 struct Waiting {
-    jobs: Vec<(Bytes, Confirm)>,
+    jobs: Vec<(Step, Confirm)>,
     closing: bool,
 }
 
 pub(crate) fn open(folder: &Path, _settings: &Settings) -> Result<Sqlite, Error> {
-    let connection = Connection::open(folder.join("queues.sqlite"))?;
+    let file = folder.join("queues.sqlite");
+    let connection = Connection::open(&file)?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))?;
     if mode != "wal" {
         return Err(format!("SQLite keeps journal_mode={mode}: the folder's file system has no shared memory").into());
@@ -52,21 +72,53 @@ pub(crate) fn open(folder: &Path, _settings: &Settings) -> Result<Sqlite, Error>
              body BLOB NOT NULL
          );",
     )?;
+    let claims = Mutex::new(Claims { connection: Connection::open(&file)?, last_id: 0 });
     let inbox = Arc::new(Inbox::default());
     let committer_inbox = inbox.clone();
     let committer = std::thread::Builder::new()
         .name("sqlite-committer".into())
         .spawn(move || commit_all(connection, &committer_inbox))?;
-    Ok(Sqlite { inbox, committer: Some(committer) })
+    Ok(Sqlite { inbox, claims, committer: Some(committer) })
 }
 
-impl Broker for Sqlite {
-    fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
+impl Sqlite {
+    fn push(&self, step: Step, confirm: Confirm) {
         let mut waiting = self.inbox.waiting();
-        waiting.jobs.push((body, Box::new(confirm)));
+        waiting.jobs.push((step, confirm));
         if waiting.jobs.len() == 1 {
             self.inbox.changed.notify_one();
         }
+    }
+}
+
+impl Broker for Sqlite {
+    /// The message's id.
+    type Lease = i64;
+
+    fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
+        self.push(Step::Insert(body), Box::new(confirm));
+    }
+
+    fn claim(&self, max: usize) -> Result<Vec<(i64, Bytes)>, String> {
+        let claims = &mut *self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let claimed = claims.read(max).map_err(|error| error.to_string())?;
+        claims.last_id = claimed.last().map_or(claims.last_id, |(id, _)| *id);
+        Ok(claimed)
+    }
+
+    fn ack(&self, lease: i64, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
+        self.push(Step::Delete(lease), Box::new(confirm));
+    }
+}
+
+impl Claims {
+    fn read(&self, max: usize) -> rusqlite::Result<Vec<(i64, Bytes)>> {
+        let mut select =
+            self.connection.prepare_cached("SELECT id, body FROM messages WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+        let rows = select.query_map((self.last_id, max as i64), |row| {
+            Ok((row.get(0)?, Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?)))
+        })?;
+        rows.collect()
     }
 }
 
@@ -87,7 +139,7 @@ impl Inbox {
     }
 
     /// Waits for messages. None once it is closed and empty.
-    fn take(&self) -> Option<Vec<(Bytes, Confirm)>> {
+    fn take(&self) -> Option<Vec<(Step, Confirm)>> {
         let mut waiting = self.waiting();
         while waiting.jobs.is_empty() {
             if waiting.closing {
@@ -100,22 +152,33 @@ impl Inbox {
 }
 
 fn commit_all(mut connection: Connection, inbox: &Inbox) {
+    let mut last_id = 0;
     while let Some(jobs) = inbox.take() {
-        let committed = commit(&mut connection, &jobs).map_err(|error| error.to_string());
+        let committed = commit(&mut connection, &jobs, &mut last_id).map_err(|error| error.to_string());
         for (_, confirm) in jobs {
             confirm(committed.clone());
         }
     }
 }
 
-fn commit(connection: &mut Connection, jobs: &[(Bytes, Confirm)]) -> rusqlite::Result<()> {
+/// `last_id`: of the last message that was inserted. SQLite would use the numbers of deleted rows again.
+fn commit(connection: &mut Connection, jobs: &[(Step, Confirm)], last_id: &mut i64) -> rusqlite::Result<()> {
     let now_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as i64);
     let transaction = connection.transaction()?;
     {
-        let mut insert =
-            transaction.prepare_cached("INSERT INTO messages (queue, enqueued_at_ms, body) VALUES (?1, ?2, ?3)")?;
-        for (body, _) in jobs {
-            insert.execute((QUEUE, now_ms, &body[..]))?;
+        let mut insert = transaction
+            .prepare_cached("INSERT INTO messages (id, queue, enqueued_at_ms, body) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut delete = transaction.prepare_cached("DELETE FROM messages WHERE id = ?1")?;
+        for (step, _) in jobs {
+            match step {
+                Step::Insert(body) => {
+                    *last_id += 1;
+                    insert.execute((*last_id, QUEUE, now_ms, &body[..]))?;
+                }
+                Step::Delete(id) => {
+                    delete.execute([id])?;
+                }
+            }
         }
     }
     transaction.commit()

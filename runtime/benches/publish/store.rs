@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use linecook_store::{NewMessage, Options, QueueLimits, QueueName, Store, Transaction};
+use linecook_store::{Action, Lease, NewMessage, Options, QueueLimits, QueueName, Store, Transaction};
 
 use crate::Error;
 use crate::load::Broker;
 use crate::settings::Settings;
+
+const LEASE_MS: u64 = 60_000;
 
 pub(crate) struct LinecookStore {
     store: Store,
@@ -22,9 +24,23 @@ pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<LinecookStore, 
 }
 
 impl Broker for LinecookStore {
+    type Lease = Lease;
+
     fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
         let message = NewMessage { body, ..NewMessage::default() };
         let transaction = Transaction { settle: None, sends: [(self.queue.clone(), message)].into() };
+        self.store.submit(transaction, move |answer| confirm(answer.map(drop).map_err(|refusal| refusal.to_string())));
+    }
+
+    fn claim(&self, max: usize) -> Result<Vec<(Lease, Bytes)>, String> {
+        let deliveries = self.store.claim(&self.queue, max, LEASE_MS).map_err(|refusal| refusal.to_string())?;
+        // Its attempt begins, which is put down in the table of attempts.
+        deliveries.iter().for_each(|delivery| assert!(self.store.begin(delivery.lease), "a fresh lease can begin"));
+        Ok(deliveries.into_iter().map(|delivery| (delivery.lease, delivery.message.body)).collect())
+    }
+
+    fn ack(&self, lease: Lease, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
+        let transaction = Transaction { settle: Some((lease, Action::Ack)), ..Transaction::default() };
         self.store.submit(transaction, move |answer| confirm(answer.map(drop).map_err(|refusal| refusal.to_string())));
     }
 }

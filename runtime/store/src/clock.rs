@@ -1,5 +1,6 @@
 //! Time as an argument: the store reads no clock but this one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +36,32 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
         self.made_at_ms + self.made_at.elapsed().as_millis() as u64
+    }
+}
+
+/// A store's clock: the machine's, unless that has gone back since the store was last open. Then it goes on from the latest
+/// time that the log tells.
+///
+/// Due times are on disk as times of this clock. If it went back with the machine's (a battery that is empty, a clock that
+/// was a year ahead and is set right), messages would wait for as long as that longer. As it is, none waits longer than
+/// it was told to, not counting the time for which the store is closed. The process keeps what it is ahead by; the next
+/// one looks anew, so it ends once the machine's clock has caught up.
+pub(crate) struct StoreClock {
+    clock: Arc<dyn Clock>,
+    ahead_ms: u64,
+}
+
+impl StoreClock {
+    /// It was `latest_ms` already.
+    pub(crate) fn new(clock: Arc<dyn Clock>, latest_ms: u64) -> StoreClock {
+        let ahead_ms = latest_ms.saturating_sub(clock.now_ms());
+        StoreClock { clock, ahead_ms }
+    }
+}
+
+impl Clock for StoreClock {
+    fn now_ms(&self) -> u64 {
+        self.clock.now_ms().saturating_add(self.ahead_ms)
     }
 }
 

@@ -82,6 +82,14 @@ impl Settle {
 }
 
 impl Admitted {
+    /// Whether it delays a message from now on. A message that is sent with a delay tells itself when that was.
+    pub(crate) fn delays(&self) -> bool {
+        self.settle.as_deref().is_some_and(|settle| match settle.effect {
+            Effect::Update(state) => state.due_at_ms != 0,
+            _ => false,
+        })
+    }
+
     /// The sequence numbers of the messages that its duplicates are duplicates of.
     pub(crate) fn duplicates(&self) -> impl Iterator<Item = u64> {
         self.sends.iter().filter_map(|send| match send {

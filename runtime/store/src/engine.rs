@@ -91,6 +91,10 @@ impl Engine {
         let mut puts = std::mem::take(&mut self.puts);
         self.begin_frame();
         self.name_queues(&group);
+        if group.iter().flatten().any(Admitted::delays) {
+            // The clock of the next process goes on from there: see [`crate::clock::StoreClock`].
+            record::encode_time(&mut self.frame, now_ms);
+        }
         for (one, transaction) in group.iter().zip(transactions) {
             if let Ok(admitted) = one {
                 commit::encode(admitted, &transaction.sends, store_tag, now_ms, &mut self.frame, &mut puts);
@@ -302,10 +306,11 @@ impl Engine {
         self.wal.roll()
     }
 
-    /// Every file begins with the next sequence number and the names of the queues, so that nothing depends on files that
-    /// were given up. A file may have been begun by a process that did not come to write this.
+    /// Every file begins with the time, the next sequence number and the names of the queues, so that nothing depends on
+    /// files that were given up. A file may have been begun by a process that did not come to write this.
     fn write_catalogue(&mut self) -> Result<(), DiskError> {
         let mut catalogue = vec![0; frame::HEADER_BYTES];
+        record::encode_time(&mut catalogue, self.shared.clock.now_ms());
         {
             let state = self.shared.state();
             record::encode_next(&mut catalogue, state.queues.next_sequence());

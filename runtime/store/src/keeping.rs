@@ -326,6 +326,7 @@ impl Engine {
             next_sequence: state.queues.next_sequence(),
             // The keeper knows it.
             next_segment: 0,
+            now_ms: self.shared.clock.now_ms(),
             queues: state.queues.snapshot(),
             runs: self.dedup.runs().to_vec(),
         }

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use crate::attempts::{self, AttemptTable};
 use crate::cache::FrameCache;
-use crate::clock::Clock;
+use crate::clock::{Clock, StoreClock};
 use crate::cold::checkpoint;
 use crate::cold::chunks::Chunks;
 use crate::cold::copy::Making;
@@ -78,6 +78,7 @@ pub(crate) fn open(
             (error, _) => error,
         }
     })?;
+    let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
     let words = disk.map_words(attempts::FILE_NAME, layout.attempt_slots * attempts::WORDS_OF_A_SLOT)?;
     let left_over = AttemptTable::left_over(&*words);
     let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();

@@ -8,6 +8,7 @@
 //! | 4 | update: a message's state changed | queue `v`, position `v`, attempts `v`, due at `v`, first failed at `v` |
 //! | 5 | remove: a message is gone; bytes: what it counted for in its queue | queue `v`, position `v`, bytes `v` |
 //! | 6 | purge: all messages of a queue that stand before a position are gone | queue `v`, position `v` |
+//! | 7 | time: it was this late when what stands around it was written | time `v` |
 //!
 //! `v` is a LEB128 number of at most 64 bits, `s` a length (`v`) and so many bytes, other numbers are little-endian.
 //! Times are milliseconds of the Unix epoch, 0 for none.
@@ -41,6 +42,7 @@ const PUT: u8 = 3;
 const UPDATE: u8 = 4;
 const REMOVE: u8 = 5;
 const PURGE: u8 = 6;
+const TIME: u8 = 7;
 
 const HAS_ATTEMPTS: u8 = 1;
 const HAS_DUE: u8 = 2;
@@ -64,6 +66,7 @@ pub(crate) enum Record<'a> {
     Update { queue: QueueNumber, position: u64, state: DeliveryState },
     Remove { queue: QueueNumber, position: u64, bytes: u32 },
     Purge { queue: QueueNumber, below: u64 },
+    Time { now_ms: u64 },
 }
 
 /// What changes from delivery to delivery, and is kept over restarts.
@@ -220,6 +223,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     if input.rest.is_empty() { Ok(record) } else { Err(Malformed::Number) }
 }
 
+/// The position in a put that nobody has checked yet.
+pub(crate) fn put_position(bytes: &[u8]) -> Option<u64> {
+    let mut input = Input::new(bytes);
+    let is_put = input.byte().ok()? == PUT;
+    let _checksum_and_flags = (input.array::<4>().ok()?, input.byte().ok()?);
+    input.queue_number().ok()?;
+    input.number().ok().filter(|_| is_put)
+}
+
 pub(crate) fn encode_queue(out: &mut Vec<u8>, number: QueueNumber, name: &str, next_position: u64) {
     out.push(QUEUE);
     put_number(out, u64::from(number.0));
@@ -230,6 +242,11 @@ pub(crate) fn encode_queue(out: &mut Vec<u8>, number: QueueNumber, name: &str, n
 pub(crate) fn encode_next(out: &mut Vec<u8>, sequence: u64) {
     out.push(NEXT);
     put_number(out, sequence);
+}
+
+pub(crate) fn encode_time(out: &mut Vec<u8>, now_ms: u64) {
+    out.push(TIME);
+    put_number(out, now_ms);
 }
 
 pub(crate) fn encode_put(out: &mut Vec<u8>, place: &PutPlace, message: &NewMessage) {
@@ -355,6 +372,7 @@ impl<'a> Input<'a> {
                 Ok(Record::Remove { queue: self.queue_number()?, position: self.number()?, bytes: self.number_u32()? })
             }
             PURGE => Ok(Record::Purge { queue: self.queue_number()?, below: self.number()? }),
+            TIME => Ok(Record::Time { now_ms: self.number()? }),
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -513,13 +531,15 @@ mod tests {
             encode_update(&mut payload, QueueNumber(2), 5, &state);
             encode_remove(&mut payload, QueueNumber(2), 6, 40);
             encode_purge(&mut payload, QueueNumber(2), 7);
+            encode_time(&mut payload, 1_700_000_000_000);
 
             let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
                 prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
                 Ok(spanned.record)
             }).unwrap()).collect::<Result<_, TestCaseError>>()?;
-            prop_assert_eq!(records.len(), messages.len() + 5);
+            prop_assert_eq!(records.len(), messages.len() + 6);
             prop_assert_eq!(records[messages.len() + 4], Record::Purge { queue: QueueNumber(2), below: 7 });
+            prop_assert_eq!(records[messages.len() + 5], Record::Time { now_ms: 1_700_000_000_000 });
             prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders", next_position: 77 });
             prop_assert_eq!(records[1], Record::Next { sequence: u64::MAX });
             for ((place, message), record) in messages.iter().zip(&records[2..]) {

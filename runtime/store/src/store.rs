@@ -49,7 +49,7 @@ impl Options {
             files_max: (self.log_bytes_max / file_bytes).max(FILES_MIN + 1),
             cache_bytes_max: self.cache_bytes_max,
             attempt_slots: 32 * 1024,
-            chunk_bytes: 32 << 10,
+            chunk_bytes: 16 << 10,
             small_segment_bytes: file_bytes / 8,
             dedup_runs_max: 12,
             checkpoint_bytes: MIB,
@@ -399,9 +399,9 @@ impl Store {
                     None => last.insert(segment.read_chunk(chunk).map_err(|error| Arc::from(error.to_string()))?),
                 };
                 let message = loaded.get(position).ok_or_else(|| Arc::from(segment.damage(chunk)))?;
-                let ColdMessage { sequence, location, .. } = *message;
+                let ColdMessage { sequence, location, .. } = message;
                 let wanted = Wanted { queue: segment.queue, position, sequence, location };
-                let content = self.shared.decode(&wanted, location, &loaded.record(message))?;
+                let content = self.shared.decode(&wanted, location, &loaded.record(&message))?;
                 let due_at_ms = if ready { 0 } else { message.state.due_at_ms };
                 let state = if ready { MessageState::Ready } else { MessageState::Delayed };
                 (sequence, content, state, message.state.attempts, due_at_ms)

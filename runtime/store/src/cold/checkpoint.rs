@@ -14,6 +14,7 @@
 //! | 5 | number of the next segment |
 //! | 6 | bytes of the body |
 //! | 7 | CRC32C of the body |
+//! | 8 | when it was taken |
 //!
 //! The body, after the header: the queues' count `v`, then for each its number `v`, name `s`, next position `v`, bytes of its
 //! messages in segments `v`; the segments' count `v`, then for each its number `v`, how many positions it spans `v`, and
@@ -49,6 +50,8 @@ pub(crate) struct Checkpoint {
     pub(crate) start_epoch: u64,
     pub(crate) next_sequence: u64,
     pub(crate) next_segment: u64,
+    /// When it is taken.
+    pub(crate) now_ms: u64,
     pub(crate) queues: Vec<QueueSnapshot>,
     /// Oldest first.
     pub(crate) runs: Vec<Arc<Run>>,
@@ -134,6 +137,7 @@ struct Header {
     start_epoch: u64,
     next_sequence: u64,
     next_segment: u64,
+    now_ms: u64,
 }
 
 /// A whole checkpoint whose segments were not opened yet.
@@ -159,7 +163,7 @@ fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>
     let damaged = |offset: u64, why: &str| OpenError::Damaged { file: name.into(), offset, why: why.into() };
     let file = disk.open(name)?;
     let Some(numbers) = KIND.read(name, &*file)? else { return Ok(None) };
-    let [store_tag, generation, lsn, start_epoch, next_sequence, next_segment, body_bytes, body_crc] = numbers;
+    let [store_tag, generation, lsn, start_epoch, next_sequence, next_segment, body_bytes, body_crc, now_ms] = numbers;
     let len = file.len()?;
     if body_bytes > len - HEADER_BYTES as u64 {
         return Err(damaged(len, "the rest of the file is missing"));
@@ -170,7 +174,7 @@ fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>
     if u64::from(crc32c::crc32c(body)) != body_crc {
         return Err(damaged(HEADER_BYTES as u64, "it is damaged: its checksum does not match"));
     }
-    let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment };
+    let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms };
     match decode_body(body) {
         Ok((queues, runs)) => Ok(Some(RawCheckpoint { name, file, bytes, header, queues, runs })),
         Err(why) => Err(damaged(HEADER_BYTES as u64, &why.to_string())),
@@ -184,7 +188,7 @@ impl RawCheckpoint {
     }
 
     fn open(self, disk: &dyn Disk) -> Result<Checkpoint, OpenError> {
-        let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment } = self.header;
+        let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms } = self.header;
         let mut queues = Vec::with_capacity(self.queues.len());
         for RawQueue { number, name, next_position, bytes_cold, segments, states } in self.queues {
             let mut opened = Vec::with_capacity(segments.len());
@@ -200,7 +204,7 @@ impl RawCheckpoint {
         }
         let runs = self.runs.into_iter().map(|id| Ok(Arc::new(Run::open(disk, id, store_tag)?)));
         let runs = runs.collect::<Result<_, OpenError>>()?;
-        Ok(Checkpoint { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, queues, runs })
+        Ok(Checkpoint { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms, queues, runs })
     }
 }
 
@@ -329,6 +333,7 @@ impl Checkpoint {
             self.next_segment,
             body_bytes,
             u64::from(body_crc),
+            self.now_ms,
         ]);
         out[..HEADER_BYTES].copy_from_slice(&header);
         out

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::segment::{self, Segment, Writer, Written};
+use super::frames::Frames;
+use super::segment::{self, Finished, Segment, Writer, Written};
 use crate::NewMessage;
 use crate::dedup::run::{self, Run, RunWriter};
 use crate::dedup::{KeyHash, Seen};
@@ -17,15 +18,28 @@ use crate::location::{FileId, Location};
 use crate::queues::{Entry, Queues};
 use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record, Records};
 use crate::shared::Shared;
-use crate::wal::{LogFile, file, frame};
+use crate::wal::LogFile;
 
 /// A segment that was made, and what the queues must know to take it in.
 pub(crate) struct Copied {
     pub(crate) segment: Arc<Segment>,
     /// Where each message went, in order.
     pub(crate) written: Vec<Written>,
-    /// The states that their records tell, of those that are not in their first.
-    pub(crate) states: FxHashMap<u64, DeliveryState>,
+    /// Position and due time of those whose records say that they are delayed, in order.
+    delayed: Vec<(u64, u64)>,
+    /// The states that their records tell, of those that were retried. The others may be many, so they do without.
+    retried: FxHashMap<u64, DeliveryState>,
+}
+
+impl Copied {
+    /// The state that the record of a message tells.
+    pub(crate) fn state(&self, position: u64) -> DeliveryState {
+        if let Some(retried) = self.retried.get(&position) {
+            return *retried;
+        }
+        let found = self.delayed.binary_search_by_key(&position, |(position, _)| *position);
+        DeliveryState { due_at_ms: found.map_or(0, |at| self.delayed[at].1), ..DeliveryState::default() }
+    }
 }
 
 /// Why nothing was copied.
@@ -60,24 +74,21 @@ pub(crate) fn copy_log_file(
     log_file: &LogFile,
     making: &mut Making,
 ) -> Result<(Vec<Copied>, Option<Arc<Run>>), CopyError> {
-    let header = &log_file.header;
-    let mut bytes = vec![0; header.file_bytes as usize];
-    log_file.file.read_at(&mut bytes, 0)?;
+    let file = FileId::log(log_file.header.epoch);
+    let mut frames = Frames::new(log_file);
     let mut copier = Copier::new(disk, making);
     let mut keys: BTreeMap<KeyHash, Seen> = BTreeMap::new();
     let mut live: Vec<(PutPlace, NewMessage)> = Vec::new();
-    let mut at = file::HEADER_BYTES;
-    while let Some(found) = header.seal().read(&bytes, at) {
-        let payload_offset = (at + frame::HEADER_BYTES) as u32;
+    while let Some((payload_offset, frame)) = frames.next()? {
         {
             let state = shared.state();
-            for spanned in Records::new(found.payload).flatten() {
+            for spanned in Records::new(frame.payload).flatten() {
                 let Record::Put(put) = spanned.record else { continue };
                 if let Some(key) = put.place.idempotency {
                     keys.insert(key, Seen { sequence: put.place.sequence, at_ms: put.place.enqueued_at_ms });
                 }
                 let offset = payload_offset + spanned.offset;
-                let location = Location { file: FileId::log(header.epoch), offset, len: spanned.len };
+                let location = Location { file, offset, len: spanned.len };
                 if let Some(place) = place_now(&state.queues, put.place, location) {
                     live.push((place, put.message()));
                 }
@@ -86,7 +97,6 @@ pub(crate) fn copy_log_file(
         for (place, message) in live.drain(..) {
             copier.put(&place, &message)?;
         }
-        at += frame::frame_bytes(found.payload.len());
     }
     let run = copier.write_run(&keys)?;
     Ok((copier.finish()?, run.map(Arc::new)))
@@ -119,7 +129,7 @@ pub(crate) fn rewrite(
                     copier.give_up();
                     return Err(CopyError::Damaged { files: vec![segment.id] });
                 };
-                let bytes = chunk.record(message);
+                let bytes = chunk.record(&message);
                 let Ok(Record::Put(put)) = record::decode(&bytes) else { unreachable!("it was decoded before") };
                 copier.put(&put.place, &put.message())?;
             }
@@ -132,7 +142,7 @@ struct Copier<'a> {
     disk: &'a dyn Disk,
     making: &'a mut Making,
     writers: BTreeMap<QueueNumber, Writer>,
-    states: BTreeMap<QueueNumber, FxHashMap<u64, DeliveryState>>,
+    retried: BTreeMap<QueueNumber, FxHashMap<u64, DeliveryState>>,
     copied: Vec<Copied>,
     /// Files that were begun.
     begun: Vec<String>,
@@ -144,7 +154,7 @@ impl<'a> Copier<'a> {
             disk,
             making,
             writers: BTreeMap::new(),
-            states: BTreeMap::new(),
+            retried: BTreeMap::new(),
             copied: Vec::new(),
             begun: Vec::new(),
         }
@@ -170,17 +180,17 @@ impl<'a> Copier<'a> {
             self.writers.insert(queue, Writer::new(self.disk, id, queue, self.making.chunk_bytes)?);
             self.begun.push(segment::name(id));
         }
-        if place.state != DeliveryState::default() {
-            self.states.entry(queue).or_default().insert(place.position, place.state);
+        if place.state != (DeliveryState { due_at_ms: place.state.due_at_ms, ..DeliveryState::default() }) {
+            self.retried.entry(queue).or_default().insert(place.position, place.state);
         }
         self.writers.get_mut(&queue).expect("just put there").put(place, message)
     }
 
     fn finish_one(&mut self, queue: QueueNumber) -> Result<(), DiskError> {
         let Some(writer) = self.writers.remove(&queue) else { return Ok(()) };
-        let (segment, written) = writer.finish(self.making.store_tag)?;
-        let states = self.states.remove(&queue).unwrap_or_default();
-        self.copied.push(Copied { segment: Arc::new(segment), written, states });
+        let Finished { segment, written, delayed } = writer.finish(self.making.store_tag)?;
+        let retried = self.retried.remove(&queue).unwrap_or_default();
+        self.copied.push(Copied { segment: Arc::new(segment), written, delayed, retried });
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 //! | [`segment`] | the file: writing, opening, reading a chunk |
 //! | [`shelf`] | the segments of one queue, and which of their messages live |
 //! | [`chunks`] | pieces of segments that were read ahead |
+//! | [`frames`] | reads a file of the log, frame by frame |
 //! | [`copy`] | copies what lives in a file of the log, or in old segments, to new ones |
 //! | [`checkpoint`] | the two files that say what the log before a point came to |
 //! | [`keeper`] | does these things beside the committer, one at a time |
@@ -18,6 +19,7 @@ pub(crate) mod bitmap;
 pub(crate) mod checkpoint;
 pub(crate) mod chunks;
 pub(crate) mod copy;
+mod frames;
 pub(crate) mod keeper;
 pub(crate) mod segment;
 pub(crate) mod shelf;

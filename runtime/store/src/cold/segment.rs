@@ -45,6 +45,10 @@ const LEN_BYTES: usize = 4;
 /// What a writer gathers before it writes.
 const FLUSH_BYTES: usize = 256 << 10;
 
+/// What is written before it is synced. A whole segment at once would keep the disk busy for so long that the log's own syncs
+/// wait for it.
+const SYNC_BYTES: u32 = 1 << 20;
+
 /// The name of a segment's file.
 pub(crate) fn name(id: u64) -> String {
     format!("segment-{id:08}.seg")
@@ -147,7 +151,7 @@ impl Segment {
         let end = self.chunks.get(number + 1).map_or(self.data_end, |next| next.offset);
         let mut bytes = vec![0; (end - offset) as usize];
         self.file.read_at(&mut bytes, u64::from(offset))?;
-        Ok(LoadedChunk::decode(self, chunk, offset, Bytes::from(bytes)))
+        Ok(LoadedChunk::new(self, chunk, offset, Bytes::from(bytes)))
     }
 
     /// What to say of a message that should be in a chunk and is not.
@@ -241,12 +245,25 @@ fn decode_footer(footer: &[u8], first: u64, span: u64) -> Option<(Vec<Chunk>, Sp
     (starts_at_first && ordered && rest.0.is_empty()).then_some((chunks, special))
 }
 
-/// A chunk that was read and taken apart.
+/// A chunk that was read. Its messages are decoded when they are asked for: of a queue of delayed messages, only a few of a
+/// chunk are due at the same time.
 pub(crate) struct LoadedChunk {
     pub(crate) id: ChunkId,
+    queue: QueueNumber,
+    file: FileId,
+    /// Where the chunk stands in its file.
+    offset: u32,
     bytes: Bytes,
     /// By position.
-    messages: Vec<ColdMessage>,
+    records: Vec<ChunkRecord>,
+}
+
+/// A record in a chunk, which may be damaged.
+struct ChunkRecord {
+    position: u64,
+    /// In the chunk.
+    start: u32,
+    len: u32,
 }
 
 /// What the queues need to know of a message, out of its record.
@@ -263,35 +280,41 @@ pub(crate) struct ColdMessage {
 }
 
 impl LoadedChunk {
-    fn decode(segment: &Segment, id: ChunkId, offset: u32, bytes: Bytes) -> LoadedChunk {
-        let mut messages = Vec::new();
-        let mut at = 0;
+    fn new(segment: &Segment, id: ChunkId, offset: u32, bytes: Bytes) -> LoadedChunk {
+        let span = segment.chunk_span(id);
+        let mut records: Vec<ChunkRecord> = Vec::new();
+        let (mut at, mut next) = (0, span.start);
         while let Some(len) = bytes.get(at..at + LEN_BYTES) {
             let len = u32::from_le_bytes(len.try_into().expect("four bytes"));
             let start = at + LEN_BYTES;
             let Some(record) = start.checked_add(len as usize).and_then(|end| bytes.get(start..end)) else { break };
             at = start + record.len();
-            // A damaged record is left out; whoever looks for its message reads it alone and hears what is wrong.
-            let Ok(Record::Put(put)) = record::decode(record) else { continue };
-            if put.place.queue == segment.queue {
-                messages.push(ColdMessage {
-                    position: put.place.position,
-                    location: Location { file: segment.file_id(), offset: offset + start as u32, len },
-                    sequence: put.place.sequence,
-                    enqueued_at_ms: put.place.enqueued_at_ms,
-                    bytes: put.message_bytes(),
-                    state: put.place.state,
-                    start: start as u32,
-                });
+            // One whose position is damaged is left out; whoever looks for its message hears what is wrong.
+            let position = record::put_position(record).filter(|position| (next..span.end).contains(position));
+            if let Some(position) = position {
+                records.push(ChunkRecord { position, start: start as u32, len });
+                next = position + 1;
             }
         }
-        LoadedChunk { id, bytes, messages }
+        LoadedChunk { id, queue: segment.queue, file: segment.file_id(), offset, bytes, records }
     }
 
-    /// The message at a position.
-    pub(crate) fn get(&self, position: u64) -> Option<&ColdMessage> {
-        let found = self.messages.binary_search_by_key(&position, |message| message.position).ok()?;
-        Some(&self.messages[found])
+    /// The message at a position, if it is there and whole.
+    pub(crate) fn get(&self, position: u64) -> Option<ColdMessage> {
+        let found = self.records.binary_search_by_key(&position, |record| record.position).ok()?;
+        let ChunkRecord { start, len, .. } = self.records[found];
+        let Ok(Record::Put(put)) = record::decode(&self.bytes[start as usize..(start + len) as usize]) else {
+            return None;
+        };
+        (put.place.queue == self.queue && put.place.position == position).then(|| ColdMessage {
+            position,
+            location: Location { file: self.file, offset: self.offset + start, len },
+            sequence: put.place.sequence,
+            enqueued_at_ms: put.place.enqueued_at_ms,
+            bytes: put.message_bytes(),
+            state: put.place.state,
+            start,
+        })
     }
 
     /// The record of one of its messages.
@@ -299,6 +322,15 @@ impl LoadedChunk {
         let start = message.start as usize;
         self.bytes.slice(start..start + message.location.len as usize)
     }
+}
+
+/// A segment that was just written.
+pub(crate) struct Finished {
+    pub(crate) segment: Segment,
+    /// Where each message went, in order.
+    pub(crate) written: Vec<Written>,
+    /// Position and due time of those that are delayed, in order.
+    pub(crate) delayed: Vec<(u64, u64)>,
 }
 
 /// Writes a segment.
@@ -311,6 +343,8 @@ pub(crate) struct Writer {
     buffer: Vec<u8>,
     /// Where the buffer goes.
     buffer_at: u32,
+    /// Up to where the file is synced.
+    synced_to: u32,
     first: u64,
     end: u64,
     chunks: Vec<Chunk>,
@@ -328,6 +362,7 @@ impl Writer {
             file: disk.create(&name(id))?,
             buffer: Vec::new(),
             buffer_at: HEADER_BYTES as u32,
+            synced_to: HEADER_BYTES as u32,
             first: 0,
             end: 0,
             chunks: Vec::new(),
@@ -379,11 +414,15 @@ impl Writer {
         self.file.write_at(&self.buffer, u64::from(self.buffer_at))?;
         self.buffer_at += self.buffer.len() as u32;
         self.buffer.clear();
+        if self.buffer_at - self.synced_to >= SYNC_BYTES {
+            self.file.sync()?;
+            self.synced_to = self.buffer_at;
+        }
         Ok(())
     }
 
     /// Ends the segment and syncs it. Its name is durable after the folder is synced.
-    pub(crate) fn finish(mut self, store_tag: u64) -> Result<(Segment, Vec<Written>), DiskError> {
+    pub(crate) fn finish(mut self, store_tag: u64) -> Result<Finished, DiskError> {
         let data_end = self.buffer_at + self.buffer.len() as u32;
         let footer_at = self.buffer.len();
         self.encode_footer();
@@ -404,8 +443,9 @@ impl Writer {
         self.file.write_at(&header, 0)?;
         self.file.sync()?;
         let messages = self.written.len() as u64;
-        let Writer { id, queue, file, first, end, chunks, written, .. } = self;
-        Ok((Segment { id, queue, first, end, messages, file, chunks, data_end, footer_bytes, footer_crc }, written))
+        let Writer { id, queue, file, first, end, chunks, written, special, .. } = self;
+        let segment = Segment { id, queue, first, end, messages, file, chunks, data_end, footer_bytes, footer_crc };
+        Ok(Finished { segment, written, delayed: special.delayed })
     }
 
     fn encode_footer(&mut self) {

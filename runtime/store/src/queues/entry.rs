@@ -13,6 +13,8 @@ pub(crate) struct Entry {
     pub(crate) sequence: u64,
     pub(crate) enqueued_at_ms: u64,
     pub(crate) location: Location,
+    /// When it is due, 0 for at once. Not among the rare things: messages may be delayed by the million.
+    due_at_ms: u64,
     /// Of body, key, content type and attributes.
     pub(crate) bytes: u32,
     /// Not in the log.
@@ -20,11 +22,12 @@ pub(crate) struct Entry {
     pub(super) rare: Option<Box<Rare>>,
 }
 
-/// What only messages have that carry a key, were retried or delayed, or are leased.
+/// What only messages have that carry a key, were retried, or are leased.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
     pub(super) key: Option<Arc<str>>,
-    pub(super) state: DeliveryState,
+    attempts: u32,
+    first_failed_at_ms: u64,
     pub(super) lease: Option<LeaseState>,
 }
 
@@ -61,7 +64,12 @@ pub(crate) struct LeaseState {
 impl Entry {
     /// A message without a key and a phase, in its first state.
     pub(super) fn new(sequence: u64, enqueued_at_ms: u64, bytes: u32, location: Location) -> Entry {
-        Entry { sequence, enqueued_at_ms, location, bytes, phase: Phase::Absent, rare: None }
+        Entry { sequence, enqueued_at_ms, location, due_at_ms: 0, bytes, phase: Phase::Absent, rare: None }
+    }
+
+    /// Whether there is nothing more to know of it than that it waits.
+    pub(super) fn is_plain(&self) -> bool {
+        self.rare.is_none() && self.due_at_ms == 0
     }
 
     pub(super) fn key(&self) -> Option<&Arc<str>> {
@@ -69,12 +77,17 @@ impl Entry {
     }
 
     pub(crate) fn state(&self) -> DeliveryState {
-        self.rare.as_ref().map(|rare| rare.state).unwrap_or_default()
+        let (attempts, first_failed_at_ms) =
+            self.rare.as_ref().map_or((0, 0), |rare| (rare.attempts, rare.first_failed_at_ms));
+        DeliveryState { attempts, due_at_ms: self.due_at_ms, first_failed_at_ms }
     }
 
     pub(super) fn set_state(&mut self, state: DeliveryState) {
-        if state != self.state() {
-            self.rare.get_or_insert_default().state = state;
+        let DeliveryState { attempts, due_at_ms, first_failed_at_ms } = state;
+        self.due_at_ms = due_at_ms;
+        if self.rare.is_some() || (attempts, first_failed_at_ms) != (0, 0) {
+            let rare = self.rare.get_or_insert_default();
+            (rare.attempts, rare.first_failed_at_ms) = (attempts, first_failed_at_ms);
         }
     }
 

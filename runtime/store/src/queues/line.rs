@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::QueueLimits;
+use super::due::Delayed;
 use super::entry::{Entry, LeaseState, Phase};
 use super::keys::Keys;
 use super::position_map::PositionMap;
@@ -46,8 +47,8 @@ pub(super) struct Line {
     fresh_from: u64,
     /// Other ready messages that no earlier message of their key holds back. They have entries.
     claimable: BTreeSet<u64>,
-    /// (due at, position)
-    delayed: BTreeSet<(u64, u64)>,
+    /// Those that are not due yet, with entries and without.
+    delayed: Delayed,
     keys: Keys,
     /// While the store is opened: the states of messages on the shelf that the log and the checkpoint know better than
     /// their records.
@@ -81,7 +82,7 @@ impl Line {
             fresh: 0,
             fresh_from: 0,
             claimable: BTreeSet::new(),
-            delayed: BTreeSet::new(),
+            delayed: Delayed::default(),
             keys: Keys::default(),
             told: BTreeMap::new(),
         }
@@ -99,7 +100,7 @@ impl Line {
         }
         self.next_position = self.next_position.max(position + 1);
         self.bytes += u64::from(entry.bytes);
-        if entry.rare.is_none() && position >= self.fresh_from {
+        if entry.is_plain() && position >= self.fresh_from {
             entry.phase = Phase::Fresh;
             self.fresh += 1;
             self.entries.insert(position, entry);
@@ -133,7 +134,7 @@ impl Line {
         if due_at_ms != 0 {
             let held = entry.key().filter(|_| holds_key);
             let phase = Phase::Delayed { holds_key: held.is_some() };
-            self.delayed.insert((due_at_ms, position));
+            self.delayed.insert(due_at_ms, position);
             if let Some(key) = held {
                 self.keys.hold(key, &mut self.claimable);
             }
@@ -162,7 +163,7 @@ impl Line {
                 Some(key) => self.keys.leave(key, position, &mut self.claimable),
             },
             Phase::Delayed { holds_key } => {
-                self.delayed.remove(&(entry.state().due_at_ms, position));
+                self.delayed.remove(entry.state().due_at_ms, position);
                 if let Some(key) = entry.key().filter(|_| holds_key) {
                     self.keys.release(key, &mut self.claimable);
                 }
@@ -216,19 +217,15 @@ impl Line {
 
     /// When the next delayed message is due.
     pub(super) fn next_due_at(&self) -> Option<u64> {
-        self.delayed.first().map(|(due_at_ms, _)| *due_at_ms)
+        self.delayed.next_at_ms()
     }
 
     /// Makes ready what is due, so many messages at a time that nobody waits long for the queues meanwhile.
     pub(super) fn advance(&mut self, now_ms: u64) {
         const MESSAGES_MAX: usize = 1024;
         for _ in 0..MESSAGES_MAX {
-            let Some((due_at_ms, position)) = self.delayed.first().copied() else { break };
-            if due_at_ms > now_ms {
-                break;
-            }
+            let Some(position) = self.delayed.pop_due(now_ms) else { break };
             if self.entries.get(position).is_none() {
-                self.delayed.pop_first();
                 if self.shelf.lives(position) {
                     self.shelf.set_fresh(position);
                 }
@@ -246,7 +243,7 @@ impl Line {
     }
 
     pub(super) fn delayed(&self) -> u64 {
-        self.delayed.len() as u64
+        self.delayed.len()
     }
 
     /// Where a purge may end that takes at most so many entries away, and all that is on the shelf only.
@@ -270,7 +267,7 @@ impl Line {
             self.bytes -= self.bytes_cold;
             self.bytes_cold = 0;
         }
-        self.delayed.retain(|(_, position)| *position >= below);
+        self.delayed.remove_below(below);
         self.told = self.told.split_off(&below);
         Ok((before - self.len(), leases))
     }
@@ -298,7 +295,7 @@ impl Line {
             self.know(message, DeliveryState { due_at_ms: 0, ..message.state }, None);
             return true;
         }
-        if !self.delayed.contains(&(message.state.due_at_ms, position)) {
+        if !self.delayed.contains(message.state.due_at_ms, position) {
             return false;
         }
         self.know(message, message.state, None);
@@ -319,7 +316,7 @@ impl Line {
     /// A message on the shelf can't be read for now: it is due again later.
     pub(super) fn put_off(&mut self, position: u64, due_at_ms: u64) {
         self.shelf.clear_fresh(position);
-        self.delayed.insert((due_at_ms, position));
+        self.delayed.insert(due_at_ms, position);
     }
 
     /// One message was copied to a segment on the shelf, from where its entry says that it stands. It needs no entry any

@@ -12,6 +12,7 @@
 //! Claims and releases are in memory only; everything else is a record. A settlement takes two steps: it is begun, which
 //! makes its lease worthless to everybody else, and ended when its record is durable and applied.
 
+mod due;
 mod entry;
 mod keys;
 mod line;
@@ -45,6 +46,8 @@ pub(crate) struct Queues {
     leases: BTreeSet<(u64, QueueNumber, u64)>,
     next_sequence: u64,
     next_token: u64,
+    /// It is at least that late: the latest time that a record tells.
+    latest_ms: u64,
 }
 
 /// What a queue may hold, and for how long.
@@ -206,6 +209,11 @@ impl Queues {
         self.next_sequence
     }
 
+    /// The latest time that the log tells.
+    pub(crate) fn latest_ms(&self) -> u64 {
+        self.latest_ms
+    }
+
     /// Holds room in a queue for a message that is about to be put there. Answers the queue's limit if there is none.
     pub(crate) fn reserve(&mut self, queue: QueueNumber, bytes: u64) -> Result<(), u64> {
         let line = line_mut(&mut self.lines, queue);
@@ -231,7 +239,12 @@ impl Queues {
                 self.next_sequence = self.next_sequence.max(*sequence);
                 Ok(())
             }
+            Record::Time { now_ms } => {
+                self.latest_ms = self.latest_ms.max(*now_ms);
+                Ok(())
+            }
             Record::Put(put) => {
+                self.latest_ms = self.latest_ms.max(put.place.enqueued_at_ms);
                 self.check_number(put.place.queue)?;
                 let PutPlace { queue, position, .. } = put.place;
                 if self.entry(queue, position).is_some() || self.line(queue).shelf.lives(position) {

@@ -117,8 +117,8 @@ impl Queues {
                         line.put_off(position, expires_at_ms);
                         return Claiming::Unreadable(segment, id);
                     };
-                    line.know(message, DeliveryState { due_at_ms: 0, ..message.state }, None);
-                    (position, Some(chunk.record(message)))
+                    line.know(&message, DeliveryState { due_at_ms: 0, ..message.state }, None);
+                    (position, Some(chunk.record(&message)))
                 }
             };
             let slot = attempts.take().expect("a slot is free");
@@ -160,10 +160,10 @@ impl Queues {
                     if message.enqueued_at_ms >= sent_before_ms {
                         break;
                     }
-                    if !line.know_waiting(message) {
+                    if !line.know_waiting(&message) {
                         continue;
                     }
-                    record = Some(chunk.record(message));
+                    record = Some(chunk.record(&message));
                 }
             }
             let slot = attempts.take().expect("a slot is free");

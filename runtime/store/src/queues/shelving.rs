@@ -24,7 +24,7 @@ impl Queues {
         }
         let end = (start + max).min(copied.written.len());
         for written in &copied.written[start..end] {
-            let state = copied.states.get(&written.position).copied().unwrap_or_default();
+            let state = copied.state(written.position);
             line.shelve(written, state, from, copied.segment.file_id());
         }
         (end < copied.written.len()).then_some(end)
@@ -76,6 +76,7 @@ impl Queues {
     /// Begins with what a checkpoint says.
     pub(crate) fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
         self.next_sequence = checkpoint.next_sequence;
+        self.latest_ms = checkpoint.now_ms;
         for queue in checkpoint.queues {
             self.name_queue(queue.number, queue.name.as_str(), queue.next_position)?;
             let line = line_mut(&mut self.lines, queue.number);
@@ -129,11 +130,11 @@ fn wake(line: &mut Line, also: BTreeSet<u64>) -> Result<(), OpenError> {
             match loaded.get(position) {
                 None => line.put_off(position, 1),
                 Some(message) => {
-                    let bytes = loaded.record(message);
+                    let bytes = loaded.record(&message);
                     let Ok(Record::Put(put)) = record::decode(&bytes) else { unreachable!("it was decoded before") };
                     let copied = ToldState { state: message.state, holds_key: put.place.holds_key };
                     let ToldState { state, holds_key } = told.remove(&position).unwrap_or(copied);
-                    line.know(message, state, put.key);
+                    line.know(&message, state, put.key);
                     line.arrange(position, holds_key);
                 }
             }

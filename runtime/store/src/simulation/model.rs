@@ -19,6 +19,10 @@ pub(super) struct Expected {
     pub(super) sent_at_ms: u64,
     /// 0 for at once.
     pub(super) due_at_ms: u64,
+    /// The same, as the log has it: that a message became due is not on record.
+    pub(super) told_due_at_ms: u64,
+    /// When it was told to wait until then.
+    pub(super) delayed_at_ms: u64,
     /// It is delayed after an attempt, so that others of its key wait.
     pub(super) held: bool,
     pub(super) lease: Option<Leased>,
@@ -69,10 +73,14 @@ impl Model {
                 Action::Retry { delay_ms } => {
                     message.attempts += u32::from(begun);
                     message.due_at_ms = due(*delay_ms);
+                    message.told_due_at_ms = message.due_at_ms;
+                    message.delayed_at_ms = now_ms;
                     message.held = *delay_ms != 0;
                 }
                 Action::Snooze { delay_ms } => {
                     message.due_at_ms = due(*delay_ms);
+                    message.told_due_at_ms = message.due_at_ms;
+                    message.delayed_at_ms = now_ms;
                     message.held = *delay_ms != 0;
                 }
                 Action::Move { queue, attributes } => {
@@ -80,6 +88,7 @@ impl Model {
                     message.attempts = 0;
                     message.most_begun = 0;
                     message.due_at_ms = 0;
+                    message.told_due_at_ms = 0;
                     message.held = false;
                     match attributes {
                         AttributeEdit::Set(new) => {
@@ -117,6 +126,8 @@ impl Model {
                 most_begun: 0,
                 sent_at_ms: now_ms,
                 due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
+                told_due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
+                delayed_at_ms: now_ms,
                 held: false,
                 lease: None,
             };
@@ -138,19 +149,12 @@ impl Model {
     }
 
     /// What a claim must get.
-    pub(super) fn claimable(&mut self, queue: &QueueName, max: usize, now_ms: u64) -> Vec<Nonce> {
+    pub(super) fn claimable(&self, queue: &QueueName, max: usize, now_ms: u64) -> Vec<Nonce> {
         let order = self.order.get(queue).cloned().unwrap_or_default();
-        for nonce in &order {
-            let message = self.messages.get_mut(nonce).expect("ordered messages are there");
-            if message.lease.is_none() && message.due_at_ms <= now_ms {
-                message.due_at_ms = 0;
-                message.held = false;
-            }
-        }
         let mut taken_keys: Vec<String> = Vec::new();
         for nonce in &order {
             let message = &self.messages[nonce];
-            if message.lease.is_some() || message.held {
+            if message.lease.is_some() || (message.held && message.due_at_ms > now_ms) {
                 taken_keys.extend(message.key.clone());
             }
         }
@@ -160,7 +164,7 @@ impl Model {
             if claimable.len() == max {
                 break;
             }
-            if message.lease.is_some() || message.due_at_ms != 0 {
+            if message.lease.is_some() || message.due_at_ms > now_ms {
                 continue;
             }
             if let Some(key) = &message.key {

@@ -55,7 +55,7 @@ pub(super) enum Fault {
     FullDisk,
 }
 
-const LAYOUT: Layout = Layout {
+pub(super) const LAYOUT: Layout = Layout {
     file_bytes: 8 << 10,
     files_max: 8,
     cache_bytes_max: 2048,
@@ -76,18 +76,20 @@ pub(super) struct Run {
     shape: Shape,
     disk: SimulatedDisk,
     clock: Arc<ManualClock>,
+    /// The latest that the store's clock has shown.
+    reached_ms: u64,
     store: Option<Harness>,
     model: Model,
     next_nonce: Nonce,
     /// Every id that was ever given out.
     ids: BTreeMap<MessageId, Nonce>,
-    /// What was on its way when the store stopped.
+    /// What was on its way when the store stopped, and when it was committed.
     in_doubt: Vec<Step>,
 }
 
 /// What is put on record at once.
 enum Step {
-    Commit(Transaction),
+    Commit(Transaction, u64),
     Purge(QueueName),
 }
 
@@ -104,6 +106,7 @@ impl Run {
             shape,
             disk: SimulatedDisk::new(seed),
             clock: Arc::new(ManualClock::new(1_000_000)),
+            reached_ms: 0,
             store: None,
             model: Model::default(),
             next_nonce: 1,
@@ -154,6 +157,8 @@ impl Run {
                 self.disk = self.disk.kill();
                 self.model.end_process();
                 self.open().expect("what was written opens");
+                self.check();
+                self.adopt();
             }
         }
         self.check();
@@ -193,12 +198,26 @@ impl Run {
             .collect())
     }
 
+    /// The store's time, which may be ahead of the machine's.
+    fn now_ms(&mut self) -> u64 {
+        let now_ms = self.engine().shared.clock.now_ms();
+        self.reached_ms = self.reached_ms.max(now_ms);
+        now_ms
+    }
+
     fn engine(&mut self) -> &mut Engine {
         &mut self.store.as_mut().expect("the store is open").engine
     }
 
     fn open(&mut self) -> Result<(), OpenError> {
         let seed = self.random.u64(..);
+        // Between two processes the machine's clock may go back, or far ahead.
+        let machine_ms = crate::Clock::now_ms(&*self.clock);
+        match self.random.u8(0..8) {
+            0 => self.clock.set(machine_ms - self.random.u64(0..20_000)),
+            1 => self.clock.set(machine_ms + self.random.u64(0..2_000)),
+            _ => {}
+        }
         let Opened { engine, lock } =
             open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
@@ -207,6 +226,7 @@ impl Run {
             face.declare(&name(queue), limits);
         }
         self.store = Some(Harness { engine, face });
+        self.now_ms();
         Ok(())
     }
 
@@ -226,43 +246,48 @@ impl Run {
         self.open().unwrap_or_else(|error| panic!("what survived must open: {error}"));
 
         // Of what was not answered, nothing has happened, or the first so many transactions have, each whole.
-        let now_ms = crate::Clock::now_ms(&*self.clock);
         let mut candidates = vec![self.model.clone()];
         for step in std::mem::take(&mut self.in_doubt) {
             let mut next = candidates.last().expect("there is a first").clone();
             match step {
-                Step::Commit(transaction) => drop(next.apply(&transaction, now_ms)),
+                Step::Commit(transaction, now_ms) => drop(next.apply(&transaction, now_ms)),
                 Step::Purge(queue) => next.purge(&queue),
             }
             candidates.push(next);
         }
         candidates.iter_mut().for_each(Model::end_process);
         let actual = self.contents();
-        let wrong: Vec<Option<String>> = candidates.iter().map(|model| differences(model, &actual, true)).collect();
+        let wrong: Vec<Option<String>> =
+            candidates.iter().map(|model| differences(model, &actual, self.reached_ms, true)).collect();
         match wrong.iter().position(Option::is_none) {
             Some(right) => self.model = candidates.swap_remove(right),
             None => panic!("not as it was, and not as if what was in doubt had happened:\n{wrong:#?}"),
         }
-        self.adopt_attempts();
+        self.adopt();
         self.check();
         if process_only {
             // What the failed sync was for is trusted now, so it must be durable now.
             self.store = None;
             self.disk = self.disk.crash();
             self.open().unwrap_or_else(|error| panic!("what was trusted must open: {error}"));
-            self.adopt_attempts();
+            self.adopt();
             self.check();
         }
     }
 
-    /// Which of the attempts that the log does not have were remembered is the disk's choice.
-    fn adopt_attempts(&mut self) {
+    /// Which of the attempts that the log does not have were remembered is the disk's choice. So is which of the messages
+    /// that were due stay so, if the clock has gone back since.
+    fn adopt(&mut self) {
         let actual = self.contents();
-        if let Some(difference) = differences(&self.model, &actual, true) {
+        if let Some(difference) = differences(&self.model, &actual, self.reached_ms, true) {
             panic!("{difference}");
         }
         for found in actual.iter().flat_map(|(_, messages)| messages) {
-            self.model.messages.get_mut(&found.nonce).expect("compared").attempts = found.attempts;
+            let message = self.model.messages.get_mut(&found.nonce).expect("compared");
+            message.attempts = found.attempts;
+            message.due_at_ms = found.due_at_ms;
+            // An attempt that was interrupted holds its key like one that failed, if its message is not due any more.
+            message.held |= found.attempts > 0 && found.due_at_ms != 0;
         }
     }
 
@@ -312,7 +337,7 @@ impl Run {
 
     fn claim(&mut self) {
         let (queue, max) = (self.queue(), self.random.usize(1..5));
-        let now_ms = crate::Clock::now_ms(&*self.clock);
+        let now_ms = self.now_ms();
         let older_than_ms = (self.random.u8(..) < 20).then(|| self.random.u64(1..3000));
         // Expired messages are taken away; nobody handles them.
         let begin: Vec<bool> = (0..max).map(|_| older_than_ms.is_none() && self.random.u8(..) < 200).collect();
@@ -402,7 +427,7 @@ impl Run {
 
     fn pass_time(&mut self) {
         self.clock.advance(self.random.u64(1..1500));
-        let now_ms = crate::Clock::now_ms(&*self.clock);
+        let now_ms = self.now_ms();
         self.engine().expire();
         if self.engine().stopped().is_none() {
             self.model.expire(now_ms);
@@ -413,7 +438,7 @@ impl Run {
     }
 
     fn commit(&mut self, transactions: Vec<Transaction>, may_refuse: impl Fn(&Refusal) -> bool) {
-        let now_ms = crate::Clock::now_ms(&*self.clock);
+        let now_ms = self.now_ms();
         let mut answers = Vec::new();
         self.engine().commit(&mut transactions.clone(), &mut answers);
         assert_eq!(answers.len(), transactions.len());
@@ -438,7 +463,7 @@ impl Run {
                         }
                     }
                 }
-                Err(Refusal::Stopped(_)) => self.in_doubt.push(Step::Commit(transaction)),
+                Err(Refusal::Stopped(_)) => self.in_doubt.push(Step::Commit(transaction, now_ms)),
                 // Reading fails when the power is gone.
                 Err(Refusal::Read(_)) => {
                     self.engine().stop("a read failed");
@@ -449,8 +474,12 @@ impl Run {
     }
 
     fn check(&mut self) {
+        let now_ms = self.now_ms();
+        for (nonce, message) in self.model.messages.iter().filter(|(_, message)| message.due_at_ms != 0) {
+            assert!(message.delayed_at_ms <= now_ms, "message {nonce} waits longer than it was told to");
+        }
         let actual = self.contents();
-        if let Some(difference) = differences(&self.model, &actual, false) {
+        if let Some(difference) = differences(&self.model, &actual, self.reached_ms, false) {
             panic!("{difference}");
         }
         for found in actual.iter().flat_map(|(_, messages)| messages) {
@@ -497,7 +526,14 @@ struct Found {
 }
 
 /// What is wrong, if anything. After a fault, the attempts are those that the log has, or some of those that began since.
-fn differences(model: &Model, actual: &[(QueueName, Vec<Found>)], after_fault: bool) -> Option<String> {
+///
+/// `reached_ms`: the latest that the store's clock has shown.
+fn differences(
+    model: &Model,
+    actual: &[(QueueName, Vec<Found>)],
+    reached_ms: u64,
+    after_fault: bool,
+) -> Option<String> {
     for (queue, found) in actual {
         let expected = model.order.get(queue).cloned().unwrap_or_default();
         let nonces: Vec<Nonce> = found.iter().map(|one| one.nonce).collect();
@@ -511,8 +547,9 @@ fn differences(model: &Model, actual: &[(QueueName, Vec<Found>)], after_fault: b
                 true => one.attempts + 1 >= attempts && one.attempts <= attempts.max(message.most_begun),
                 false => one.attempts == attempts,
             };
-            // What is due already may or may not have been made ready.
-            let due_fits = one.due_at_ms == message.due_at_ms || one.due_at_ms == 0;
+            // What was due once may or may not have been made ready.
+            let due_at_ms = message.told_due_at_ms;
+            let due_fits = one.due_at_ms == due_at_ms || (one.due_at_ms == 0 && due_at_ms <= reached_ms);
             if one.body != message.body
                 || one.key != message.key
                 || one.attributes != message.attributes
@@ -521,7 +558,7 @@ fn differences(model: &Model, actual: &[(QueueName, Vec<Found>)], after_fault: b
             {
                 return Some(format!(
                     "message {} in {queue}: attempts {} for {attempts}, due {} for {}, attributes {:?} for {:?}",
-                    one.nonce, one.attempts, one.due_at_ms, message.due_at_ms, one.attributes, message.attributes
+                    one.nonce, one.attempts, one.due_at_ms, due_at_ms, one.attributes, message.attributes
                 ));
             }
         }

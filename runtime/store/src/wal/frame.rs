@@ -90,6 +90,13 @@ impl Seal {
         })
     }
 
+    /// How long the frame at `at` in a part of a file says that it is. None if it is not one of this file's, or if the part
+    /// ends before that is known.
+    pub(crate) fn len_in(self, part: &[u8], at: usize) -> Option<usize> {
+        let header = part.get(at..at.checked_add(HEADER_BYTES)?)?;
+        (le_u64(&header[16..24]) == self.epoch).then(|| frame_bytes(le_u32(&header[4..8]) as usize))
+    }
+
     /// The first whole frame at or after `offset`. It looks everywhere a frame may start.
     pub(crate) fn find(self, file: &[u8], offset: usize) -> Option<(usize, Frame<'_>)> {
         (offset.next_multiple_of(ALIGNMENT)..file.len())
