@@ -28,6 +28,13 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Whether the attempt failed. One that was put off did not.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Outcome::Retry { .. } | Outcome::DeadLetter { .. })
+    }
+}
+
 /// A message that a handler sent. It exists only if the delivery is acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {

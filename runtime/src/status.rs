@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::InstanceCount;
+
 /// One consumer, as `GET /consumers` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerStatus {
@@ -23,6 +25,10 @@ pub struct ConsumerStatus {
     pub loaded_at: Option<String>,
     /// Why the newest version was not taken into use. Gone once a good one was.
     pub reload_error: Option<String>,
+    /// The generation that is on trial, if one is.
+    pub canary: Option<CanaryStatus>,
+    /// Instances that are kept for the next delivery (`instance = "reused"`), by generation.
+    pub instances: Vec<InstanceStatus>,
     /// Deliveries that are running now.
     pub running: u64,
     /// Deliveries that ended in an ack since the start.
@@ -31,6 +37,24 @@ pub struct ConsumerStatus {
     pub failed: u64,
     /// Dead letters since the start.
     pub dead_lettered: u64,
+}
+
+/// A generation on trial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// Its number.
+    pub generation: u64,
+    /// The SHA-256 of its module, in hexadecimal.
+    pub module_hash: String,
+}
+
+/// The kept instances of one generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// The generation.
+    pub generation: u64,
+    /// How many there are, on all workers; those that run included.
+    pub count: u64,
 }
 
 /// What a consumer is doing.
@@ -56,6 +80,8 @@ pub struct Counters {
     acked: AtomicU64,
     failed: AtomicU64,
     dead_lettered: AtomicU64,
+    // Touched when a kept instance starts or ends, which is rare.
+    instances: Mutex<BTreeMap<u64, u64>>,
 }
 
 /// The newest status of every consumer.
@@ -73,14 +99,14 @@ struct Entry {
 }
 
 impl Counters {
-    /// A handler starts.
-    pub fn begin(&self) {
-        add(&self.running, 1);
+    /// So many deliveries start: one, or those of a batch.
+    pub fn begin(&self, deliveries: u64) {
+        add(&self.running, deliveries);
     }
 
-    /// A handler has ended.
-    pub fn end(&self) {
-        add(&self.running, 1u64.wrapping_neg());
+    /// So many deliveries have ended.
+    pub fn end(&self, deliveries: u64) {
+        add(&self.running, deliveries.wrapping_neg());
     }
 
     /// An ack is on record.
@@ -96,6 +122,22 @@ impl Counters {
     /// A dead letter is on record.
     pub fn dead_lettered(&self) {
         add(&self.dead_lettered, 1);
+    }
+}
+
+impl InstanceCount for Counters {
+    fn started(&self, generation: u64) {
+        *self.instances.lock().unwrap_or_else(PoisonError::into_inner).entry(generation).or_default() += 1;
+    }
+
+    fn ended(&self, generation: u64) {
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = instances.get_mut(&generation) {
+            *count -= 1;
+            if *count == 0 {
+                instances.remove(&generation);
+            }
+        }
     }
 }
 
@@ -134,6 +176,8 @@ impl Board {
                 module_hash: None,
                 loaded_at: None,
                 reload_error: None,
+                canary: None,
+                instances: Vec::new(),
                 running: 0,
                 acked: 0,
                 failed: 0,
@@ -151,7 +195,15 @@ impl Entry {
             let counts = self.counters.iter().map(|counters| count(counters).load(Ordering::Relaxed));
             counts.fold(0, u64::wrapping_add)
         };
+        let mut instances: BTreeMap<u64, u64> = BTreeMap::new();
+        for counters in &self.counters {
+            for (generation, count) in &*counters.instances.lock().unwrap_or_else(PoisonError::into_inner) {
+                *instances.entry(*generation).or_default() += count;
+            }
+        }
+        let instances = instances.into_iter().map(|(generation, count)| InstanceStatus { generation, count });
         ConsumerStatus {
+            instances: instances.collect(),
             running: sum(|counters| &counters.running),
             acked: sum(|counters| &counters.acked),
             failed: sum(|counters| &counters.failed),
@@ -169,16 +221,21 @@ mod tests {
     fn the_counts_of_all_workers_are_added_up() {
         let board = Board::default();
         let (one, two) = (board.counters("welcome", "signups"), board.counters("welcome", "signups"));
-        one.begin();
-        one.end();
-        two.begin();
+        one.begin(1);
+        one.end(1);
+        two.begin(1);
         one.acked();
         two.acked();
         two.failed();
         one.dead_lettered();
         board.update("welcome", "signups", |status| status.generation = 3);
+        for counters in [&one, &two] {
+            [1, 2, 2].into_iter().for_each(|generation| counters.started(generation));
+            counters.ended(1);
+        }
 
         let all = board.all();
+        assert_eq!(all[0].instances, [InstanceStatus { generation: 2, count: 4 }]);
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].running, all[0].acked, all[0].failed, all[0].dead_lettered), (1, 2, 1, 1));
         assert_eq!((all[0].generation, all[0].state), (3, ConsumerState::Loading));

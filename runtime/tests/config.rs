@@ -9,7 +9,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use linecook::config::{self, Config, ConfigErrors, DirGrant, Grants, Source};
+use linecook::config::{
+    self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source,
+    TcpGrant,
+};
 use linecook::delivery::QueueName;
 use proptest::prelude::*;
 
@@ -79,6 +82,7 @@ fn every_key_says_what_it_says() {
     assert_eq!(config.runtime.drain_timeout, Duration::ZERO);
     assert_eq!(config.runtime.workers, 3);
     assert_eq!(config.runtime.log_bytes_max, 64 << 20);
+    assert_eq!(config.runtime.ca_file.as_deref(), Some(Path::new("etc/internal-ca.pem")));
     assert_eq!(config.queues.keys().map(QueueName::as_str).collect::<Vec<_>>(), ["a.b", "audit", "signups"]);
     assert_eq!(config.queues["signups"].bytes_max, 5_000_000);
     assert_eq!(config.queues["audit"].bytes_max, 10 << 30);
@@ -89,16 +93,47 @@ fn every_key_says_what_it_says() {
     assert_eq!(mail.queue, queue("signups"));
     assert_eq!(mail.source, Source::Component("etc/mail.wasm".into()));
     assert_eq!(mail.max_concurrency, 1000);
+    assert_eq!(mail.max_batch_size, 1000);
+    assert_eq!(mail.max_batch_timeout, Duration::ZERO);
     assert_eq!(mail.timeout, Duration::from_millis(1));
     assert_eq!(mail.max_retries, 0);
     assert_eq!(mail.retry_delay, Duration::from_millis(250));
     assert_eq!(mail.retry_delay_max, Duration::from_secs(24 * 3600));
     assert_eq!(mail.dead_letter_queue, queue("graveyard"));
     assert_eq!(mail.memory_bytes_max, 1 << 20);
+    assert_eq!(mail.canary, Some(Canary { share_percent: 25, deliveries: 500 }));
+    assert_eq!(mail.reuse, Some(Reuse { max_deliveries: 7, idle_timeout: Duration::from_secs(5) }));
+    assert_eq!(
+        mail.limits,
+        Limits {
+            cpu_time: Some(Duration::from_secs(2)),
+            core_instances: 32,
+            tables: 8,
+            table_elements: 100_000,
+            host_call_bytes: 1 << 20,
+            random_bytes: 0,
+            log_bytes: 1000,
+            sends: 7,
+            send_bytes: 1 << 10,
+        }
+    );
+    assert_eq!(mail.config, BTreeMap::from([("greeting", "Hello"), ("empty", "")].map(|(k, v)| (k.into(), v.into()))));
+    let host = |text| Host::parse(text).unwrap();
     assert_eq!(
         mail.grants,
         Grants {
             send: ["audit", "graveyard", "a.b", "signups"].map(queue).into(),
+            http: vec![
+                HttpGrant { scheme: Scheme::Https, hosts: Hosts::One(host("api.mail.example")), port: 443 },
+                HttpGrant { scheme: Scheme::Http, hosts: Hosts::One(host("[::1]")), port: 8080 },
+                HttpGrant { scheme: Scheme::Https, hosts: Hosts::Below("mail.example".into()), port: 8443 },
+                HttpGrant { scheme: Scheme::Http, hosts: Hosts::All, port: 80 },
+            ],
+            tcp: vec![
+                TcpGrant { host: host("smtp.mail.example"), port: 25 },
+                TcpGrant { host: host("127.0.0.1"), port: 1025 },
+            ],
+            secrets: vec!["SMTP_PASSWORD".into()],
             env: BTreeMap::from([("EMPTY", ""), ("FROM", "hello@example.com")].map(|(k, v)| (k.into(), v.into()))),
             dirs: vec![
                 DirGrant { host: "etc/templates".into(), guest: "/templates".into(), write: false },
@@ -117,16 +152,40 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.runtime.drain_timeout, Duration::from_secs(25));
     assert!(config.runtime.workers >= 1);
     assert_eq!(config.runtime.log_bytes_max, 768 << 20);
+    assert_eq!(config.runtime.ca_file, None);
     let mail = &config.consumers["mail"];
     assert_eq!(mail.source, Source::Package("plugins/mail".into()));
     assert_eq!(mail.max_concurrency, 8);
+    assert_eq!(mail.max_batch_size, 1);
+    assert_eq!(mail.max_batch_timeout, Duration::from_secs(1));
     assert_eq!(mail.timeout, Duration::from_secs(30));
     assert_eq!(mail.max_retries, 4);
     assert_eq!(mail.retry_delay, Duration::from_secs(1));
     assert_eq!(mail.retry_delay_max, Duration::from_secs(600));
     assert_eq!(mail.dead_letter_queue, queue("signups.dead"));
     assert_eq!(mail.memory_bytes_max, 128 << 20);
+    assert_eq!(mail.reuse, None);
+    assert_eq!(mail.canary, None);
+    assert_eq!(mail.limits, Limits::default());
+    assert_eq!(mail.config, BTreeMap::new());
     assert_eq!(mail.grants, Grants::default());
+}
+
+#[test]
+fn a_canary_has_a_share_and_an_end_by_default() {
+    let text = "[queues.a]\n[consumers.b]\nqueue = \"a\"\ncomponent = \"b.wasm\"\n[consumers.b.canary]\n";
+    let config = config::parse(text, Path::new("queue.toml")).unwrap();
+    assert_eq!(config.consumers["b"].canary, Some(Canary { share_percent: 10, deliveries: 200 }));
+}
+
+#[test]
+fn a_reused_instance_has_limits_by_default() {
+    let text = "[queues.a]\n[consumers.b]\nqueue = \"a\"\ncomponent = \"b.wasm\"\ninstance = \"reused\"\n";
+    let config = config::parse(text, Path::new("queue.toml")).unwrap();
+    let limits = Reuse { max_deliveries: 1000, idle_timeout: Duration::from_secs(60) };
+    assert_eq!(config.consumers["b"].reuse, Some(limits));
+    let config = config::parse(&text.replace("reused", "fresh"), Path::new("queue.toml")).unwrap();
+    assert_eq!(config.consumers["b"].reuse, None);
 }
 
 #[test]

@@ -2,167 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use linecook::config::{DirGrant, Grants};
-use linecook::delivery::{Delivery, Lease, Message, MessageId, Outcome, QueueName};
-use linecook::sandbox::{InstanceSettings, LoadError, Module, Report, Sandbox, SandboxOptions, Worker};
-use tempfile::TempDir;
+use linecook::config::DirGrant;
+use linecook::delivery::{MessageId, Outcome};
+use linecook::sandbox::{InstanceSettings, LoadError};
 
 #[path = "support/guests.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod guests;
+#[path = "support/kitchen.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod kitchen;
 
-/// Longer than anything here takes on the busiest machine.
-const LONG: Duration = Duration::from_secs(60);
-
-/// A sandbox with its cache folder.
-struct Kitchen {
-    sandbox: Sandbox,
-    folder: TempDir,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Kitchen {
-    fn new(workers: usize) -> Kitchen {
-        LazyLock::force(&LOG);
-        let folder = tempfile::tempdir().unwrap();
-        let options = SandboxOptions { workers, slots: 4, cache_dir: folder.path().join("cache") };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Kitchen { sandbox: Sandbox::start(options).unwrap(), folder, runtime }
-    }
-
-    fn load(&self, component: &[u8], settings: &Arc<InstanceSettings>) -> Result<Module, LoadError> {
-        self.runtime.block_on(self.sandbox.load(component.into(), settings.clone()))
-    }
-
-    /// Runs a task on a worker and waits for what it gives.
-    fn on<F, T, R>(&self, worker: usize, task: F) -> R
-    where
-        F: FnOnce(Worker) -> T + Send + 'static,
-        T: Future<Output = R> + 'static,
-        R: Send + 'static,
-    {
-        self.start(worker, task).recv_timeout(LONG).expect("the task ends")
-    }
-
-    /// Runs a task on a worker.
-    fn start<F, T, R>(&self, worker: usize, task: F) -> mpsc::Receiver<R>
-    where
-        F: FnOnce(Worker) -> T + Send + 'static,
-        T: Future<Output = R> + 'static,
-        R: Send + 'static,
-    {
-        let (answer, answered) = mpsc::channel();
-        self.sandbox.spawn(worker, move |worker| async move {
-            let _ = answer.send(task(worker).await);
-        });
-        answered
-    }
-
-    /// One delivery of `body`.
-    fn call(&self, module: &Module, settings: &Arc<InstanceSettings>, body: &str) -> Report {
-        self.calling(module, settings, body).recv_timeout(LONG).expect("the call ends")
-    }
-
-    fn calling(&self, module: &Module, settings: &Arc<InstanceSettings>, body: &str) -> mpsc::Receiver<Report> {
-        let (module, settings, delivery) = (module.clone(), settings.clone(), delivery(body));
-        self.start(0, async move |worker| {
-            let slot = worker.slots(1).await.pop().unwrap();
-            module.call(&worker, slot, &settings, &delivery).await
-        })
-    }
-
-    /// The guest of all trades, and one delivery to it.
-    fn behave(&self, settings: InstanceSettings, body: &str) -> Report {
-        let settings = Arc::new(settings);
-        let module = self.load(&component("behave"), &settings).unwrap();
-        self.call(&module, &settings, body)
-    }
-}
-
-fn component(name: &str) -> Vec<u8> {
-    fs::read(guests::component(name)).unwrap()
-}
-
-fn settings() -> InstanceSettings {
-    InstanceSettings {
-        consumer: "cook".into(),
-        queue: queue("orders"),
-        memory_bytes_max: 32 << 20,
-        timeout: LONG,
-        grants: Grants { send: vec![queue("report"), queue("audit")], ..Grants::default() },
-    }
-}
-
-fn queue(name: &str) -> QueueName {
-    QueueName::new(name).unwrap()
-}
-
-fn delivery(body: &str) -> Delivery {
-    Delivery {
-        message: Message {
-            id: MessageId::new(7, 42),
-            body: body.as_bytes().to_vec().into(),
-            content_type: Some("application/json".into()),
-            key: Some("table-7".into()),
-            attributes: vec![("waiter".into(), "Ann".into())],
-            enqueued_at_ms: 1_700_000_000_123,
-        },
-        attempt: 3,
-        first_failed_at_ms: None,
-        lease: Lease { queue: 1, position: 42, token: 1 },
-    }
-}
-
-fn retry(reason: &str) -> Outcome {
-    Outcome::Retry { reason: reason.into(), after: None }
-}
-
-#[track_caller]
-fn reason(report: &Report) -> &str {
-    match &report.outcome {
-        Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason } => reason,
-        other => panic!("{other:?} has no reason"),
-    }
-}
-
-fn sent(report: &Report) -> Vec<(String, serde_json::Value)> {
-    let value = |body: &[u8]| serde_json::from_slice(body).unwrap();
-    report.sends.iter().map(|send| (send.queue.to_string(), value(&send.message.body))).collect()
-}
-
-/// Everything that was logged by this process, as lines of JSON.
-static LOG: LazyLock<Arc<Log>> = LazyLock::new(|| {
-    let log = Arc::new(Log::default());
-    let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    log
-});
-
-#[derive(Default)]
-struct Log(Mutex<Vec<u8>>);
-
-impl Log {
-    fn of(&self, consumer: &str) -> Vec<serde_json::Value> {
-        let lines = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.filter(|line| line["fields"]["consumer"] == consumer).collect()
-    }
-}
-
-impl Write for &Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use kitchen::{Kitchen, LOG, LONG, component, delivery, reason, retry, sent, settings};
 
 #[test]
 fn every_answer_of_a_handler_is_an_outcome() {
@@ -305,6 +160,35 @@ fn output_goes_to_the_log_with_the_message_and_stops_at_its_limit() {
 }
 
 #[test]
+fn records_of_log_and_tracing_reach_the_log_with_the_message() {
+    let kitchen = Kitchen::new(1);
+    for (level, expected) in [
+        (
+            None,
+            &[
+                " INFO logs: log is informed of 3 bytes",
+                "ERROR kitchen::oven: log is alarmed",
+                " WARN logs: tracing is worried table=7 dish=\"soup\"",
+            ][..],
+        ),
+        (Some("error"), &["ERROR kitchen::oven: log is alarmed"]),
+        (Some("off"), &[]),
+    ] {
+        let consumer = format!("logs at {level:?}");
+        let mut settings = InstanceSettings { consumer: consumer.clone(), ..settings() };
+        settings.grants.env.extend(level.map(|level| ("RUST_LOG".to_owned(), level.to_owned())));
+        let settings = Arc::new(settings);
+        let module = kitchen.load(&component("logs"), &settings).unwrap();
+        let report = kitchen.call(&module, &settings, "abc");
+        assert_eq!(reason(&report), "on purpose");
+        let lines = LOG.of(&consumer);
+        assert_eq!(lines.iter().map(|line| line["fields"]["message"].as_str().unwrap()).collect::<Vec<_>>(), expected);
+        assert!(lines.iter().all(|line| line["fields"]["message_id"] == MessageId::new(7, 42).to_string()));
+        assert_eq!(report.stderr_tail, expected.iter().map(|line| format!("{line}\n")).collect::<String>());
+    }
+}
+
+#[test]
 fn a_guest_has_the_granted_environment_and_no_other() {
     let kitchen = Kitchen::new(1);
     let mut settings = settings();
@@ -423,17 +307,21 @@ fn a_component_that_can_t_be_used_is_refused_with_what_to_do() {
     assert!(matches!(error, LoadError::NotWasm { .. }) && error.to_string().contains(r#""PK\x03\x04 a z""#), "{error}");
 
     let error = refused(&wat("(module)"));
-    assert!(matches!(error, LoadError::CoreModule) && error.to_string().contains("wasm32-wasip2"), "{error}");
+    assert!(matches!(error, LoadError::CoreModule { .. }) && error.to_string().contains("wasm32-wasip2"), "{error}");
 
     let mut half = component("noop");
     half.truncate(half.len() / 2);
     let error = refused(&half);
-    assert!(matches!(error, LoadError::Compile { .. }), "{error:?}");
+    assert!(matches!(error, LoadError::Compile { .. } | LoadError::CoreModule { .. }), "{error:?}");
 
     let error = refused(&wat(r#"(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#));
     assert!(matches!(error, LoadError::MissingExport { .. }), "{error:?}");
     assert!(
-        error.to_string().contains("does not export `linecook:worker/handler@0.1.0`; it exports `wasi:cli/run@0.2.0`")
+        error.to_string().contains(
+            "does not export `linecook:worker/handler@0.1` or `linecook:worker/batch-handler@0.1`; it exports \
+             `wasi:cli/run@0.2.0`"
+        ),
+        "{error}"
     );
 
     let error = refused(&wat(r#"(component (import "acme:oven/heat@1.0.0" (instance (export "on" (func)))))"#));
@@ -459,6 +347,43 @@ fn a_component_that_can_t_be_used_is_refused_with_what_to_do() {
 
     let error = refused(&handler("(memory 1024)"));
     assert!(error.to_string().contains("exceeded memory_limit (32 MiB)"), "{error}");
+}
+
+#[test]
+fn a_component_of_an_older_minor_version_runs() {
+    let kitchen = Kitchen::new(1);
+    let settings = Arc::new(settings());
+    // The names are all that differs: 0.1.1 only added to 0.1.0.
+    let mut component = component("behave");
+    let (new, old) = (b"@0.1.1", b"@0.1.0");
+    let mut replaced = 0;
+    for at in 0..component.len() - new.len() {
+        if component[at..].starts_with(new) {
+            component[at..at + new.len()].copy_from_slice(old);
+            replaced += 1;
+        }
+    }
+    assert!(replaced >= 2, "{replaced}");
+    let module = kitchen.load(&component, &settings).unwrap();
+    let report = kitchen.call(&module, &settings, r#"{"do":"send","to":"audit","count":3}"#);
+    assert_eq!((report.outcome, report.sends.len()), (Outcome::Ack, 3));
+}
+
+#[test]
+fn a_module_whose_interfaces_depend_on_each_other_in_a_circle_is_refused() {
+    let kitchen = Kitchen::new(1);
+    let mut component = component("behave");
+    for at in 0..component.len() {
+        let named = [&b"linecook:worker/handler"[..], b"linecook:worker/queues"];
+        if named.iter().any(|name| component[..at].ends_with(name)) {
+            component[at..at + 6].copy_from_slice(b"@0.1.0");
+        }
+    }
+    match kitchen.load(&component, &Arc::new(settings())) {
+        // In a component, these are names of an older version.
+        Ok(_) => assert!(component.starts_with(b"\0asm\x0d")),
+        Err(error) => assert!(error.to_string().contains("depend on each other in a circle"), "{error}"),
+    }
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_broken_component_stops_only_its_own_consumer() {
     let broken = [
         ("no-wasm", b"#!/bin/sh".to_vec(), "this is not WebAssembly"),
         ("core-module", wat::parse_str("(module)").unwrap(), "wasm32-wasip2"),
-        ("no-export", wat::parse_str("(component)").unwrap(), "linecook:worker/handler@0.1.0"),
+        ("no-export", wat::parse_str("(component)").unwrap(), "linecook:worker/handler@0.1`"),
         (
             "no-import",
             wat::parse_str("(component (import \"acme:things/stuff@1.0.0\" (instance)))").unwrap(),

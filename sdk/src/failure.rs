@@ -65,11 +65,28 @@ impl Failure {
 
     /// Not now: hand the message out again after `after`. It does not count as an attempt, so a message can be snoozed
     /// for as long as its queue keeps it.
+    ///
+    /// ```
+    /// # use linecook_sdk::{Failure, Message, Outcome};
+    /// # use std::time::Duration;
+    /// fn at_night_only(_message: Message) -> Outcome {
+    ///     Err(Failure::snooze(Duration::from_secs(3600)))
+    /// }
+    /// ```
     pub fn snooze(after: Duration) -> Failure {
         Failure::Snooze { after }
     }
 
     /// It can never succeed: the message goes to the dead-letter queue, with the reason, without another attempt.
+    ///
+    /// ```
+    /// # use linecook_sdk::{Failure, Message, Outcome};
+    /// fn handle(message: Message) -> Outcome {
+    ///     let amount: u64 = message.text()?.parse().map_err(Failure::dead_letter)?;
+    ///     println!("{amount}");
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn dead_letter(reason: impl fmt::Display) -> Failure {
         Failure::DeadLetter { reason: reason.to_string() }
     }

@@ -55,17 +55,25 @@
 //! ```
 //!
 //! `cargo build --release --target wasm32-wasip2` makes the component; `source = "path/to/the/package"` in
-//! `queue.toml` lets the runtime do it.
+//! `queue.toml` lets the runtime do it. With `--target wasm32-wasip1` it makes a core module, which the runtime takes as
+//! `component = "…"` just as well: it is turned into a component when it is loaded.
 //!
-//! `println!` and `eprintln!` reach the runtime's log, with the message's id. The tail of stderr is kept with a dead
-//! letter.
+//! Each delivery has a fresh instance of the component: nothing of one shows in the next. With `instance = "reused"` in
+//! `queue.toml`, an instance serves one delivery after another, so that a `static` (a `OnceLock` with something costly to
+//! make) stays, until the instance fails, has served `max_deliveries_per_instance`, or was idle for
+//! `instance_idle_timeout`. Nothing that matters may depend on it.
+//!
+//! `println!` and `eprintln!` reach the runtime's log, with the message's id, and so do the records of the `log` and
+//! `tracing` crates (see [`logging`]). The tail of stderr is kept with a dead letter.
 //!
 //! # Test
 //!
 //! On any other target than WebAssembly the function is an ordinary function, and [`testing`] stands in for the
 //! runtime: `cargo test` needs no runtime and no WebAssembly.
 
+pub mod batch;
 mod failure;
+pub mod logging;
 mod message;
 pub mod queues;
 
@@ -79,8 +87,8 @@ pub mod __rt;
 pub use failure::{Failure, Outcome};
 /// Makes a function the consumer of this component.
 ///
-/// The function takes one [`Message`] and returns an [`Outcome`]; it stays an ordinary function that tests can call.
-/// A component has exactly one consumer.
+/// The function takes one [`Message`] and returns an [`Outcome`]; or it takes `Vec<Message>` and answers for each of them
+/// (see [`batch`]). It stays an ordinary function that tests can call. A component has exactly one consumer.
 ///
 /// ```
 /// use linecook_sdk::{Message, Outcome, consumer};
@@ -89,6 +97,16 @@ pub use failure::{Failure, Outcome};
 /// fn greet(message: Message) -> Outcome {
 ///     println!("hello, {}", message.text()?);
 ///     Ok(())
+/// }
+/// ```
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, batch, consumer};
+///
+/// #[consumer]
+/// fn greet_many(messages: Vec<Message>) -> Vec<Outcome> {
+///     println!("hello to all {} of you", messages.len());
+///     batch::each(messages, |message| Ok(println!("and to you, {}", message.text()?)))
 /// }
 /// ```
 ///

@@ -63,12 +63,25 @@ impl Message {
     /// # Errors
     ///
     /// A dead letter, if it is not UTF-8.
+    ///
+    /// ```
+    /// # use linecook_sdk::testing;
+    /// assert_eq!(testing::message("soup").build().text().unwrap(), "soup");
+    /// assert!(testing::message(b"\xff").build().text().is_err());
+    /// ```
     pub fn text(&self) -> Result<&str, Failure> {
         std::str::from_utf8(&self.body)
             .map_err(|error| Failure::dead_letter(format_args!("the body is not text: {error}")))
     }
 
     /// The value of the first attribute of this name. Names are told apart by their case.
+    ///
+    /// ```
+    /// # use linecook_sdk::testing;
+    /// let message = testing::message("").attribute("source", "web").build();
+    /// assert_eq!(message.attribute("source"), Some("web"));
+    /// assert_eq!(message.attribute("Source"), None);
+    /// ```
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(each, _)| each == name).map(|(_, value)| value.as_str())
     }

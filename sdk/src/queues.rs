@@ -27,6 +27,7 @@ use serde::Serialize;
 
 #[cfg(target_family = "wasm")]
 use crate::__rt::bindings as backend;
+use crate::batch;
 #[cfg(not(target_family = "wasm"))]
 use crate::testing::fake as backend;
 
@@ -37,13 +38,38 @@ use crate::testing::fake as backend;
 /// # Errors
 ///
 /// See [`SendError`]. By `?`, each is a retry.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, queues, testing};
+///
+/// fn count(message: Message) -> Outcome {
+///     Ok(queues::send("counts", &message.body.len())?)
+/// }
+///
+/// assert_eq!(testing::run(count, testing::message("four")).sends[0].json::<usize>(), 4);
+/// ```
 pub fn send<T: Serialize + ?Sized>(queue: &str, value: &T) -> Result<(), SendError> {
     json(value)?.send(queue)
 }
 
 /// Starts a message with the given body and nothing else: no content type, no key, no attributes, no delay.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, queues};
+///
+/// fn forward(message: Message) -> Outcome {
+///     Ok(queues::message(message.body).key("customer-7").send("next")?)
+/// }
+/// ```
 pub fn message(body: impl Into<Vec<u8>>) -> Outgoing {
-    Outgoing { body: body.into(), content_type: None, key: None, attributes: Vec::new(), delay: Duration::ZERO }
+    Outgoing {
+        body: body.into(),
+        content_type: None,
+        key: None,
+        attributes: Vec::new(),
+        delay: Duration::ZERO,
+        with_ack_of: None,
+    }
 }
 
 /// Starts a message whose body is a value as JSON, with the content type `application/json`.
@@ -51,6 +77,16 @@ pub fn message(body: impl Into<Vec<u8>>) -> Outgoing {
 /// # Errors
 ///
 /// [`SendError::Unserializable`], if the value can't be written as JSON.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, queues};
+/// use std::time::Duration;
+///
+/// fn remind(message: Message) -> Outcome {
+///     let reminder = queues::json(&serde_json::json!({ "about": message.id }))?;
+///     Ok(reminder.delay(Duration::from_secs(3600)).send("reminders")?)
+/// }
+/// ```
 pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Outgoing, SendError> {
     let body = serde_json::to_vec(value).map_err(|error| SendError::Unserializable { detail: error.to_string() })?;
     Ok(message(body).content_type("application/json"))
@@ -65,6 +101,8 @@ pub struct Outgoing {
     pub(crate) key: Option<String>,
     pub(crate) attributes: Vec<(String, String)>,
     pub(crate) delay: Duration,
+    /// The message of a batch that it goes with.
+    pub(crate) with_ack_of: Option<String>,
 }
 
 impl Outgoing {
@@ -92,6 +130,25 @@ impl Outgoing {
         self
     }
 
+    /// In a batch: the id of the message with whose acknowledgement it is sent. If that message is not acknowledged, it is
+    /// not sent. By default it is the message that [`batch::each`] is at, or else it belongs to the
+    /// batch as a whole.
+    ///
+    /// ```
+    /// use linecook_sdk::{Message, Outcome, queues};
+    ///
+    /// fn forward(messages: Vec<Message>) -> Outcome {
+    ///     for message in messages {
+    ///         queues::message(message.body).with_ack_of(message.id).send("next")?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn with_ack_of(mut self, message_id: impl Into<String>) -> Outgoing {
+        self.with_ack_of = Some(message_id.into());
+        self
+    }
+
     /// Sends it to a queue. The queue must be among the consumer's `grants.send` in `queue.toml`.
     ///
     /// # Errors
@@ -101,7 +158,8 @@ impl Outgoing {
     /// # Panics
     ///
     /// In native tests, outside of [`testing::run`](crate::testing::run): there is nobody to send to.
-    pub fn send(self, queue: &str) -> Result<(), SendError> {
+    pub fn send(mut self, queue: &str) -> Result<(), SendError> {
+        self.with_ack_of = self.with_ack_of.or_else(batch::current);
         backend::send(queue, self)
     }
 }
@@ -124,7 +182,7 @@ pub enum SendError {
         /// What the runtime says about it.
         detail: String,
     },
-    /// A queue name, key, content type or attribute that cannot be.
+    /// A queue name, key, content type or attribute that cannot be, or a message to go with that is not in the batch.
     Invalid {
         /// The queue.
         queue: String,

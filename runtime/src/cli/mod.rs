@@ -26,6 +26,7 @@ pub mod check;
 pub mod client;
 pub mod failed;
 pub mod logging;
+pub mod new;
 mod output;
 pub mod peek;
 pub mod purge;
@@ -65,6 +66,8 @@ pub enum Command {
     Run(run::Args),
     /// Check queue.toml, and that what it names is there, without starting anything
     Check(check::Args),
+    /// Make a new consumer: a crate with a test, and the lines for queue.toml
+    New(new::Args),
     /// Send a message to a queue, or one for each line of a file
     Send(send::Args),
     /// Show what is in the queues and what the consumers are doing
@@ -94,6 +97,7 @@ impl Cli {
             None => run::run(&run::Args::default(), &context),
             Some(Command::Run(args)) => run::run(&args, &context),
             Some(Command::Check(args)) => check::run(&args, &context),
+            Some(Command::New(args)) => new::run(&args, &context),
             Some(Command::Send(args)) => send::run(&args, &context),
             Some(Command::Status(args)) => status::run(&args, &context),
             Some(Command::Peek(args)) => peek::run(&args, &context),

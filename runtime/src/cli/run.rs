@@ -15,7 +15,7 @@ use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
 use crate::broker::embedded::Embedded;
 use crate::broker::{Broker, QueueLimits};
-use crate::config::{Config, Source};
+use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::http::{self, App};
@@ -45,8 +45,9 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then drains. A second signal ends the process at once, with exit code 1.
 pub fn run(args: &Args, context: &Context) -> CommandResult {
-    let config = context.load_config()?;
+    let config = config::load_to_run(&context.config_path)?;
     logging::start(args.log_format, args.log_level);
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("linecook-io")
@@ -57,6 +58,19 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     // A load or a build that is still under way on a blocking thread must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Allows as many open files as the system lets this process have: guests hold sockets and files of their own beside the
+/// log's and the clients', and the usual 1024 are for programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
@@ -73,6 +87,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         workers: config.runtime.workers,
         slots: shares.slots(),
         cache_dir: config.runtime.data_dir.join("cache"),
+        ca_file: config.runtime.ca_file.clone(),
     })
     .map_err(|error| Failed::new("can't start the workers").because(error))?;
     let board = Arc::new(Board::default());

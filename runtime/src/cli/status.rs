@@ -28,6 +28,9 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     }
     terminal::print(format!("\n{}", consumer_table(list(&consumers))))?;
     for consumer in list(&consumers) {
+        if let Some(generation) = consumer["canary"]["generation"].as_u64() {
+            terminal::print(format!("\n{}: generation {generation} is on trial", cell(consumer, "name")))?;
+        }
         if let Some(error) = consumer["reload_error"].as_str() {
             terminal::print(format!("\n{}: reload failed: {}", cell(consumer, "name"), one_line(error, 2000)))?;
         }

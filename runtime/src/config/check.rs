@@ -43,7 +43,7 @@ pub(super) fn references(document: &Document, errors: &Errors) {
                 );
             }
         }
-        for (queue, span) in consumer.grants.send.iter().zip(&consumer.send_spans) {
+        for (queue, span) in consumer.grants.send.iter().zip(&consumer.grant_spans.send) {
             if !document.queues.contains_key(queue) && !dead_letter_queues.contains(queue) {
                 let known = document.queues.keys().chain(dead_letter_queues.iter().copied());
                 let message = format!("the grant names queue `{queue}`, which does not exist");

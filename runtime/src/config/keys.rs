@@ -13,8 +13,12 @@ pub(super) enum Table {
     Consumer,
     /// `[consumers.NAME.grants]`.
     Grants,
+    /// `[consumers.NAME.canary]`.
+    Canary,
     /// An item of `dirs` in `[consumers.NAME.grants]`.
     Dir,
+    /// `[consumers.NAME.limits]`.
+    Limits,
 }
 
 /// A key of the design that this version does not have.
@@ -30,7 +34,6 @@ pub(super) struct LaterKey {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Accepted {
     Text(&'static str),
-    Integer(u64),
     False,
     EmptyArray,
 }
@@ -50,42 +53,63 @@ const LATER: &[LaterKey] = &[
     later(Table::Runtime, "tls"),
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
     only(Table::Queue, "history", Accepted::Text("0s")),
-    only(Table::Consumer, "max_batch_size", Accepted::Integer(1)),
-    // It has no effect on batches of one message.
-    only(Table::Consumer, "max_batch_timeout", Accepted::Text("1s")),
-    only(Table::Consumer, "instance", Accepted::Text("fresh")),
     later(Table::Consumer, "rate_limit"),
-    only(Table::Grants, "http", Accepted::EmptyArray),
-    only(Table::Grants, "tcp", Accepted::EmptyArray),
-    only(Table::Grants, "secrets", Accepted::EmptyArray),
     only(Table::Grants, "state", Accepted::False),
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 6] =
-        [Table::File, Table::Runtime, Table::Queue, Table::Consumer, Table::Grants, Table::Dir];
+    pub(super) const ALL: [Table; 8] = [
+        Table::File,
+        Table::Runtime,
+        Table::Queue,
+        Table::Consumer,
+        Table::Grants,
+        Table::Canary,
+        Table::Dir,
+        Table::Limits,
+    ];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
-            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes"],
+            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
             Table::Queue => &["retention", "max_bytes", "dedup_window"],
             Table::Consumer => &[
                 "queue",
                 "source",
                 "component",
                 "max_concurrency",
+                "max_batch_size",
+                "max_batch_timeout",
                 "timeout",
                 "max_retries",
                 "retry_delay",
                 "retry_delay_max",
                 "dead_letter_queue",
                 "memory_limit",
+                "instance",
+                "max_deliveries_per_instance",
+                "instance_idle_timeout",
+                "canary",
+                "limits",
+                "config",
                 "grants",
             ],
-            Table::Grants => &["send", "env", "dirs"],
+            Table::Grants => &["send", "http", "tcp", "env", "secrets", "dirs"],
+            Table::Canary => &["share", "deliveries"],
             Table::Dir => &["host", "guest", "access"],
+            Table::Limits => &[
+                "cpu_time",
+                "core_instances",
+                "tables",
+                "table_elements",
+                "host_call_bytes",
+                "random_bytes",
+                "log_bytes",
+                "sends",
+                "send_bytes",
+            ],
         }
     }
 
@@ -102,7 +126,9 @@ impl Table {
             Table::Queue => "[queues.NAME]",
             Table::Consumer => "[consumers.NAME]",
             Table::Grants => "[consumers.NAME.grants]",
+            Table::Canary => "[consumers.NAME.canary]",
             Table::Dir => "an item of `dirs`",
+            Table::Limits => "[consumers.NAME.limits]",
         }
     }
 

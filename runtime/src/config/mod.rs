@@ -17,7 +17,10 @@ use crate::broker::QueueLimits;
 mod check;
 mod errors;
 mod file;
+mod grants;
+mod host;
 mod keys;
+mod limits;
 mod outside;
 mod read;
 mod reader;
@@ -25,14 +28,23 @@ mod syntax;
 pub mod units;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
+pub use self::grants::{DirGrant, Grants, Hosts, HttpGrant, Scheme, TcpGrant};
+pub use self::host::Host;
 pub(crate) use self::keys::nearest;
+pub use self::limits::Limits;
 
 /// Reads and checks a file. What it names outside itself may be missing: see [`check`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     parse(&file::read(path)?, path)
 }
 
-/// As [`load`], and the packages, components and folders that the file names must be there.
+/// As [`load`], and the secrets that the file names must be in the environment of this process. What else is missing
+/// can come later: a component that is built, a folder that is made.
+pub fn load_to_run(path: &Path) -> Result<Config, ConfigErrors> {
+    examine(&file::read(path)?, path, outside::check_environment)
+}
+
+/// As [`load`], and the packages, components, folders, files and secrets that the file names must be there.
 pub fn check(path: &Path) -> Result<Config, ConfigErrors> {
     examine(&file::read(path)?, path, outside::check)
 }
@@ -87,6 +99,8 @@ pub struct RuntimeConfig {
     pub workers: usize,
     /// The room of the write-ahead log on disk.
     pub log_bytes_max: u64,
+    /// Certificates (PEM) that consumers' HTTPS trusts beside the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[queues.NAME]`.
@@ -116,9 +130,13 @@ pub struct ConsumerConfig {
     pub queue: QueueName,
     /// Where its component comes from.
     pub source: Source,
-    /// Deliveries that run at once.
+    /// Deliveries that run at once; batches, if `max_batch_size` is more than 1.
     pub max_concurrency: usize,
-    /// The limit of one delivery, and its lease.
+    /// Messages that are handed over in one call.
+    pub max_batch_size: usize,
+    /// How long a partial batch waits for more messages.
+    pub max_batch_timeout: Duration,
+    /// The limit of one delivery or batch, and its lease.
     pub timeout: Duration,
     /// Attempts after the first.
     pub max_retries: u32,
@@ -130,8 +148,34 @@ pub struct ConsumerConfig {
     pub dead_letter_queue: QueueName,
     /// Linear memory that one instance may have.
     pub memory_bytes_max: u64,
+    /// How long an instance is kept for more deliveries; none if each has a fresh one.
+    pub reuse: Option<Reuse>,
+    /// How a new generation is tried; none if it is taken into use at once.
+    pub canary: Option<Canary>,
+    /// What else one delivery may use.
+    pub limits: Limits,
+    /// Values for the guest to look up with `wasi:config`.
+    pub config: BTreeMap<String, String>,
     /// What it may do.
     pub grants: Grants,
+}
+
+/// `[consumers.NAME.canary]`: how a new generation is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Canary {
+    /// How many of 100 deliveries go to it; 1 to 99.
+    pub share_percent: u8,
+    /// Deliveries after which it is promoted, if it does well.
+    pub deliveries: u64,
+}
+
+/// `instance = "reused"`: how long an instance is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reuse {
+    /// Messages that it handles at most.
+    pub max_deliveries: u64,
+    /// How long it waits for the next one.
+    pub idle_timeout: Duration,
 }
 
 /// Where a component comes from.
@@ -141,28 +185,6 @@ pub enum Source {
     Package(PathBuf),
     /// A file that somebody else builds.
     Component(PathBuf),
-}
-
-/// `[consumers.NAME.grants]`: nothing is granted that is not here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Grants {
-    /// Queues that it may send to.
-    pub send: Vec<QueueName>,
-    /// Its environment.
-    pub env: BTreeMap<String, String>,
-    /// Folders that it sees.
-    pub dirs: Vec<DirGrant>,
-}
-
-/// One granted folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirGrant {
-    /// The folder outside.
-    pub host: PathBuf,
-    /// Its name inside.
-    pub guest: String,
-    /// Whether the guest may change it (`access = "read-write"`).
-    pub write: bool,
 }
 
 #[cfg(test)]
@@ -179,7 +201,9 @@ mod tests {
                 Table::Queue => "[queues.a]\n",
                 Table::Consumer => "[consumers.a]\n",
                 Table::Grants => "[consumers.a.grants]\n",
+                Table::Canary => "[consumers.a.canary]\n",
                 Table::Dir => "[[consumers.a.grants.dirs]]\n",
+                Table::Limits => "[consumers.a.limits]\n",
             };
             for key in table.keys() {
                 // No key takes a time, so that one that is read is refused.

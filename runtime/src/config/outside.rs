@@ -1,13 +1,14 @@
-//! What a `queue.toml` names outside itself: Cargo packages, component files, folders. Checked by `linecook check`,
-//! and not when the file is loaded: `linecook send` needs none of it.
+//! What a `queue.toml` names outside itself: Cargo packages, component files, folders, certificates, secrets. Checked by
+//! `linecook check`, and not when the file is loaded: `linecook send` needs none of it. `linecook run` needs the secrets.
 
+use std::env::{self, VarError};
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
 use super::errors::ConfigError;
 use super::read::Document;
-use super::reader::Errors;
+use super::reader::{Errors, name};
 use super::{DirGrant, Source};
 
 /// Checks that everything named is there.
@@ -22,10 +23,32 @@ pub(super) fn check(document: &Document, errors: &Errors) {
                 errors.push(error);
             }
         }
-        for (grant, span) in consumer.grants.dirs.iter().zip(&consumer.dir_spans) {
+        for (grant, span) in consumer.grants.dirs.iter().zip(&consumer.grant_spans.dirs) {
             if let Some(error) = host_folder(grant, span) {
                 errors.push(error);
             }
+        }
+    }
+    if let (Some(file), Some(span)) = (&document.runtime.ca_file, &document.ca_file_span)
+        && let Err(error) = fs::File::open(file)
+    {
+        let error = ConfigError::at(span.clone(), format!("can't read {}: {error}", file.display()));
+        errors.push(error.hint("name a file of certificates in PEM, relative to this file"));
+    }
+    check_environment(document, errors);
+}
+
+/// Checks that the secrets are in the environment of this process. Their values are not kept.
+pub(super) fn check_environment(document: &Document, errors: &Errors) {
+    for consumer in &document.consumers {
+        for (secret, span) in consumer.grants.secrets.iter().zip(&consumer.grant_spans.secrets) {
+            let problem = match env::var(secret) {
+                Ok(_) => continue,
+                Err(VarError::NotPresent) => "is not set in the environment",
+                Err(VarError::NotUnicode(_)) => "is not UTF-8 in the environment",
+            };
+            let error = ConfigError::at(span.clone(), format!("the secret {} {problem}", name(secret)));
+            errors.push(error.hint("set it before `linecook run` is started: secrets are not written into this file"));
         }
     }
 }

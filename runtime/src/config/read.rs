@@ -1,6 +1,6 @@
 //! `queue.toml`, table by table: which keys there are, their defaults and their limits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -12,7 +12,12 @@ use linecook_store::QueueName;
 use super::errors::ConfigError;
 use super::keys::Table;
 use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
-use super::{Config, ConsumerConfig, DirGrant, Grants, QueueConfig, RuntimeConfig, Source};
+use super::{Canary, Config, ConsumerConfig, Grants, Limits, QueueConfig, Reuse, RuntimeConfig, Source};
+
+mod grants;
+mod limits;
+
+use self::grants::GrantSpans;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -33,6 +38,13 @@ const RETENTION_DEFAULT: Duration = Duration::from_secs(4 * DAY.as_secs());
 /// Zero remembers no keys. What is remembered takes room on disk.
 const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * DAY.as_secs());
 const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
+const BATCH_SIZE: RangeInclusive<u64> = 1..=1000;
+const BATCH_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+const DELIVERIES_PER_INSTANCE: RangeInclusive<u64> = 1..=1_000_000_000;
+const CANARY_SHARE: RangeInclusive<u8> = 1..=99;
+/// Fewer tell nothing.
+const CANARY_DELIVERIES: RangeInclusive<u64> = 10..=1_000_000;
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(12 * 3600);
 const RETRIES: RangeInclusive<u64> = 0..=1000;
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * DAY.as_secs());
@@ -44,6 +56,8 @@ const CONSUMER_NAME_BYTES_MAX: usize = 64;
 /// The file as far as it could be read. What is missing in it was reported.
 pub(super) struct Document {
     pub(super) runtime: RuntimeConfig,
+    /// Where the name of `runtime.ca_file` stands.
+    pub(super) ca_file_span: Option<Range<usize>>,
     pub(super) queues: BTreeMap<QueueName, QueueConfig>,
     pub(super) consumers: Vec<Consumer>,
 }
@@ -55,6 +69,8 @@ pub(super) struct Consumer {
     pub(super) queue: Option<Located<QueueName>>,
     pub(super) source: Option<Located<Source>>,
     pub(super) max_concurrency: usize,
+    pub(super) max_batch_size: usize,
+    pub(super) max_batch_timeout: Duration,
     pub(super) timeout: Duration,
     pub(super) max_retries: u32,
     pub(super) retry_delay: Duration,
@@ -62,11 +78,12 @@ pub(super) struct Consumer {
     /// By default it stands where the queue stands.
     pub(super) dead_letter_queue: Option<Located<QueueName>>,
     pub(super) memory_bytes_max: u64,
+    pub(super) reuse: Option<Reuse>,
+    pub(super) canary: Option<Canary>,
+    pub(super) limits: Limits,
+    pub(super) config: BTreeMap<String, String>,
     pub(super) grants: Grants,
-    /// Where the names of `grants.send` stand.
-    pub(super) send_spans: Vec<Range<usize>>,
-    /// Where the host folders of `grants.dirs` stand.
-    pub(super) dir_spans: Vec<Range<usize>>,
+    pub(super) grant_spans: GrantSpans,
 }
 
 impl Document {
@@ -99,12 +116,18 @@ impl Consumer {
             queue: self.queue?.value,
             source: self.source?.value,
             max_concurrency: self.max_concurrency,
+            max_batch_size: self.max_batch_size,
+            max_batch_timeout: self.max_batch_timeout,
             timeout: self.timeout,
             max_retries: self.max_retries,
             retry_delay: self.retry_delay,
             retry_delay_max: self.retry_delay_max,
             dead_letter_queue: self.dead_letter_queue?.value,
             memory_bytes_max: self.memory_bytes_max,
+            reuse: self.reuse,
+            canary: self.canary,
+            limits: self.limits,
+            config: self.config,
             grants: self.grants,
         })
     }
@@ -113,9 +136,9 @@ impl Consumer {
 /// Reads the document. `folder` is what relative paths are relative to.
 pub(super) fn document(table: TableReader<'_>, folder: &Path, errors: &Errors) -> Document {
     let runtime = table.get("runtime").and_then(|value| value.table(Table::Runtime));
-    let runtime = match runtime {
+    let (runtime, ca_file_span) = match runtime {
         Some(table) => self::runtime(table, folder),
-        None => default_runtime(folder),
+        None => (default_runtime(folder), None),
     };
     let mut queues = BTreeMap::new();
     for value in table.get("queues").iter().flat_map(|value| value.named("[queues.NAME]")) {
@@ -130,7 +153,7 @@ pub(super) fn document(table: TableReader<'_>, folder: &Path, errors: &Errors) -
         let name = consumer_name(&value);
         Some(consumer(name, value.table(Table::Consumer)?, folder, errors))
     });
-    let document = Document { runtime, queues, consumers: consumers.collect() };
+    let document = Document { runtime, ca_file_span, queues, consumers: consumers.collect() };
     table.finish();
     document
 }
@@ -142,10 +165,12 @@ fn default_runtime(folder: &Path) -> RuntimeConfig {
         drain_timeout: Duration::from_secs(25),
         workers: thread::available_parallelism().map_or(1, usize::from),
         log_bytes_max: 768 * MIB,
+        ca_file: None,
     }
 }
 
-fn runtime(table: TableReader<'_>, folder: &Path) -> RuntimeConfig {
+/// The table, and where it names the `ca_file`.
+fn runtime(table: TableReader<'_>, folder: &Path) -> (RuntimeConfig, Option<Range<usize>>) {
     let mut runtime = default_runtime(folder);
     if let Some(dir) = table.get("data_dir").and_then(|value| value.path("\"data\"")) {
         runtime.data_dir = folder.join(dir.value);
@@ -171,8 +196,10 @@ fn runtime(table: TableReader<'_>, folder: &Path) -> RuntimeConfig {
     if let Some(bytes) = table.get("log_max_bytes").and_then(|value| value.size(LOG_BYTES)) {
         runtime.log_bytes_max = bytes;
     }
+    let ca_file = table.get("ca_file").and_then(|value| value.path("\"internal-ca.pem\""));
+    runtime.ca_file = ca_file.as_ref().map(|path| folder.join(path.value));
     table.finish();
-    runtime
+    (runtime, ca_file.map(|path| path.span))
 }
 
 fn queue(table: TableReader<'_>) -> QueueConfig {
@@ -205,29 +232,42 @@ fn consumer(name: Option<String>, table: TableReader<'_>, folder: &Path, errors:
         None => queue.as_ref().and_then(|queue| default_dead_letter_queue(queue, errors)),
     };
     let (retry_delay, retry_delay_max) = retry_delays(&table);
-    let (grants, send_spans, dir_spans) = table
-        .get("grants")
-        .and_then(|value| value.table(Table::Grants))
-        .map(|table| grants(table, folder))
-        .unwrap_or_default();
+    let grants = table.get("grants").and_then(|value| value.table(Table::Grants));
+    let (grants, grant_spans) = grants.map(|table| grants::read(table, folder)).unwrap_or_default();
+    let limits = table.get("limits").and_then(|value| value.table(Table::Limits));
     let consumer = Consumer {
         name,
         queue,
         source: source(&table, folder, errors),
         max_concurrency: table.get("max_concurrency").and_then(|value| value.integer(CONCURRENCY)).unwrap_or(8)
             as usize,
+        max_batch_size: table.get("max_batch_size").and_then(|value| value.integer(BATCH_SIZE)).unwrap_or(1) as usize,
+        max_batch_timeout: table
+            .get("max_batch_timeout")
+            .and_then(|value| value.duration(BATCH_TIMEOUT))
+            .unwrap_or(Duration::from_secs(1)),
         timeout: table.get("timeout").and_then(|value| value.duration(TIMEOUT)).unwrap_or(Duration::from_secs(30)),
         max_retries: table.get("max_retries").and_then(|value| value.integer(RETRIES)).unwrap_or(4) as u32,
         retry_delay,
         retry_delay_max,
         dead_letter_queue,
         memory_bytes_max: table.get("memory_limit").and_then(|value| value.size(MEMORY_BYTES)).unwrap_or(128 * MIB),
+        reuse: reuse(&table),
+        canary: table.get("canary").and_then(|value| value.table(Table::Canary)).map(canary),
+        limits: limits.map(limits::read).unwrap_or_default(),
+        config: config(&table),
         grants,
-        send_spans,
-        dir_spans,
+        grant_spans,
     };
     table.finish();
     consumer
+}
+
+/// `[consumers.NAME.config]`: texts under names that the guest looks up.
+fn config(table: &TableReader<'_>) -> BTreeMap<String, String> {
+    let values = table.get("config");
+    let values = values.iter().flat_map(|value| value.named("`config = { name = \"value\" }`"));
+    values.filter_map(|value| Some((value.key.to_owned(), value.text("\"value\"")?.value.to_owned()))).collect()
 }
 
 fn default_dead_letter_queue(queue: &Located<QueueName>, errors: &Errors) -> Option<Located<QueueName>> {
@@ -282,79 +322,36 @@ fn retry_delays(table: &TableReader<'_>) -> (Duration, Duration) {
     (delay.unwrap_or(Duration::from_secs(1)), max.unwrap_or(Duration::from_secs(600)))
 }
 
-/// The grants, and where the queues and the host folders stand that they name.
-fn grants(table: TableReader<'_>, folder: &Path) -> (Grants, Vec<Range<usize>>, Vec<Range<usize>>) {
-    let (mut grants, mut send_spans, mut dir_spans) = (Grants::default(), Vec::new(), Vec::new());
-    for item in table.get("send").iter().flat_map(|value| value.items("[\"audit\"]")) {
-        let Some(queue) = item.queue_name() else { continue };
-        if grants.send.contains(&queue.value) {
-            item.refuse(format!("queue `{}` is granted twice", queue.value), "name it once");
-            continue;
-        }
-        grants.send.push(queue.value);
-        send_spans.push(queue.span);
-    }
-    for value in table.get("env").iter().flat_map(|value| value.named("`env = { NAME = \"value\" }`")) {
-        if value.key.is_empty() || value.key.contains(['=', '\0']) {
-            let hint = "a name is not empty and has no `=` and no zero byte";
-            value.refuse_key(format!("{} can't name an environment variable", name(value.key)), hint);
-        } else if let Some(text) = value.text("\"value\"") {
-            grants.env.insert(value.key.to_owned(), text.value.to_owned());
-        }
-    }
-    let mut guests = BTreeSet::new();
-    for item in table.get("dirs").iter().flat_map(|value| value.items(DIRS_EXAMPLE)) {
-        let Some((grant, span)) = item.table(Table::Dir).and_then(|table| dir(table, folder, &mut guests)) else {
-            continue;
-        };
-        grants.dirs.push(grant);
-        dir_spans.push(span);
-    }
+fn canary(table: TableReader<'_>) -> Canary {
+    let share = table.get("share").and_then(|value| value.percent(CANARY_SHARE));
+    let deliveries = table.get("deliveries").and_then(|value| value.integer(CANARY_DELIVERIES));
     table.finish();
-    (grants, send_spans, dir_spans)
+    Canary { share_percent: share.unwrap_or(10), deliveries: deliveries.unwrap_or(200) }
 }
 
-const DIRS_EXAMPLE: &str = "[{ host = \"templates\", guest = \"/templates\", access = \"read\" }]";
-
-fn dir(table: TableReader<'_>, folder: &Path, guests: &mut BTreeSet<String>) -> Option<(DirGrant, Range<usize>)> {
-    let host = table.require("host", "\"templates\"").and_then(|value| value.path("\"templates\""));
-    let guest = table.require("guest", "\"/templates\"").and_then(|value| guest_path(&value, guests));
-    let write = table.require("access", "\"read\"").and_then(|value| {
-        let text = value.text("\"read\"")?;
+/// What `instance` says. The keys that are about kept instances are refused without it: they would say nothing.
+fn reuse(table: &TableReader<'_>) -> Option<Reuse> {
+    let (deliveries, idle) = (table.get("max_deliveries_per_instance"), table.get("instance_idle_timeout"));
+    let max_deliveries = deliveries.as_ref().and_then(|value| value.integer(DELIVERIES_PER_INSTANCE)).unwrap_or(1000);
+    let idle_timeout = idle.as_ref().and_then(|value| value.duration(IDLE_TIMEOUT)).unwrap_or(Duration::from_secs(60));
+    let instance = table.get("instance");
+    let reused = instance.as_ref().map_or(Some(false), |value| {
+        let text = value.text("\"reused\"")?;
         match text.value {
-            "read" => Some(false),
-            "read-write" => Some(true),
+            "fresh" => Some(false),
+            "reused" => Some(true),
             other => {
-                value.refuse(format!("{:?} is not an access", excerpt(other)), "write \"read\" or \"read-write\"");
+                let message = format!("{:?} is no way to use instances", excerpt(other));
+                value.refuse(message, "write \"fresh\" (a new sandbox for each delivery) or \"reused\"");
                 None
             }
         }
     });
-    table.finish();
-    let host = host?;
-    Some((DirGrant { host: folder.join(host.value), guest: guest?, write: write? }, host.span))
-}
-
-/// The absolute name of a folder inside, without a slash at its end.
-fn guest_path(value: &Value<'_>, taken: &mut BTreeSet<String>) -> Option<String> {
-    let text = value.text("\"/templates\"")?.value;
-    let Some(inside) = text.strip_prefix('/') else {
-        let hint = format!("write {:?}", format!("/{}", excerpt(text)));
-        value.refuse("`guest` must be an absolute path: it is the folder's name inside the sandbox", hint);
-        return None;
-    };
-    let inside = inside.strip_suffix('/').unwrap_or(inside);
-    if !inside.is_empty() && inside.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        value.refuse("`guest` has an empty, `.` or `..` part", "write the path without it");
-        return None;
+    if reused == Some(false) {
+        for value in [deliveries, idle].into_iter().flatten() {
+            let message = format!("`{}` has no effect on fresh instances", value.key);
+            value.refuse_key(message, "add `instance = \"reused\"`, or remove it");
+        }
     }
-    let path = format!("/{inside}");
-    if !taken.insert(path.clone()) {
-        value.refuse(
-            format!("two folders are granted as {:?}", excerpt(&path)),
-            "give each folder a name of its own inside the sandbox",
-        );
-        return None;
-    }
-    Some(path)
+    (reused == Some(true)).then_some(Reuse { max_deliveries, idle_timeout })
 }

@@ -179,6 +179,22 @@ impl<'d> Value<'d> {
         value
     }
 
+    /// A share, such as `"10%"`, within the limits.
+    pub(super) fn percent(&self, limits: RangeInclusive<u8>) -> Option<u8> {
+        let (min, max) = (*limits.start(), *limits.end());
+        let Some(text) = self.value.as_str() else {
+            self.refuse_type("a share", format!("write a share in quotes, from \"{min}%\" to \"{max}%\""));
+            return None;
+        };
+        let value =
+            text.strip_suffix('%').and_then(|number| number.parse().ok()).filter(|value| limits.contains(value));
+        if value.is_none() {
+            let message = format!("{}: {:?} is not a share", name(self.key), excerpt(text));
+            self.refuse(message, format!("write a whole number of percent, from \"{min}%\" to \"{max}%\""));
+        }
+        value
+    }
+
     /// A duration within the limits.
     pub(super) fn duration(&self, limits: RangeInclusive<Duration>) -> Option<Duration> {
         self.quantity("duration", "30s", "s", units::parse_duration, units::format_duration, limits)
@@ -283,6 +299,8 @@ impl<'d> Value<'d> {
         let Some(entries) = self.value.as_table() else {
             let hint = match kind {
                 Table::Dir => "write { host = \"templates\", guest = \"/templates\", access = \"read\" }".to_owned(),
+                // Their key is no name.
+                Table::Grants | Table::Canary => format!("write it as {}", kind.title()),
                 _ => format!("write it as {}", kind.title().replace("NAME", &excerpt(self.key))),
             };
             self.refuse_type("a table", hint);
@@ -307,9 +325,6 @@ impl<'d> Value<'d> {
     fn check_later(&self, later: &LaterKey) {
         let accepted = match later.accepted {
             Some(Accepted::Text(text)) => self.value.as_str() == Some(text),
-            Some(Accepted::Integer(number)) => {
-                self.value.as_integer().is_some_and(|integer| integer.to_string() == number.to_string())
-            }
             Some(Accepted::False) => self.value.as_bool() == Some(false),
             Some(Accepted::EmptyArray) => self.value.as_array().is_some_and(|items| items.is_empty()),
             None => false,
@@ -319,7 +334,6 @@ impl<'d> Value<'d> {
         }
         let hint = match later.accepted {
             Some(Accepted::Text(text)) => format!("leave it out, or write its default: `{} = {text:?}`", self.key),
-            Some(Accepted::Integer(number)) => format!("leave it out, or write its default: `{} = {number}`", self.key),
             Some(Accepted::False) => format!("leave it out, or write its default: `{} = false`", self.key),
             Some(Accepted::EmptyArray) => format!("leave it out, or write its default: `{} = []`", self.key),
             None => "leave it out".to_owned(),

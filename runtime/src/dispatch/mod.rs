@@ -1,8 +1,8 @@
 //! From ready messages to settled ones: permits → claim → handle → settle.
 //!
 //! For each consumer, one task watches where its component comes from (`reload`, `build`) and takes new versions into
-//! use (`generation`); and on each worker's thread one task claims messages, hands them to the component and settles
-//! them (`puller`, `settler`), as the consumer's configuration says (`policy`, `share`, `pace`).
+//! use (`generation`), on trial first if it has to (`canary`); and on each worker's thread one task claims messages, hands them to the component and settles
+//! them (`puller`, `gather` for batches, `settler`), as the consumer's configuration says (`policy`, `share`, `pace`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::build::Builder;
+use self::gather::BatchLimits;
 use self::generation::Generations;
 use self::hints::Hints;
 use self::policy::Policy;
@@ -23,7 +24,9 @@ use crate::sandbox::{InstanceSettings, Sandbox};
 use crate::status::{Board, ConsumerState};
 
 mod build;
+mod canary;
 mod fingerprint;
+mod gather;
 mod generation;
 mod hints;
 mod pace;
@@ -33,7 +36,8 @@ mod reload;
 mod settler;
 mod share;
 
-pub use self::generation::{Generation, InForce};
+pub use self::canary::Canary;
+pub use self::generation::{Generation, InForce, Serving};
 pub use self::share::Shares;
 
 /// How long after the drain's end the pullers have to notice it, and the workers to end.
@@ -97,13 +101,21 @@ impl Dispatcher {
                 queue: config.queue.clone(),
                 memory_bytes_max: config.memory_bytes_max,
                 timeout: config.timeout,
+                max_batch_size: config.max_batch_size,
+                limits: config.limits.clone(),
+                config: config.config.clone(),
                 grants: config.grants.clone(),
             });
-            let generations = Generations::new(&config.name, config.queue.as_str(), dispatcher.board.clone());
+            let (name, queue) = (&config.name, config.queue.as_str());
+            let generations = Generations::new(name, queue, dispatcher.board.clone(), config.canary);
             let consumer = Consumer {
                 broker: broker.clone(),
                 policy: Arc::new(Policy::new(config)),
                 settings: settings.clone(),
+                batches: (config.max_batch_size > 1)
+                    .then_some(BatchLimits { size_max: config.max_batch_size, wait_max: config.max_batch_timeout }),
+                suspects: Arc::default(),
+                reuse: config.reuse,
                 in_force: generations.subscribe(),
                 phase: dispatcher.phase.subscribe(),
             };

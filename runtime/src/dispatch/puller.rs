@@ -1,25 +1,29 @@
 //! One consumer on one worker: permits → claim → handle → settle. One task, on the worker's thread; in the common case a
 //! message costs no word with another thread but its share of a batched claim and a batched settlement.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{self, Future};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Either, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Phase;
-use super::generation::{Generation, InForce};
+use super::canary::Side;
+use super::gather::{BatchLimits, Gathered, Suspects, Waiting};
+use super::generation::{Generation, InForce, Serving};
 use super::pace::Pace;
 use super::policy::Policy;
 use super::settler::{Handled, Settler, Stopped};
 use crate::broker::{Broker, BrokerError};
-use crate::delivery::Delivery;
-use crate::sandbox::{InstanceSettings, Report, Slot, Worker};
+use crate::config::Reuse;
+use crate::delivery::{Delivery, MessageId, Outcome};
+use crate::sandbox::{Answered, BatchReport, InstanceSettings, Instances, Report, Slot, Worker};
 use crate::status::Counters;
 
 /// A lease lasts for the timeout and this, so that the result of a handler that used its time to the end still counts.
@@ -30,6 +34,9 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 /// After a handler that ran this long, its result is sent at once instead of together with those that are ready to run.
 const SEND_AFTER: Duration = Duration::from_millis(1);
+/// Messages of a batch that are claimed at once. More would be held here, however large they are, before anybody counts
+/// their bytes.
+const BATCH_CLAIM_MAX: usize = 128;
 
 /// What the pullers of one consumer share.
 #[derive(Clone)]
@@ -37,6 +44,11 @@ pub(super) struct Consumer {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) policy: Arc<Policy>,
     pub(super) settings: Arc<InstanceSettings>,
+    /// None if each message is handed over by itself.
+    pub(super) batches: Option<BatchLimits>,
+    pub(super) suspects: Arc<Suspects>,
+    /// None if each delivery has a fresh instance.
+    pub(super) reuse: Option<Reuse>,
     pub(super) in_force: InForce,
     pub(super) phase: watch::Receiver<Phase>,
 }
@@ -53,14 +65,25 @@ pub(super) struct Puller {
     free: Rc<Cell<usize>>,
     /// Seen by deliveries that were claimed and have not begun.
     draining: Rc<Cell<bool>>,
+    /// Of a consumer of batches: filled by the claim, and by nobody else while one is under way.
+    gathered: Option<Rc<RefCell<Gathered>>>,
+    /// Those that are kept, if any are.
+    instances: Option<Rc<Instances>>,
+    /// Whose turn it is while a generation is on trial.
+    turn: u32,
 }
 
-type Claimed = Result<(Vec<Slot>, Vec<Delivery>), Stopped>;
+/// Instances, and what runs in them: no more than there are instances.
+enum Claimed {
+    Messages(Vec<Slot>, Vec<Delivery>),
+    Batches(Vec<Slot>, Vec<Vec<Waiting>>),
+}
 
 enum Ended {
     Handled(Delivery, Arc<Generation>, Report),
-    /// The runtime is stopping, so it was not begun.
-    NotBegun(Delivery, Arc<Generation>),
+    Batch(Vec<Delivery>, Arc<Generation>, BatchReport),
+    /// The runtime is stopping, so they were not begun.
+    NotBegun(Vec<Delivery>, Arc<Generation>),
     /// The lease was gone before it began.
     Gone,
 }
@@ -69,6 +92,8 @@ impl Puller {
     /// Runs at most `permits` deliveries at once on `worker`. The counters are written by this puller only.
     pub(super) fn new(consumer: Consumer, worker: Worker, permits: usize, counters: Arc<Counters>) -> Puller {
         let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone());
+        let gathered = consumer.batches.map(|limits| Rc::new(RefCell::new(Gathered::new(limits))));
+        let instances = consumer.reuse.map(|reuse| Rc::new(Instances::new(reuse, permits, counters.clone())));
         Puller {
             consumer: Rc::new(consumer),
             worker,
@@ -78,18 +103,28 @@ impl Puller {
             settler,
             free: Rc::new(Cell::new(permits)),
             draining: Rc::default(),
+            gathered,
+            instances,
+            turn: 0,
         }
     }
 
     /// Runs until the phase says that it must end, or the broker has stopped.
     pub(super) async fn run(mut self) {
         let mut phase = self.consumer.phase.clone();
+        let mut in_force = self.consumer.in_force.clone();
+        let instances = self.instances.clone();
+        let has_idle = || instances.as_ref().is_some_and(|instances| instances.has_idle());
+        let mut idle_check = Box::pin(tokio::time::sleep(Duration::ZERO));
         let mut running = FuturesUnordered::new();
-        let mut claim: Option<LocalBoxFuture<'static, Claimed>> = None;
+        let mut claim: Option<LocalBoxFuture<'static, Result<Claimed, Stopped>>> = None;
         loop {
             let has_room = running.len() < self.permits && self.settler.has_room();
             if claim.is_none() && has_room && !self.draining.get() {
-                claim = Some(Box::pin(self.claim()));
+                claim = Some(match &self.gathered {
+                    None => Box::pin(self.claim()),
+                    Some(gathered) => Box::pin(self.claim_batches(gathered.clone())),
+                });
             }
             self.free.set(self.permits - running.len());
             if self.draining.get() && running.is_empty() && self.settler.is_empty() {
@@ -103,6 +138,7 @@ impl Puller {
                     Phase::Draining => {
                         self.draining.set(true);
                         claim = None;
+                        self.release_gathered();
                     }
                     Phase::Stopped => return,
                 },
@@ -113,10 +149,28 @@ impl Puller {
                 }
                 Some(ended) = running.next(), if !running.is_empty() => self.ended(ended),
                 () = future::ready(()), if self.settler.can_send() => self.settler.send(),
+                Ok(()) = in_force.changed(), if instances.is_some() => {
+                    let serving = in_force.borrow_and_update().clone();
+                    let numbers = serving.iter().flat_map(Serving::numbers).collect();
+                    if let Some(instances) = &instances {
+                        instances.keep_only(numbers);
+                    }
+                }
+                () = &mut idle_check, if has_idle() => {
+                    let next = instances.as_ref().map(|instances| instances.drop_idle(Instant::now()));
+                    idle_check.as_mut().reset(next.unwrap_or_else(Instant::now));
+                }
                 claimed = next_claim(&mut claim) => {
                     claim = None;
-                    let Ok((slots, deliveries)) = claimed else { return };
-                    running.extend(self.begin(slots, deliveries));
+                    match claimed {
+                        Ok(Claimed::Messages(slots, deliveries)) => {
+                            running.extend(self.begin(slots, deliveries).into_iter().map(Either::Left));
+                        }
+                        Ok(Claimed::Batches(slots, batches)) => {
+                            running.extend(self.begin_batches(slots, batches).into_iter().map(Either::Right));
+                        }
+                        Err(Stopped) => return,
+                    }
                     // The other consumers of this worker have a turn after each batch.
                     tokio::task::yield_now().await;
                 }
@@ -126,37 +180,58 @@ impl Puller {
 
     /// Waits for a module, then for instances, then for at least one message. How many it may take is read when it is
     /// first polled: that is after the handlers that can go on have ended, and so more than when the first of them did.
-    fn claim(&self) -> impl Future<Output = Claimed> + 'static {
+    fn claim(&self) -> impl Future<Output = Result<Claimed, Stopped>> + 'static {
         let (consumer, worker) = (self.consumer.clone(), self.worker.clone());
         let (pace, free) = (self.pace.claim(), self.free.clone());
         async move {
-            if consumer.in_force.clone().wait_for(Option::is_some).await.is_err() {
-                // Nobody will ever load one: the runtime is stopping.
-                future::pending::<()>().await;
-            }
+            consumer.loaded().await;
+            let slots = worker.slots(pace.min(free.get())).await;
+            let deliveries = consumer.claim(slots.len()).await?;
+            Ok(Claimed::Messages(slots, deliveries))
+        }
+    }
+
+    /// As [`Puller::claim`], until at least one batch need not wait any longer. What is claimed and waits is safe in
+    /// `gathered` if this is dropped.
+    fn claim_batches(
+        &self,
+        gathered: Rc<RefCell<Gathered>>,
+    ) -> impl Future<Output = Result<Claimed, Stopped>> + 'static {
+        let (consumer, worker) = (self.consumer.clone(), self.worker.clone());
+        let size_max = consumer.batches.map_or(1, |limits| limits.size_max);
+        let (pace, free) = (self.pace.claim().div_ceil(size_max), self.free.clone());
+        async move {
+            consumer.loaded().await;
             let slots = worker.slots(pace.min(free.get())).await;
             loop {
-                match consumer.broker.claim(&consumer.policy.queue, slots.len(), consumer.lease()).await {
-                    Ok(deliveries) => return Ok((slots, deliveries)),
-                    Err(BrokerError::Stopped(_)) => return Err(Stopped),
-                    Err(error) => {
-                        let (name, queue) = (&*consumer.policy.consumer, &consumer.policy.queue);
-                        tracing::error!(consumer = name, %queue, %error, "can't claim messages; trying again");
-                        tokio::time::sleep(CLAIM_PAUSE).await;
-                    }
+                let batches = gathered.borrow_mut().take(slots.len(), Instant::now());
+                if !batches.is_empty() {
+                    return Ok(Claimed::Batches(slots, batches));
                 }
+                let (missing, due_at) = (gathered.borrow().missing(slots.len()), gathered.borrow().due_at());
+                let claim = consumer.claim(missing.min(BATCH_CLAIM_MAX));
+                let claimed = match due_at {
+                    None => claim.await?,
+                    Some(due_at) => match tokio::time::timeout_at(due_at, claim).await {
+                        Ok(claimed) => claimed?,
+                        // The partial batch has waited long enough.
+                        Err(_) => continue,
+                    },
+                };
+                gathered.borrow_mut().add(claimed, &consumer.suspects, Instant::now());
             }
         }
     }
 
-    /// The handlers of a claimed batch, all on the generation that is in force now.
+    /// The handlers of claimed messages, on the generation that is in force now; a share of them on the one on trial.
     fn begin(&mut self, slots: Vec<Slot>, deliveries: Vec<Delivery>) -> Vec<impl Future<Output = Ended> + 'static> {
         let claimed_at = Instant::now();
-        let generation = self.consumer.in_force.borrow().clone();
-        let generation = generation.expect("nothing is claimed before there is a generation");
+        let serving = self.consumer.in_force.borrow().clone();
+        let serving = serving.expect("nothing is claimed before there is a generation");
         let mut handlers = Vec::with_capacity(deliveries.len());
         let mut slots = slots.into_iter();
         for delivery in deliveries {
+            let generation = serving.generation_for(delivery.message.id, &mut self.turn);
             if let Some(reason) = self.consumer.policy.exhausted(delivery.attempt) {
                 self.settler.exhausted(&delivery, generation.hash, reason);
                 continue;
@@ -167,10 +242,49 @@ impl Puller {
                 self.worker.clone(),
                 self.counters.clone(),
                 self.draining.clone(),
+                self.instances.clone(),
                 Claim { generation: generation.clone(), slot, delivery, at: claimed_at },
             ));
         }
         handlers
+    }
+
+    /// The handlers of batches, on the generation that is in force now; a share of them on the one on trial.
+    fn begin_batches(&mut self, slots: Vec<Slot>, batches: Vec<Vec<Waiting>>) -> Vec<LocalBoxFuture<'static, Ended>> {
+        let serving = self.consumer.in_force.borrow().clone();
+        let serving = serving.expect("nothing is claimed before there is a generation");
+        let mut handlers: Vec<LocalBoxFuture<'static, Ended>> = Vec::with_capacity(batches.len());
+        for (slot, mut batch) in slots.into_iter().zip(batches) {
+            let first = batch.first().map(|waiting| waiting.delivery.message.id);
+            let Some(first) = first else { continue };
+            let generation = serving.generation_for(first, &mut self.turn);
+            batch.retain(|Waiting { delivery, .. }| {
+                let exhausted = self.consumer.policy.exhausted(delivery.attempt);
+                if let Some(reason) = &exhausted {
+                    self.settler.exhausted(delivery, generation.hash, reason.clone());
+                }
+                exhausted.is_none()
+            });
+            if !batch.is_empty() {
+                let (consumer, worker, counters) = (self.consumer.clone(), self.worker.clone(), self.counters.clone());
+                let generation = generation.clone();
+                let (draining, instances) = (self.draining.clone(), self.instances.clone());
+                handlers.push(Box::pin(async move {
+                    let claim = BatchClaim { generation, slot, batch };
+                    handle_batch(&consumer, &worker, &counters, &draining, instances.as_deref(), claim).await
+                }));
+            }
+        }
+        handlers
+    }
+
+    /// The runtime is stopping: what waits for its batch goes back.
+    fn release_gathered(&mut self) {
+        let Some(gathered) = &self.gathered else { return };
+        let Some(serving) = self.consumer.in_force.borrow().clone() else { return };
+        for delivery in gathered.borrow_mut().take_all() {
+            self.settler.release(&delivery, serving.in_force.hash);
+        }
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -178,20 +292,127 @@ impl Puller {
             Ended::Handled(delivery, generation, report) => {
                 self.pace.ran(report.elapsed);
                 let handled = Handled::new(&delivery, generation.hash, report.stderr_tail);
-                self.settler.settle(handled, report.outcome, report.sends);
+                match self.on_trial(&generation, delivery.message.id, &report.outcome) {
+                    true => self.settler.put_back(handled, report.outcome),
+                    false => self.settler.settle(handled, report.outcome, report.sends),
+                }
                 if report.elapsed > SEND_AFTER {
                     self.settler.send();
                 }
             }
-            Ended::NotBegun(delivery, generation) => self.settler.release(&delivery, generation.hash),
+            Ended::Batch(deliveries, generation, report) => self.batch_ended(&deliveries, &generation, report),
+            Ended::NotBegun(deliveries, generation) => {
+                deliveries.iter().for_each(|delivery| self.settler.release(delivery, generation.hash));
+            }
             Ended::Gone => {}
+        }
+    }
+
+    /// Tells the trial, if there is one, what came of a delivery. True if it failed on trial: then it does not count.
+    fn on_trial(&self, generation: &Generation, message: MessageId, outcome: &Outcome) -> bool {
+        let serving = self.consumer.in_force.borrow();
+        let Some(serving_now) = &*serving else { return false };
+        let failed = outcome.is_failure();
+        let failed_on_trial = failed && serving_now.is_on_trial(generation);
+        let Some(canary) = serving_now.canary.clone() else { return failed_on_trial };
+        let side = match generation.number {
+            number if number == canary.generation.number => Some(Side::OnTrial),
+            number if number == serving_now.in_force.number && !canary.has_failed(message) => Some(Side::InForce),
+            _ => None,
+        };
+        // The verdict may change what is served: the lock on it must be free.
+        drop(serving);
+        if failed_on_trial {
+            canary.remember(message);
+        }
+        if let Some(side) = side.filter(|_| !matches!(outcome, Outcome::Snooze { .. })) {
+            canary.ended(side, failed);
+        }
+        failed_on_trial
+    }
+
+    fn batch_ended(&mut self, deliveries: &[Delivery], generation: &Generation, report: BatchReport) {
+        let BatchReport { answers, shared_sends, stderr_tail, elapsed } = report;
+        self.pace.ran(elapsed / deliveries.len() as u32);
+        let handled = |delivery| Handled::new(delivery, generation.hash, stderr_tail.clone());
+        match (answers, deliveries) {
+            (Ok(answers), _) => {
+                let settled = deliveries.iter().zip(answers);
+                let settled =
+                    settled.map(|(delivery, Answered { outcome, sends })| (handled(delivery), outcome, sends));
+                self.settler.settle_batch(settled.collect(), shared_sends);
+            }
+            (Err(reason), [delivery]) => {
+                let outcome = Outcome::Retry { reason, after: None };
+                match self.on_trial(generation, delivery.message.id, &outcome) {
+                    true => self.settler.put_back(handled(delivery), outcome),
+                    false => self.settler.settle(handled(delivery), outcome, Vec::new()),
+                }
+            }
+            (Err(reason), _) => {
+                tracing::warn!(
+                    consumer = &*self.consumer.policy.consumer, messages = deliveries.len(), module = %generation.hash, reason,
+                    "a batch failed as a whole: its messages are tried one by one"
+                );
+                // For the batch as a whole: which of its messages is to blame is not known yet.
+                let outcome = Outcome::Retry { reason, after: None };
+                deliveries.iter().take(1).for_each(|first| _ = self.on_trial(generation, first.message.id, &outcome));
+                // Before they can be claimed again.
+                self.consumer.suspects.add(deliveries.iter().map(|delivery| delivery.message.id));
+                deliveries.iter().for_each(|delivery| self.settler.hand_back(handled(delivery)));
+            }
+        }
+        if elapsed > SEND_AFTER {
+            self.settler.send();
         }
     }
 }
 
 impl Consumer {
+    /// How long a message may be away: until its handler has ended, and before that until its batch is full.
     fn lease(&self) -> Duration {
-        self.settings.timeout + LEASE_MARGIN
+        let wait_max = self.batches.map_or(Duration::ZERO, |limits| limits.wait_max);
+        self.settings.timeout + LEASE_MARGIN + wait_max
+    }
+
+    /// Waits until there is a module.
+    async fn loaded(&self) {
+        if self.in_force.clone().wait_for(Option::is_some).await.is_err() {
+            // Nobody will ever load one: the runtime is stopping.
+            future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for at least one message. Dropping it claims nothing.
+    async fn claim(&self, max: usize) -> Result<Vec<Delivery>, Stopped> {
+        loop {
+            match self.broker.claim(&self.policy.queue, max, self.lease()).await {
+                Ok(deliveries) => return Ok(deliveries),
+                Err(BrokerError::Stopped(_)) => return Err(Stopped),
+                Err(error) => {
+                    let (name, queue) = (&*self.policy.consumer, &self.policy.queue);
+                    tracing::error!(consumer = name, %queue, %error, "can't claim messages; trying again");
+                    tokio::time::sleep(CLAIM_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Writes down that the attempt begins. False if the lease is gone: then it must not.
+    fn begin(&self, delivery: &Delivery, claimed_at: Instant, generation: &Generation) -> bool {
+        // Those before it on this worker took long: its lease must last for its own timeout.
+        let late = claimed_at.elapsed() > WAIT_MAX && self.broker.extend(delivery.lease, self.lease()).is_err();
+        let begun = !late && self.broker.begin(delivery.lease);
+        if !begun {
+            tracing::debug!(
+                message = %delivery.message.id,
+                consumer = &*self.policy.consumer,
+                attempt = delivery.attempt,
+                module = %generation.hash,
+                "the lease was gone before the handler began"
+            );
+        }
+        begun
     }
 }
 
@@ -203,34 +424,59 @@ struct Claim {
     at: Instant,
 }
 
+/// One batch that was claimed, and what it runs with.
+struct BatchClaim {
+    generation: Arc<Generation>,
+    slot: Slot,
+    batch: Vec<Waiting>,
+}
+
 /// From the claim to the handler's answer.
 async fn handle(
     consumer: Rc<Consumer>,
     worker: Worker,
     counters: Arc<Counters>,
     draining: Rc<Cell<bool>>,
+    instances: Option<Rc<Instances>>,
     claim: Claim,
 ) -> Ended {
     let Claim { generation, slot, delivery, at } = claim;
     if draining.get() {
-        return Ended::NotBegun(delivery, generation);
+        return Ended::NotBegun(vec![delivery], generation);
     }
-    // The handlers before it on this worker took long: its lease must last for its own timeout.
-    let late = at.elapsed() > WAIT_MAX && consumer.broker.extend(delivery.lease, consumer.lease()).is_err();
-    if late || !consumer.broker.begin(delivery.lease) {
-        tracing::debug!(
-            message = %delivery.message.id,
-            consumer = &*consumer.policy.consumer,
-            attempt = delivery.attempt,
-            module = %generation.hash,
-            "the lease was gone before the handler began"
-        );
+    if !consumer.begin(&delivery, at, &generation) {
         return Ended::Gone;
     }
-    counters.begin();
-    let report = generation.module.call(&worker, slot, &consumer.settings, &delivery).await;
-    counters.end();
+    counters.begin(1);
+    let target = generation.module.on(&worker, &consumer.settings);
+    let report = target.reusing(instances.as_deref(), generation.number).call(slot, &delivery).await;
+    counters.end(1);
     Ended::Handled(delivery, generation, report)
+}
+
+/// From a batch to its handler's answers.
+async fn handle_batch(
+    consumer: &Consumer,
+    worker: &Worker,
+    counters: &Counters,
+    draining: &Cell<bool>,
+    instances: Option<&Instances>,
+    claim: BatchClaim,
+) -> Ended {
+    let BatchClaim { generation, slot, batch } = claim;
+    if draining.get() {
+        return Ended::NotBegun(batch.into_iter().map(|waiting| waiting.delivery).collect(), generation);
+    }
+    let begun = batch.into_iter().filter(|Waiting { delivery, at }| consumer.begin(delivery, *at, &generation));
+    let deliveries: Vec<Delivery> = begun.map(|waiting| waiting.delivery).collect();
+    if deliveries.is_empty() {
+        return Ended::Gone;
+    }
+    counters.begin(deliveries.len() as u64);
+    let target = generation.module.on(worker, &consumer.settings);
+    let report = target.reusing(instances, generation.number).call_batch(slot, &deliveries).await;
+    counters.end(deliveries.len() as u64);
+    Ended::Batch(deliveries, generation, report)
 }
 
 /// The phase after the next change. If nobody can change it any more, everything has gone.
@@ -242,7 +488,7 @@ async fn next_phase(phase: &mut watch::Receiver<Phase>) -> Phase {
 }
 
 /// The claim's end, or nothing for ever if there is no claim.
-async fn next_claim(claim: &mut Option<LocalBoxFuture<'static, Claimed>>) -> Claimed {
+async fn next_claim(claim: &mut Option<LocalBoxFuture<'static, Result<Claimed, Stopped>>>) -> Result<Claimed, Stopped> {
     match claim {
         Some(claim) => claim.await,
         None => future::pending().await,

@@ -76,12 +76,15 @@ impl<L: Loader> Intake<L> {
     async fn offer(&mut self, component: Arc<[u8]>) {
         let hash = ModuleHash(Sha256::digest(&component).into());
         if self.generations.hash() == Some(hash) {
-            if self.refused.take().is_some() {
-                self.generations.accept_current();
-            }
+            // What was refused, on trial or rolled back is not the newest version any more.
+            self.refused = None;
+            self.generations.accept_current();
             return;
         }
-        if let Some(reason) = self.bad.get(&hash).cloned() {
+        if self.generations.hash_on_trial() == Some(hash) {
+            return;
+        }
+        if let Some(reason) = self.bad.get(&hash).cloned().or_else(|| self.generations.rolled_back(hash)) {
             return self.refuse(Some(hash), reason);
         }
         match self.loader.load(component).await {

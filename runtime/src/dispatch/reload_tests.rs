@@ -49,7 +49,7 @@ impl Bench {
             fs::write(&path, first).unwrap();
         }
         let (texts, board) = (Texts::default(), Arc::new(Board::default()));
-        let generations = Generations::new("welcome", "signups", board.clone());
+        let generations = Generations::new("welcome", "signups", board.clone(), None);
         let in_force = generations.subscribe();
         let intake = Intake::new(texts.clone(), generations);
         let task = tokio::spawn(follow_file(path.clone(), intake, Hints::new(), timing));
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     fn module(&self) -> Option<String> {
-        self.in_force.borrow().as_ref().map(|generation| generation.module.clone())
+        self.in_force.borrow().as_ref().map(|serving| serving.in_force.module.clone())
     }
 
     fn loaded(&self) -> Vec<String> {

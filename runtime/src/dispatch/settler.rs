@@ -76,6 +76,8 @@ struct Unsettled {
     handled: Handled,
     resolution: Resolution,
     sends: Vec<Outgoing>,
+    /// Acks of the same batch that must not be on record before this one: it carries what was sent for all of them.
+    followers: Vec<Unsettled>,
 }
 
 /// What has to be known about a settlement when its answer comes.
@@ -83,6 +85,7 @@ struct Asked {
     handled: Handled,
     kind: Kind,
     bytes: usize,
+    followers: Vec<Unsettled>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,13 +114,63 @@ impl Settler {
 
     /// Takes what a handler answered. It is on its way with the next [`Settler::send`].
     pub(super) fn settle(&mut self, handled: Handled, outcome: Outcome, sends: Vec<Outgoing>) {
-        if matches!(outcome, Outcome::Retry { .. } | Outcome::DeadLetter { .. }) {
+        if outcome.is_failure() {
             self.counters.failed();
         }
         // What a failed attempt sent never was.
         let sends = if outcome == Outcome::Ack { sends } else { Vec::new() };
         let resolution = self.judge(&handled, outcome);
-        self.put(Unsettled { handled, resolution, sends });
+        self.put(Unsettled { handled, resolution, sends, followers: Vec::new() });
+    }
+
+    /// Takes what the handler of a batch answered, message by message. What was sent for the batch as a whole goes on
+    /// record with the first ack, and the other acks follow it: so it can happen twice (should the process end in between,
+    /// they come back), but is never lost.
+    pub(super) fn settle_batch(&mut self, batch: Vec<(Handled, Outcome, Vec<Outgoing>)>, shared_sends: Vec<Outgoing>) {
+        let mut shared_sends = Some(shared_sends).filter(|sends| !sends.is_empty());
+        let mut leader: Option<Unsettled> = None;
+        for (handled, outcome, mut sends) in batch {
+            match (&outcome, &mut leader) {
+                (Outcome::Ack, None) if shared_sends.is_some() => {
+                    sends.extend(shared_sends.take().into_iter().flatten());
+                    let resolution = Resolution::Ack;
+                    leader = Some(Unsettled { handled, resolution, sends, followers: Vec::new() });
+                }
+                (Outcome::Ack, Some(leader)) => {
+                    let resolution = Resolution::Ack;
+                    leader.followers.push(Unsettled { handled, resolution, sends, followers: Vec::new() });
+                }
+                _ => self.settle(handled, outcome, sends),
+            }
+        }
+        if let Some(leader) = leader {
+            self.put(leader);
+        }
+    }
+
+    /// Gives a message back that failed on a generation that is on trial: it comes again after the delay that a failed
+    /// attempt has, and the attempt does not count.
+    pub(super) fn put_back(&mut self, handled: Handled, outcome: Outcome) {
+        self.counters.failed();
+        let (Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason }) = &outcome else {
+            return self.settle(handled, outcome, Vec::new());
+        };
+        let (message, attempt, module) = (handled.message, handled.attempt, handled.module);
+        let consumer = &*self.policy.consumer;
+        tracing::warn!(%message, consumer, attempt, %module, reason, "failed on trial; the attempt does not count");
+        let delay = match self.resolve(&handled, outcome, "") {
+            Resolution::Retry { delay } => delay,
+            _ => Duration::ZERO,
+        };
+        let resolution = Resolution::Snooze { delay };
+        self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
+    }
+
+    /// Gives a message of a batch back that failed as a whole: it is handed out again at once, and the attempt does not
+    /// count.
+    pub(super) fn hand_back(&mut self, handled: Handled) {
+        let resolution = Resolution::Snooze { delay: Duration::ZERO };
+        self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
     }
 
     /// Gives a message up whose last attempt began and never ended.
@@ -125,13 +178,13 @@ impl Settler {
         let mut handled = Handled::new(delivery, module, String::new());
         handled.attempt = delivery.attempt - 1;
         let resolution = self.judge(&handled, Outcome::DeadLetter { reason });
-        self.put(Unsettled { handled, resolution, sends: Vec::new() });
+        self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
     }
 
     /// Gives a delivery back whose handler never started.
     pub(super) fn release(&mut self, delivery: &Delivery, module: ModuleHash) {
         let handled = Handled::new(delivery, module, String::new());
-        self.put(Unsettled { handled, resolution: Resolution::Release, sends: Vec::new() });
+        self.put(Unsettled { handled, resolution: Resolution::Release, sends: Vec::new(), followers: Vec::new() });
     }
 
     /// Whether everything is on record.
@@ -176,6 +229,7 @@ impl Settler {
         let mut result = Ok(());
         for (asked, answer) in asked.into_iter().zip(answers) {
             self.unsettled_bytes -= asked.bytes;
+            self.follow(asked.followers, &answer);
             match (answer, asked.kind) {
                 (Ok(()), Kind::Ack { .. }) => self.counters.acked(),
                 (Ok(()), Kind::DeadLetter) => self.counters.dead_lettered(),
@@ -185,6 +239,22 @@ impl Settler {
             }
         }
         result
+    }
+
+    /// The ack that others were waiting for has its answer.
+    fn follow(&mut self, followers: Vec<Unsettled>, leader: &Result<(), BrokerError>) {
+        for follower in followers {
+            self.unsettled -= 1;
+            self.unsettled_bytes -= follower.bytes();
+            match leader {
+                Ok(()) => self.put(follower),
+                Err(BrokerError::Stopped(_)) => {}
+                Err(refusal) => {
+                    let reason = format!("what its batch sent could not be put on record: {refusal}");
+                    self.settle(follower.handled, Outcome::Retry { reason, after: None }, Vec::new());
+                }
+            }
+        }
     }
 
     fn refused(&mut self, handled: Handled, kind: Kind, refusal: BrokerError) {
@@ -204,7 +274,7 @@ impl Settler {
                 self.complain(&handled, &refusal);
                 // Not a retry: that would count an attempt that there is none of.
                 let resolution = Resolution::Snooze { delay: self.policy.retry_delay_max };
-                self.put(Unsettled { handled, resolution, sends: Vec::new() });
+                self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
             }
             Kind::Ack { sent: false } | Kind::Other => tracing::warn!(
                 %message, consumer, attempt, %module, %refusal,
@@ -265,8 +335,8 @@ impl Settler {
     }
 
     fn put(&mut self, unsettled: Unsettled) {
-        self.unsettled += 1;
-        self.unsettled_bytes += unsettled.bytes();
+        self.unsettled += 1 + unsettled.followers.len();
+        self.unsettled_bytes += unsettled.bytes() + unsettled.followers.iter().map(Unsettled::bytes).sum::<usize>();
         self.waiting.push(unsettled);
     }
 }
@@ -284,7 +354,7 @@ impl Unsettled {
             Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => Kind::Other,
         };
         let settlement = Settlement { lease: self.handled.lease, resolution: self.resolution, sends: self.sends };
-        (Asked { handled: self.handled, kind, bytes }, settlement)
+        (Asked { handled: self.handled, kind, bytes, followers: self.followers }, settlement)
     }
 }
 

@@ -267,3 +267,74 @@ fn a_broker_that_has_stopped_ends_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert_eq!(runtime.block_on(bench.settler.answered()), Err(Stopped));
 }
+
+fn ack(sequence: u64) -> (Handled, Outcome, Vec<Outgoing>) {
+    (handled(sequence, 1), Outcome::Ack, sends())
+}
+
+#[test]
+fn a_batch_without_shared_sends_goes_in_one_call() {
+    let mut bench = Bench::new([]);
+    let failed = (handled(2, 1), Outcome::Retry { reason: "no".into(), after: None }, sends());
+    bench.settler.settle_batch(vec![ack(1), failed, ack(3)], Vec::new());
+    let calls = bench.finish();
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].iter().map(|one| one.sends.len()).collect::<Vec<_>>(), [1, 0, 1]);
+    assert_eq!(bench.counts(), (2, 1, 0));
+}
+
+#[test]
+fn what_was_sent_for_the_whole_batch_is_on_record_before_the_other_acks() {
+    let mut bench = Bench::new([]);
+    bench.settler.settle_batch(vec![ack(1), ack(2), ack(3)], sends());
+    let calls = bench.finish();
+    let sequences: Vec<Vec<_>> =
+        calls.iter().map(|call| call.iter().map(|one| (one.lease.position, one.sends.len())).collect()).collect();
+    assert_eq!(sequences, [vec![(1, 2)], vec![(2, 1), (3, 1)]]);
+    assert_eq!(bench.counts(), (3, 0, 0));
+    assert!(bench.settler.has_room() && bench.settler.unsettled_bytes == 0);
+}
+
+#[test]
+fn what_was_sent_for_a_batch_is_dropped_if_none_of_it_is_acknowledged() {
+    let mut bench = Bench::new([]);
+    let failed = (handled(1, 1), Outcome::Snooze { after: Duration::ZERO }, Vec::new());
+    bench.settler.settle_batch(vec![failed], sends());
+    assert!(bench.finish()[0][0].sends.is_empty());
+}
+
+#[test]
+fn if_what_was_sent_for_a_batch_is_refused_none_of_it_is_acknowledged() {
+    for refusal in [full("audit"), BrokerError::LeaseLost] {
+        let lost = refusal == BrokerError::LeaseLost;
+        let mut bench = Bench::new([refusal]);
+        bench.settler.settle_batch(vec![ack(1), ack(2)], sends());
+        let calls = bench.finish();
+        let again: Vec<_> = calls[1..].iter().flatten().collect();
+        assert!(again.iter().all(|one| matches!(one.resolution, Resolution::Retry { .. }) && one.sends.is_empty()));
+        // A message whose lease is lost has gone its own way.
+        assert_eq!(again.len(), if lost { 1 } else { 2 });
+        assert_eq!(bench.counts().0, 0);
+    }
+}
+
+#[test]
+fn a_message_of_a_batch_that_failed_as_a_whole_comes_back_at_once_with_its_attempt() {
+    let mut bench = Bench::new([]);
+    bench.settler.hand_back(handled(1, 5));
+    assert_eq!(bench.finish()[0][0].resolution, Resolution::Snooze { delay: Duration::ZERO });
+    assert_eq!(bench.counts(), (0, 0, 0));
+}
+
+#[test]
+fn what_fails_on_trial_comes_back_with_its_attempt_and_is_not_given_up() {
+    let mut bench = Bench::new([]);
+    let second = Duration::from_secs(1);
+    bench.settler.put_back(handled(1, 1), Outcome::Retry { reason: "no".into(), after: Some(second) });
+    bench.settler.put_back(handled(2, 5), Outcome::Retry { reason: "no".into(), after: Some(second) });
+    bench.settler.put_back(handled(3, 1), Outcome::DeadLetter { reason: "no".into() });
+    let resolutions: Vec<_> = bench.finish().remove(0).into_iter().map(|one| one.resolution).collect();
+    let at_once = Resolution::Snooze { delay: Duration::ZERO };
+    assert_eq!(resolutions, [Resolution::Snooze { delay: second }, at_once.clone(), at_once]);
+    assert_eq!(bench.counts(), (0, 3, 0));
+}

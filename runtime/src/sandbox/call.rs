@@ -1,186 +1,339 @@
-//! One delivery in a fresh instance: limits, the call, and what its end means.
+//! From a delivery, or a batch of them, to what its end means.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use wasmtime::{Error, Store, Trap, UpdateDeadline, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
 
-use super::bindings::Consumer;
+use super::bindings::batch::exports::linecook::worker::batch_handler;
 use super::bindings::exports::linecook::worker::handler;
-use super::imports::{Refused, Sender};
-use super::limits::{DELAY_MAX, HOSTCALL_BYTES_MAX, REASON_BYTES_MAX, bytes_text};
+use super::bindings::messaging::wasi::messaging::types::Error as MessagingError;
+use super::grants::Access;
+use super::imports::queues::Sent;
+use super::instance::{Answer, Instance, Work, timed_out};
+use super::limits::{DELAY_MAX, Exceeded, REASON_BYTES_MAX};
 use super::load::{Linked, LoadError, causes};
 use super::output::{Origin, Output};
-use super::state::State;
-use super::{InstanceSettings, ModuleHash, Report, grants};
+use super::reuse::{Instances, Kept};
+use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
+use crate::config::Limits;
 use crate::config::units::format_duration;
-use crate::delivery::{Delivery, Outcome, Outgoing};
+use crate::delivery::{Delivery, Outcome};
 
-/// How a call ended, and what was sent until then.
+/// What becomes of a message for which a batch had no answer.
+const NO_ANSWER: &str = "the handler gave no answer for this message";
+
+/// What is called, where, and for whom.
+pub struct Target<'a> {
+    pub(super) module: &'a Arc<Loaded>,
+    pub(super) worker: usize,
+    pub(super) settings: &'a Arc<InstanceSettings>,
+    /// Where instances are kept, and the generation of the module. Without it, each call has a fresh one.
+    pub(super) reuse: Option<(&'a Instances, u64)>,
+}
+
+/// How a call ended, and what was sent until then. The error is for people.
 struct Ended {
-    outcome: Outcome,
-    sends: Vec<Outgoing>,
+    answer: Result<Answer, String>,
+    sends: Vec<Sent>,
+    /// The limit of the output, if it was reached.
+    exceeded: Option<Exceeded>,
+    stderr_tail: String,
+    elapsed: Duration,
 }
 
-/// Runs one delivery. Never fails: whatever happens is the outcome.
-pub(super) async fn call(
-    linked: &Linked,
-    module: ModuleHash,
-    refused: &Arc<Refused>,
-    settings: &Arc<InstanceSettings>,
-    delivery: &Delivery,
-) -> Report {
-    let started = Instant::now();
-    let origin = Origin { settings: settings.clone(), delivery: Some((delivery.message.id, delivery.attempt)), module };
-    let output = Output::new(origin);
-    // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
-    let ended = AssertUnwindSafe(run(linked, refused, settings, delivery, &output)).catch_unwind().await;
-    let Ended { outcome, sends } = ended.unwrap_or_else(|_| {
-        tracing::error!(consumer = settings.consumer, message_id = %delivery.message.id, "a host function panicked; this is a bug in linecook");
-        Ended { outcome: retry("linecook itself failed during the call; its log has more".to_owned()), sends: Vec::new() }
-    });
-    Report { outcome, sends, stderr_tail: output.finish(), elapsed: started.elapsed() }
-}
+impl<'a> Target<'a> {
+    /// Calls an instance that is kept, if there is one, and keeps it. `generation` is the module's.
+    #[must_use]
+    pub fn reusing(mut self, instances: Option<&'a Instances>, generation: u64) -> Target<'a> {
+        self.reuse = instances.map(|instances| (instances, generation));
+        self
+    }
 
-async fn run(
-    linked: &Linked,
-    refused: &Arc<Refused>,
-    settings: &Arc<InstanceSettings>,
-    delivery: &Delivery,
-    output: &Output,
-) -> Ended {
-    let mut store = match store(linked, refused, settings, output) {
-        Ok(store) => store,
-        Err(reason) => return Ended { outcome: retry(reason), sends: Vec::new() },
-    };
-    let called = tokio::time::timeout(settings.timeout, handle(linked, settings, delivery, &mut store)).await;
-    let outcome = match called {
-        Ok(Ok(answer)) => answered(answer),
-        Ok(Err(error)) => retry(failed(&error, &store, settings)),
-        Err(_) => retry(format!("timed out after {}", format_duration(settings.timeout))),
-    };
-    Ended { outcome, sends: store.data_mut().sender.take() }
-}
+    fn linked(&self) -> &Linked {
+        &self.module.linked[self.worker]
+    }
 
-/// A store with all limits in force.
-fn store(
-    linked: &Linked,
-    refused: &Arc<Refused>,
-    settings: &Arc<InstanceSettings>,
-    output: &Output,
-) -> Result<Store<State>, String> {
-    let wasi = grants::wasi(&settings.grants, output).map_err(|(dir, error)| {
-        format!("the granted folder {} can't be opened: {}", dir.host.display(), causes(&error))
-    })?;
-    let state = State::new(settings, wasi, Sender::new(settings, refused));
-    let mut store = Store::new(linked.instance.engine(), state);
-    store.limiter(|state| &mut state.limiter);
-    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-    store.set_epoch_deadline(1);
-    // Tokio's own yield: it comes back only after timers and the network had their turn, so that the timeout of a guest
-    // that computes for ever fires, and other guests on this worker go on.
-    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))));
-    Ok(store)
-}
+    /// Hands over one delivery. Never fails: whatever happens is the outcome.
+    pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Report {
+        let Ended { answer, sends, exceeded, stderr_tail, elapsed } = self.run(Work::Single(delivery)).await;
+        // The instance is gone, or idle: its slot is free.
+        drop(slot);
+        let outcome = match answer {
+            Ok(Answer::Single(answer)) => outcome(answer),
+            // A component that takes batches is handed a batch of one.
+            Ok(Answer::Batch(answers)) => answered(std::slice::from_ref(delivery), answers).remove(0),
+            Ok(Answer::Messaging(answer)) => answer.map_or_else(messaging_failure, |()| Outcome::Ack),
+            Err(reason) => retry(reason),
+        };
+        let outcome = self.told(outcome, exceeded.as_ref());
+        Report { outcome, sends: sends.into_iter().map(|sent| sent.outgoing).collect(), stderr_tail, elapsed }
+    }
 
-async fn handle(
-    linked: &Linked,
-    settings: &InstanceSettings,
-    delivery: &Delivery,
-    store: &mut Store<State>,
-) -> wasmtime::Result<Result<(), handler::Failure>> {
-    let instance = linked.instance.instantiate_async(&mut *store).await?;
-    let consumer = linked.exports.load(&mut *store, &instance)?;
-    let message = &delivery.message;
-    let id = message.id.to_string();
-    let attributes: Vec<(&str, &str)> = message.attributes.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let message = handler::Message {
-        id: &id,
-        queue: settings.queue.as_str(),
-        body: &message.body,
-        content_type: message.content_type.as_deref(),
-        key: message.key.as_deref(),
-        attributes: &attributes,
-        attempt: delivery.attempt,
-        enqueued_at_ms: message.enqueued_at_ms,
-    };
-    consumer.linecook_worker_handler().call_handle(store, message).await
+    /// Hands over a batch. Never fails: whatever happens is in the report. A module that takes no batches fails it.
+    pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
+        let Ended { answer, sends, exceeded, stderr_tail, elapsed } = self.run(Work::Batch(deliveries)).await;
+        drop(slot);
+        let outcomes = match answer {
+            Ok(Answer::Batch(answers)) => Ok(answered(deliveries, answers)),
+            Ok(Answer::Single(_) | Answer::Messaging(_)) => Err("one answer for many messages".to_owned()),
+            Err(reason) => Err(self.reason(reason, exceeded.as_ref())),
+        };
+        let mut shared_sends = Vec::new();
+        let answers = outcomes.map(|outcomes| {
+            let mut answers: Vec<_> = outcomes
+                .into_iter()
+                .map(|outcome| self.told(outcome, exceeded.as_ref()))
+                .map(|outcome| Answered { outcome, sends: Vec::new() })
+                .collect();
+            for Sent { with_ack_of, outgoing } in sends {
+                match with_ack_of {
+                    Some(place) => answers[place].sends.push(outgoing),
+                    None => shared_sends.push(outgoing),
+                }
+            }
+            answers
+        });
+        BatchReport { answers, shared_sends, stderr_tail, elapsed }
+    }
+
+    async fn run(&self, work: Work<'_>) -> Ended {
+        let started = Instant::now();
+        let origin = self.origin(work);
+        let (_running, mut kept) = match self.reuse {
+            Some((instances, _)) => {
+                let (running, kept) = instances.take(self.module);
+                (Some(running), kept)
+            }
+            None => (None, None),
+        };
+        let output = match &mut kept {
+            Some(kept) => {
+                kept.instance.begin(origin);
+                kept.instance.output()
+            }
+            None => Output::new(origin),
+        };
+        // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
+        let run = AssertUnwindSafe(self.run_in(kept, &output, work)).catch_unwind();
+        let (answer, sends) = run.await.unwrap_or_else(|_| {
+            tracing::error!(consumer = self.settings.consumer, "a host function panicked; this is a bug in linecook");
+            (Err("linecook itself failed during the call; its log has more".to_owned()), Vec::new())
+        });
+        let exceeded = output.exceeded();
+        Ended { answer, sends, exceeded, stderr_tail: output.finish(), elapsed: started.elapsed() }
+    }
+
+    /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
+    fn told(&self, outcome: Outcome, exceeded: Option<&Exceeded>) -> Outcome {
+        match outcome {
+            Outcome::Retry { reason, after } => Outcome::Retry { reason: self.reason(reason, exceeded), after },
+            Outcome::DeadLetter { reason } => Outcome::DeadLetter { reason: self.reason(reason, exceeded) },
+            Outcome::Ack | Outcome::Snooze { .. } => outcome,
+        }
+    }
+
+    fn reason(&self, reason: String, exceeded: Option<&Exceeded>) -> String {
+        let mut reason = self.module.access.secrets.mask(Cow::Owned(reason)).into_owned();
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        if let Some(exceeded) = exceeded {
+            reason = format!("{reason} (and {exceeded}: the rest of its output is lost)");
+        }
+        reason
+    }
+
+    /// The call in an instance that was kept, or in a fresh one.
+    async fn run_in(&self, kept: Option<Kept>, output: &Output, work: Work<'_>) -> (Result<Answer, String>, Vec<Sent>) {
+        let fresh = || Instance::new(self.linked(), &self.module.access, self.settings, output.clone());
+        let Some((instances, generation)) = self.reuse else {
+            return match fresh() {
+                Ok(mut instance) => (self.handle(&mut instance, work).await, instance.take_sends()),
+                Err(reason) => (Err(reason), Vec::new()),
+            };
+        };
+        let kept = kept.map_or_else(|| fresh().map(|one| instances.start(one, self.module, generation)), Ok);
+        let mut kept = match kept {
+            Ok(kept) => kept,
+            Err(reason) => return (Err(reason), Vec::new()),
+        };
+        let answer = self.handle(&mut kept.instance, work).await;
+        let sends = kept.instance.take_sends();
+        if answer.is_ok() {
+            instances.give_back(kept, work.deliveries().len());
+        }
+        (answer, sends)
+    }
+
+    /// The call, for as long as it may take.
+    async fn handle(&self, instance: &mut Instance, work: Work<'_>) -> Result<Answer, String> {
+        match tokio::time::timeout(self.settings.timeout, instance.handle(self.linked(), self.settings, work)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(instance.failed(&error)),
+            Err(_) => Err(timed_out(self.settings)),
+        }
+    }
+
+    fn origin(&self, work: Work<'_>) -> Origin {
+        let deliveries = work.deliveries();
+        Origin {
+            settings: self.settings.clone(),
+            access: self.module.access.clone(),
+            delivery: deliveries.first().map(|first| (first.message.id, first.attempt)),
+            batch: (deliveries.len() > 1).then_some(deliveries.len()),
+            generation: self.reuse.map(|(_, generation)| generation),
+            module: self.module.hash,
+        }
+    }
 }
 
 /// Instantiates a component once, without a delivery, and checks the type of its handler.
 pub(super) async fn try_out(
     linked: &Linked,
     module: ModuleHash,
+    access: &Arc<Access>,
     settings: &Arc<InstanceSettings>,
 ) -> Result<(), LoadError> {
-    let output = Output::new(Origin { settings: settings.clone(), delivery: None, module });
-    let refused = Arc::default();
-    let mut store = store(linked, &refused, settings, &output).map_err(|cause| LoadError::Instantiate { cause })?;
-    let instantiated = tokio::time::timeout(settings.timeout, linked.instance.instantiate_async(&mut store)).await;
-    let checked = match instantiated {
+    if let Some(resources) = linked.instance.component().resources_required()
+        && resources.num_tables > settings.limits.tables
+    {
+        return Err(too_complex("limits.tables", settings.limits.tables));
+    }
+    let tried = try_within(linked, module, access, settings).await;
+    if !matches!(tried, Err(LoadError::Instantiate { .. })) {
+        return tried;
+    }
+    // Wasmtime does not say which limit it was in a way that can be asked for: so whether it was the number of instances is
+    // found out with as many as there can be.
+    let limits = Limits { core_instances: Limits::CORE_INSTANCES_MAX, ..settings.limits.clone() };
+    let lifted = Arc::new(InstanceSettings { limits, ..InstanceSettings::clone(settings) });
+    match try_within(linked, module, access, &lifted).await {
+        Ok(()) => Err(too_complex("limits.core_instances", settings.limits.core_instances)),
+        Err(_) => tried,
+    }
+}
+
+fn too_complex(key: &'static str, limit: u32) -> LoadError {
+    LoadError::TooComplex { exceeded: Exceeded::new(key, limit.to_string()).to_string() }
+}
+
+async fn try_within(
+    linked: &Linked,
+    module: ModuleHash,
+    access: &Arc<Access>,
+    settings: &Arc<InstanceSettings>,
+) -> Result<(), LoadError> {
+    let (settings_of, access_of) = (settings.clone(), access.clone());
+    let origin =
+        Origin { settings: settings_of, access: access_of, delivery: None, batch: None, generation: None, module };
+    let output = Output::new(origin);
+    let instance = Instance::new(linked, access, settings, output.clone());
+    let mut instance = instance.map_err(|cause| LoadError::Instantiate { cause })?;
+    let checked = match tokio::time::timeout(settings.timeout, instance.instantiate(linked)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Ok(error))) => Err(LoadError::WrongExport { cause: causes(&error) }),
+        Ok(Err(Err(error))) => Err(LoadError::Instantiate { cause: instance.failed(&error) }),
         Err(_) => {
             let cause = format!("it was not ready after {}", format_duration(settings.timeout));
             Err(LoadError::Instantiate { cause })
-        }
-        Ok(Err(error)) => Err(LoadError::Instantiate { cause: failed(&error, &store, settings) }),
-        Ok(Ok(instance)) => {
-            let checked: wasmtime::Result<Consumer> = linked.exports.load(&mut store, &instance);
-            checked.map(drop).map_err(|error| LoadError::WrongExport { cause: causes(&error) })
         }
     };
     output.finish();
     checked
 }
 
-fn answered(answer: Result<(), handler::Failure>) -> Outcome {
+/// The answers in the order of the messages.
+fn answered(deliveries: &[Delivery], answers: Vec<batch_handler::Answer>) -> Vec<Outcome> {
+    let mut outcomes: Vec<Option<Outcome>> = deliveries.iter().map(|_| None).collect();
+    let mut strays = 0usize;
+    let mut next = 0;
+    for answer in answers {
+        let id = answer.message_id.parse().ok();
+        // Most handlers answer in order.
+        let place = (next..deliveries.len()).chain(0..next).find(|place| Some(deliveries[*place].message.id) == id);
+        let Some(place) = place else {
+            strays += 1;
+            continue;
+        };
+        next = place + 1;
+        outcomes[place].get_or_insert_with(|| outcome(answer.outcome));
+    }
+    if strays > 0 {
+        tracing::warn!(strays, "a handler answered for messages that are not in its batch; ignored");
+    }
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| retry(NO_ANSWER.to_owned()))).collect()
+}
+
+fn outcome(answer: Result<(), handler::Failure>) -> Outcome {
     match answer {
         Ok(()) => Outcome::Ack,
-        Err(handler::Failure::Retry(wish)) => {
-            Outcome::Retry { reason: clip(wish.reason), after: wish.after_ms.map(delay) }
-        }
+        Err(handler::Failure::Retry(wish)) => Outcome::Retry { reason: wish.reason, after: wish.after_ms.map(delay) },
         Err(handler::Failure::Snooze(after_ms)) => Outcome::Snooze { after: delay(after_ms) },
-        Err(handler::Failure::DeadLetter(reason)) => Outcome::DeadLetter { reason: clip(reason) },
+        Err(handler::Failure::DeadLetter(reason)) => Outcome::DeadLetter { reason },
     }
 }
 
+/// An error of `wasi:messaging` says what failed, not what is to be done: it is a retry.
+fn messaging_failure(error: MessagingError) -> Outcome {
+    retry(match error {
+        MessagingError::Timeout => "timeout".to_owned(),
+        MessagingError::Connection(why) => format!("connection: {why}"),
+        MessagingError::PermissionDenied(why) => format!("permission denied: {why}"),
+        MessagingError::Other(why) => why,
+    })
+}
+
 fn retry(reason: String) -> Outcome {
-    Outcome::Retry { reason: clip(reason), after: None }
+    Outcome::Retry { reason, after: None }
 }
 
 fn delay(ms: u64) -> Duration {
     Duration::from_millis(ms).min(DELAY_MAX)
 }
 
-fn clip(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-    reason
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{Lease, Message, MessageId};
 
-/// Why a call ended without an answer, for people.
-fn failed(error: &Error, store: &Store<State>, settings: &InstanceSettings) -> String {
-    if store.data().limiter.memory_denied() {
-        // What the guest made of the denial (an abort, an exit) is a consequence.
-        return format!("exceeded memory_limit ({})", bytes_text(settings.memory_bytes_max));
+    fn delivery(sequence: u64) -> Delivery {
+        Delivery {
+            message: Message {
+                id: MessageId::new(1, sequence),
+                body: "x".into(),
+                content_type: None,
+                key: None,
+                attributes: Vec::new(),
+                enqueued_at_ms: 0,
+            },
+            attempt: 1,
+            first_failed_at_ms: None,
+            lease: Lease { queue: 1, position: sequence, token: 7 },
+        }
     }
-    if let Some(I32Exit(code)) = error.downcast_ref() {
-        return format!("the handler called exit with code {code}");
-    }
-    if let Some(trap) = error.downcast_ref::<Trap>() {
-        let text = trap.to_string();
-        let what = text.strip_prefix("wasm trap: ").unwrap_or(&text);
-        return match place(error) {
-            Some(function) => format!("trapped: {what} (in {function})"),
-            None => format!("trapped: {what}"),
-        };
-    }
-    format!("failed: {}", error.root_cause())
-}
 
-/// The innermost function of a trap, if the component has names.
-fn place(error: &Error) -> Option<String> {
-    let name = error.downcast_ref::<WasmBacktrace>()?.frames().first()?.func_name()?;
-    Some(format!("{:#}", rustc_demangle::demangle(name)))
+    fn answer(message_id: String, outcome: Result<(), handler::Failure>) -> batch_handler::Answer {
+        batch_handler::Answer { message_id, outcome }
+    }
+
+    #[test]
+    fn answers_find_their_messages_in_any_order_and_a_missing_one_is_a_failure() {
+        let deliveries: Vec<_> = (0..4).map(delivery).collect();
+        let id = |sequence| MessageId::new(1, sequence).to_string();
+        let outcomes = answered(
+            &deliveries,
+            vec![
+                answer(id(3), Ok(())),
+                answer("not an id".into(), Ok(())),
+                answer(id(0), Err(handler::Failure::DeadLetter("no".into()))),
+                answer(id(9), Ok(())),
+                answer(id(1), Ok(())),
+                // The first answer for a message counts.
+                answer(id(0), Ok(())),
+            ],
+        );
+        let dead = Outcome::DeadLetter { reason: "no".into() };
+        assert_eq!(outcomes, [dead, Outcome::Ack, retry(NO_ANSWER.to_owned()), Outcome::Ack]);
+    }
 }

@@ -8,15 +8,10 @@ use wasmtime::{
 
 use super::imports;
 use super::state::State;
+use crate::config::Limits;
 
-/// Core instances of one component: what `wasm32-wasip2` links is a main module, a shim and its fixups.
-pub(super) const CORE_INSTANCES_MAX: u32 = 3;
-/// Tables of one component: the main module's and the shim's.
-pub(super) const TABLES_MAX: u32 = 2;
 /// Linear memories of one component.
 pub(super) const MEMORIES_MAX: u32 = 1;
-/// Elements of one table (function pointers, mostly).
-pub(super) const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// The largest linear memory that an instance can have, whatever its `memory_limit` says: all that 32 bits reach.
 pub(super) const MEMORY_BYTES_MAX: u64 = 4 << 30;
 
@@ -35,14 +30,15 @@ pub fn engine_config(slots: usize) -> Config {
     let slots = u32::try_from(slots).unwrap_or(u32::MAX).max(1);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_core_instances(slots.saturating_mul(CORE_INSTANCES_MAX))
+        .total_core_instances(slots.saturating_mul(Limits::CORE_INSTANCES_MAX))
         .total_memories(slots.saturating_mul(MEMORIES_MAX))
-        .total_tables(slots.saturating_mul(TABLES_MAX))
+        .total_tables(slots.saturating_mul(Limits::TABLES_MAX))
         .total_stacks(slots)
-        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_core_instances_per_component(Limits::CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
-        .max_tables_per_component(TABLES_MAX)
-        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_tables_per_component(Limits::TABLES_MAX)
+        .max_tables_per_module(Limits::TABLES_MAX)
+        .table_elements(Limits::TABLE_ELEMENTS_MAX as usize)
         .max_memory_size(MEMORY_BYTES_MAX as usize)
         .max_unused_warm_slots(slots);
     // Keeping pages resident pays only if the kernel says which of them are dirty (`PAGEMAP_SCAN`, Linux 6.7); zeroing

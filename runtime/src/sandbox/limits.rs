@@ -1,18 +1,16 @@
-//! What one delivery may use, and the count of what it has used. All constants of the sandbox's limits are here or, as
-//! far as the pool sets them, in `engine.rs`.
+//! What one delivery may use, and the count of what it has used. What a consumer can be given more or less of is in its
+//! configuration ([`Limits`]); the constants are here or, as far as the pool sets them, in `engine.rs`.
 
 use std::time::Duration;
 
 use wasmtime::{ResourceLimiter, Result};
 
-use super::engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use super::InstanceSettings;
+use super::engine::MEMORIES_MAX;
+use crate::config::Limits;
 
 /// The body of one message that a guest sends.
 pub(super) const SEND_BODY_BYTES_MAX: usize = 1 << 20;
-/// Messages that one delivery may send.
-pub(super) const SENDS_MAX: usize = 1000;
-/// Bytes of bodies, keys, content types and attributes that one delivery may send in all.
-pub(super) const SENDS_BYTES_MAX: usize = 8 << 20;
 /// Attributes of one message.
 pub(super) const ATTRIBUTES_MAX: usize = 64;
 /// The name of an attribute; it has at least one byte.
@@ -30,35 +28,74 @@ pub(super) const REASON_BYTES_MAX: usize = 4 << 10;
 
 /// One line of a guest's output in the log; a longer one becomes several.
 pub(super) const LOG_LINE_BYTES_MAX: usize = 8 << 10;
-/// Output that one delivery may write to the log.
-pub(super) const LOG_BYTES_MAX: usize = 256 << 10;
 /// What is kept of the end of stderr.
 pub(super) const STDERR_TAIL_BYTES: usize = 4 << 10;
 
-/// Bytes that one call of a host function may carry. More than any limit above, so that those can say what is wrong.
-pub(super) const HOSTCALL_BYTES_MAX: usize = 16 << 20;
-/// Random bytes that a guest gets in one call.
-pub(super) const RANDOM_BYTES_MAX: u64 = 1 << 20;
-/// Files, streams and other handles that a guest holds at once.
-pub(super) const HANDLES_MAX: usize = 1000;
+/// Files, sockets, streams, requests and other handles that a guest holds at once.
+pub(super) const HANDLES_MAX: usize = 256;
+/// HTTP connections that a guest has open at once.
+pub(super) const HTTP_CONNECTIONS_MAX: usize = 64;
+/// Names that the guests of one module look up at once for HTTP. The others wait.
+pub(super) const LOOKUPS_MAX: usize = 16;
+/// Memory of the headers of one request or response.
+pub(super) const HTTP_FIELDS_BYTES_MAX: usize = 64 << 10;
+/// What the host holds of the body that a guest writes to one request.
+pub(super) const HTTP_BODY_CHUNK_BYTES: usize = 64 << 10;
+
+/// A limit of the configuration that a guest has gone over, as the trap that ends its call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("exceeded {key} ({limit})")]
+pub(super) struct Exceeded {
+    /// The key in `queue.toml`.
+    pub(super) key: &'static str,
+    /// Its value, for people.
+    pub(super) limit: String,
+}
+
+impl Exceeded {
+    pub(super) fn new(key: &'static str, limit: String) -> Exceeded {
+        Exceeded { key, limit }
+    }
+}
 
 /// Counts the memory and the tables of one instance.
 #[derive(Debug)]
 pub(super) struct Limiter {
     memory_bytes_max: u64,
     memory_bytes: u64,
-    memory_denied: bool,
+    core_instances_max: u32,
+    tables_max: u32,
+    table_elements_max: u32,
+    denied: Option<Denied>,
+}
+
+/// What the guest asked for first that it may not have.
+#[derive(Debug, Clone, Copy)]
+enum Denied {
+    Memory,
+    TableElements,
 }
 
 impl Limiter {
-    /// Allows `memory_bytes_max` bytes of linear memory, over all memories.
-    pub(super) fn new(memory_bytes_max: u64) -> Limiter {
-        Limiter { memory_bytes_max, memory_bytes: 0, memory_denied: false }
+    /// The linear memory counts over all memories, the elements for each table.
+    pub(super) fn new(settings: &InstanceSettings) -> Limiter {
+        let Limits { core_instances, tables, table_elements, .. } = settings.limits;
+        Limiter {
+            memory_bytes_max: settings.memory_bytes_max,
+            memory_bytes: 0,
+            core_instances_max: core_instances,
+            tables_max: tables,
+            table_elements_max: table_elements,
+            denied: None,
+        }
     }
 
-    /// Whether the guest asked for more memory than it may have. It may have coped.
-    pub(super) fn memory_denied(&self) -> bool {
-        self.memory_denied
+    /// The limit of memory or tables that the guest wanted to go over. It may have coped.
+    pub(super) fn exceeded(&self) -> Option<Exceeded> {
+        Some(match self.denied? {
+            Denied::Memory => Exceeded::new("memory_limit", bytes_text(self.memory_bytes_max)),
+            Denied::TableElements => Exceeded::new("limits.table_elements", self.table_elements_max.to_string()),
+        })
     }
 }
 
@@ -69,7 +106,7 @@ impl ResourceLimiter for Limiter {
         }
         let grown = self.memory_bytes + (desired.saturating_sub(current)) as u64;
         if grown > self.memory_bytes_max {
-            self.memory_denied = true;
+            self.denied.get_or_insert(Denied::Memory);
             return Ok(false);
         }
         self.memory_bytes = grown;
@@ -77,15 +114,22 @@ impl ResourceLimiter for Limiter {
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
-        Ok(desired <= maximum.unwrap_or(usize::MAX).min(TABLE_ELEMENTS_MAX))
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        if desired > self.table_elements_max as usize {
+            self.denied.get_or_insert(Denied::TableElements);
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     fn instances(&self) -> usize {
-        CORE_INSTANCES_MAX as usize
+        self.core_instances_max as usize
     }
 
     fn tables(&self) -> usize {
-        TABLES_MAX as usize
+        self.tables_max as usize
     }
 
     fn memories(&self) -> usize {
@@ -112,21 +156,38 @@ pub(super) fn bytes_text(bytes: u64) -> String {
 mod tests {
     use super::*;
 
+    fn limiter(memory_bytes_max: u64) -> Limiter {
+        Limiter::new(&InstanceSettings {
+            memory_bytes_max,
+            limits: Limits { table_elements: 100, ..Limits::default() },
+            ..InstanceSettings::of_a_test()
+        })
+    }
+
     #[test]
     fn memory_is_counted_over_all_memories() {
-        let mut limiter = Limiter::new(1000);
+        let mut limiter = limiter(1000);
         assert!(limiter.memory_growing(0, 600, None).unwrap());
         assert!(limiter.memory_growing(0, 400, None).unwrap());
-        assert!(!limiter.memory_denied());
+        assert_eq!(limiter.exceeded(), None);
         assert!(!limiter.memory_growing(400, 401, None).unwrap());
-        assert!(limiter.memory_denied());
+        assert_eq!(limiter.exceeded().unwrap().to_string(), "exceeded memory_limit (1000 B)");
+    }
+
+    #[test]
+    fn tables_have_as_many_elements_as_the_limit_says() {
+        let mut limiter = limiter(1000);
+        assert!(limiter.table_growing(0, 100, None).unwrap());
+        assert!(!limiter.table_growing(0, 101, None).unwrap());
+        assert_eq!(limiter.exceeded().unwrap().to_string(), "exceeded limits.table_elements (100)");
     }
 
     #[test]
     fn the_modules_own_maximum_is_no_denial() {
-        let mut limiter = Limiter::new(1000);
+        let mut limiter = limiter(1000);
         assert!(!limiter.memory_growing(0, 600, Some(500)).unwrap());
-        assert!(!limiter.memory_denied());
+        assert!(!limiter.table_growing(0, 600, Some(500)).unwrap());
+        assert_eq!(limiter.exceeded(), None);
         assert!(limiter.memory_growing(0, 1000, Some(1000)).unwrap());
     }
 

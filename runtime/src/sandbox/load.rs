@@ -1,4 +1,4 @@
-//! From a component's bytes to a [`Module`](super::Module): recognized, compiled (or taken from the cache), linked and
+//! From a file's bytes to a [`Module`](super::Module): recognized, compiled (or taken from the cache), linked and
 //! type-checked for every worker.
 
 use std::path::PathBuf;
@@ -11,13 +11,21 @@ use wasmtime::component::{Component, InstancePre};
 
 use super::ModuleHash;
 use super::bindings::ConsumerIndices;
+use super::bindings::batch::BatchConsumerIndices;
+use super::bindings::messaging::MessagingIndices;
 use super::cache::CodeCache;
+use super::core_module::component_of;
 use super::engine::Host;
 use super::imports::OFFERED;
 use super::state::State;
 
-/// The interface that a component must export.
-const HANDLER: &str = "linecook:worker/handler@0.1.0";
+/// The interfaces of which a component must export one, without the last part of the version: any of 0.1 will do.
+const HANDLER: &str = "linecook:worker/handler@0.1";
+const BATCH_HANDLER: &str = "linecook:worker/batch-handler@0.1";
+/// Or this one.
+const MESSAGING_HANDLER: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
+/// The interfaces that lead to a socket, by the beginning of their names.
+const SOCKETS: [&str; 2] = ["wasi:sockets/tcp-create-socket@", "wasi:sockets/ip-name-lookup@"];
 
 /// Why a component can't be used. The text says what is wrong and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,9 +39,15 @@ pub enum LoadError {
         /// The first bytes, or that there are none.
         start: String,
     },
-    /// A module of the core language.
-    #[error("this is a core WebAssembly module, not a component. Build it with `cargo build --target wasm32-wasip2`")]
-    CoreModule,
+    /// A module of the core language that can't be made a component.
+    #[error(
+        "this is a core WebAssembly module, not a component, and it can't be made one: {cause}. Write the handler with the \
+         `#[consumer]` of linecook-sdk, and build it with `cargo build --target wasm32-wasip2` (or wasm32-wasip1)"
+    )]
+    CoreModule {
+        /// What stands in the way.
+        cause: String,
+    },
     /// Damaged, or beyond what the engine takes.
     #[error(
         "this component can't be compiled: {cause}. It is damaged, or uses what this version of linecook does not \
@@ -45,7 +59,7 @@ pub enum LoadError {
     },
     /// The handler is missing.
     #[error(
-        "this component does not export `{HANDLER}`; it exports {exports}. Write the handler with the `#[consumer]` of \
+        "this component does not export `{HANDLER}` or `{BATCH_HANDLER}`; it exports {exports}. Write the handler with the `#[consumer]` of \
          linecook-sdk, in a package with `crate-type = [\"cdylib\"]`"
     )]
     MissingExport {
@@ -54,12 +68,21 @@ pub enum LoadError {
     },
     /// The handler has another type.
     #[error(
-        "this component's `{HANDLER}` is not the one that linecook calls: {cause}. Build it again with the linecook-sdk \
-         of this version"
+        "this component's handler is not the one that linecook calls: {cause}. Build it again with the linecook-sdk of \
+         this version"
     )]
     WrongExport {
         /// The difference.
         cause: String,
+    },
+    /// It takes no batches.
+    #[error(
+        "max_batch_size is {max_batch_size}, but this component handles one message a call. Let the function with \
+         `#[consumer]` take `Vec<Message>`, or remove max_batch_size from queue.toml"
+    )]
+    NoBatches {
+        /// What the consumer's configuration says.
+        max_batch_size: usize,
     },
     /// Interfaces that the runtime does not offer.
     #[error(
@@ -91,6 +114,23 @@ pub enum LoadError {
         /// What to do.
         hint: &'static str,
     },
+    /// A granted secret.
+    #[error(
+        "the secret {name} can't be read from the environment: {cause}. Set it before `linecook run` is started, or take \
+         it out of the consumer's grants in queue.toml"
+    )]
+    Secret {
+        /// The variable.
+        name: String,
+        /// What is wrong with it.
+        cause: &'static str,
+    },
+    /// More core instances or tables than the consumer may have.
+    #[error("this component {}. Raise the limit in [consumers.NAME.limits], or build a simpler component", exceeded)]
+    TooComplex {
+        /// The limit that it goes over.
+        exceeded: String,
+    },
     /// The trial instance failed.
     #[error("this component can't be started: {cause}")]
     Instantiate {
@@ -115,7 +155,19 @@ impl LoadError {
 #[derive(Clone)]
 pub(super) struct Linked {
     pub(super) instance: InstancePre<State>,
-    pub(super) exports: Arc<ConsumerIndices>,
+    pub(super) exports: Arc<Exports>,
+    /// Whether it imports what leads to sockets. Most components don't, and their instances need none of the checks.
+    pub(super) uses_sockets: bool,
+}
+
+/// The handler of a component.
+pub(super) enum Exports {
+    /// Our own, for one message a call.
+    Consumer(ConsumerIndices),
+    /// Our own, for batches.
+    Batch(BatchConsumerIndices),
+    /// That of `wasi:messaging`.
+    Messaging(MessagingIndices),
 }
 
 /// The name of a component.
@@ -123,35 +175,37 @@ pub(super) fn hash(component: &[u8]) -> ModuleHash {
     ModuleHash(Sha256::digest(component).into())
 }
 
+/// Which handler a component has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handler {
+    Consumer,
+    Batch,
+    Messaging,
+}
+
 /// Compiles and links; blocks for as long as the compiler needs (seconds for a large component).
 pub(super) fn link(
-    component: &[u8],
+    file: &[u8],
     hash: ModuleHash,
     hosts: &[Host],
     cache: &CodeCache,
+    max_batch_size: usize,
 ) -> Result<Vec<Linked>, LoadError> {
-    recognize(component)?;
     let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
-    let (code, compiled) = compile(component, hash, &first.engine, cache)?;
-    check_world(&compiled, &first.engine)?;
-    let mut linked = vec![link_one(&compiled, first)?];
+    let (code, compiled) = compile(file, hash, &first.engine, cache)?;
+    let handler = check_world(&compiled, &first.engine)?;
+    if handler != Handler::Batch && max_batch_size > 1 {
+        return Err(LoadError::NoBatches { max_batch_size });
+    }
+    let mut linked = vec![link_one(&compiled, first, handler)?];
     for host in rest {
-        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host)?);
+        linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host, handler)?);
     }
     Ok(linked)
 }
 
-fn recognize(bytes: &[u8]) -> Result<(), LoadError> {
-    match bytes {
-        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
-        [b'\0', b'a', b's', b'm', ..] => Ok(()),
-        [] => Err(LoadError::NotWasm { start: "nothing (the file is empty)".to_owned() }),
-        _ => Err(LoadError::NotWasm { start: format!("\"{}\"", bytes[..bytes.len().min(8)].escape_ascii()) }),
-    }
-}
-
 fn compile(
-    component: &[u8],
+    file: &[u8],
     hash: ModuleHash,
     engine: &Engine,
     cache: &CodeCache,
@@ -163,7 +217,7 @@ fn compile(
         }
     }
     let refused = |error: wasmtime::Error| LoadError::Compile { cause: causes(&error) };
-    let code = engine.precompile_component(component).map_err(refused)?;
+    let code = engine.precompile_component(&component_of(file)?).map_err(refused)?;
     let compiled = revive(engine, &code).map_err(refused)?;
     cache.put(engine, hash, &code);
     Ok((code, compiled))
@@ -177,8 +231,8 @@ fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// Names what the component lacks, before the linker stops at the first of it.
-fn check_world(component: &Component, engine: &Engine) -> Result<(), LoadError> {
+/// Names what the component lacks, before the linker stops at the first of it. Tells which handler it has.
+fn check_world(component: &Component, engine: &Engine) -> Result<Handler, LoadError> {
     let world = component.component_type();
     let quoted = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let foreign: Vec<_> = world
@@ -191,38 +245,37 @@ fn check_world(component: &Component, engine: &Engine) -> Result<(), LoadError> 
     if !foreign.is_empty() {
         return Err(LoadError::MissingImport { imports: quoted(foreign) });
     }
-    if world.get_export(engine, HANDLER).is_none() {
-        let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
+    let exports: Vec<_> = world.exports(engine).map(|(name, _)| name).collect();
+    let has = |interface| exports.iter().any(|name| name.rsplit_once('.').is_some_and(|(name, _)| name == interface));
+    if has(BATCH_HANDLER) {
+        Ok(Handler::Batch)
+    } else if has(HANDLER) {
+        Ok(Handler::Consumer)
+    } else if exports.contains(&MESSAGING_HANDLER) {
+        Ok(Handler::Messaging)
+    } else {
         let exports = if exports.is_empty() { "nothing".to_owned() } else { quoted(exports) };
-        return Err(LoadError::MissingExport { exports });
+        Err(LoadError::MissingExport { exports })
     }
-    Ok(())
 }
 
-fn link_one(component: &Component, host: &Host) -> Result<Linked, LoadError> {
+fn link_one(component: &Component, host: &Host, handler: Handler) -> Result<Linked, LoadError> {
     let instance =
         host.linker.instantiate_pre(component).map_err(|error| LoadError::WrongImport { cause: causes(&error) })?;
-    let exports = ConsumerIndices::new(&instance).map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
-    Ok(Linked { instance, exports: Arc::new(exports) })
+    let exports = match handler {
+        Handler::Consumer => ConsumerIndices::new(&instance).map(Exports::Consumer),
+        Handler::Batch => BatchConsumerIndices::new(&instance).map(Exports::Batch),
+        Handler::Messaging => MessagingIndices::new(&instance).map(Exports::Messaging),
+    };
+    let exports = exports.map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
+    let world = component.component_type();
+    let uses_sockets =
+        world.imports(&host.engine).any(|(name, _)| SOCKETS.iter().any(|interface| name.starts_with(interface)));
+    Ok(Linked { instance, exports: Arc::new(exports), uses_sockets })
 }
 
 /// An error with its causes, on one line.
 pub(super) fn causes(error: &wasmtime::Error) -> String {
     let causes: Vec<_> = error.chain().map(|cause| cause.to_string().trim().replace('\n', " ")).collect();
     causes.join(": ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_that_are_no_component_are_recognized_by_their_first_bytes() {
-        let text = |bytes: &[u8]| recognize(bytes).unwrap_err().to_string();
-        assert!(text(b"").starts_with("this is not WebAssembly: it begins with nothing (the file is empty)"));
-        assert!(text(b"#!/bin/sh\nexit").starts_with("this is not WebAssembly: it begins with \"#!/bin/s\""));
-        assert!(text(b"\x7fELF\x02").starts_with("this is not WebAssembly: it begins with \"\\x7fELF\\x02\""));
-        assert!(text(b"\0asm\x01\0\0\0").contains("wasm32-wasip2"));
-        assert!(recognize(b"\0asm\x0d\0\x01\0").is_ok());
-    }
 }

@@ -1,5 +1,6 @@
 //! Runs components. It knows nothing of queues on disk: what a guest sends is collected and returned with its outcome.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -8,29 +9,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
+use tokio_rustls::rustls::ClientConfig;
 
 use self::cache::CodeCache;
 use self::engine::Host;
-use self::imports::Refused;
+use self::grants::Access;
 use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
-use crate::config::Grants;
+use crate::config::{Grants, Limits};
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
 
 mod bindings;
 mod cache;
 mod call;
+mod core_module;
+mod cpu;
 mod engine;
 mod grants;
 mod imports;
+mod instance;
 mod limits;
 mod load;
 mod output;
+mod reuse;
 mod state;
 mod worker;
 
+pub use self::call::Target;
 pub use self::engine::engine_config;
 pub use self::load::LoadError;
+pub use self::reuse::{InstanceCount, Instances};
 pub use self::worker::{Slot, Worker, lower_priority};
 
 /// How many threads run guests, and where compiled code is kept.
@@ -42,6 +50,8 @@ pub struct SandboxOptions {
     pub slots: usize,
     /// The folder for compiled code. Only the runtime may write it: what is in it is executed.
     pub cache_dir: PathBuf,
+    /// Certificates (PEM) that guests' HTTPS trusts beside the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The worker threads, each with its own engine, pool, linker and current-thread tokio runtime.
@@ -50,6 +60,8 @@ pub struct Sandbox {
     workers: Vec<WorkerThread>,
     hosts: Arc<[Host]>,
     cache: Arc<CodeCache>,
+    /// What guests' HTTPS trusts.
+    tls: Arc<ClientConfig>,
     /// Held while a component is tried out: each engine has one slot more than its worker gives away.
     trial: Arc<Mutex<()>>,
     _ticker: Ticker,
@@ -67,7 +79,7 @@ struct Loaded {
     hash: ModuleHash,
     /// One for each worker.
     linked: Vec<Linked>,
-    refused: Arc<Refused>,
+    access: Arc<Access>,
 }
 
 /// What one consumer's instances may use.
@@ -79,8 +91,14 @@ pub struct InstanceSettings {
     pub queue: QueueName,
     /// Linear memory of one instance.
     pub memory_bytes_max: u64,
-    /// Wall time of one delivery.
+    /// Wall time of one delivery, or of one batch.
     pub timeout: Duration,
+    /// Messages in one batch. More than 1, and the component must take batches.
+    pub max_batch_size: usize,
+    /// What else one delivery may use.
+    pub limits: Limits,
+    /// What it finds with `wasi:config`.
+    pub config: BTreeMap<String, String>,
     /// Everything else that it may do.
     pub grants: Grants,
 }
@@ -98,11 +116,35 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
+/// What became of one call with a batch.
+#[derive(Debug)]
+pub struct BatchReport {
+    /// What became of each message, in their order; or why there is no answer for any: a trap, a timeout, an exceeded
+    /// limit.
+    pub answers: Result<Vec<Answered>, String>,
+    /// What was sent for the batch as a whole. To be dropped if no message is acknowledged.
+    pub shared_sends: Vec<Outgoing>,
+    /// The last 4 KiB that it wrote to stderr.
+    pub stderr_tail: String,
+    /// How long it ran.
+    pub elapsed: Duration,
+}
+
+/// What became of one message of a batch.
+#[derive(Debug)]
+pub struct Answered {
+    /// The handler's answer; a missing one is a `Retry`.
+    pub outcome: Outcome,
+    /// What was sent with its acknowledgement. To be dropped unless the outcome is `Ack`.
+    pub sends: Vec<Outgoing>,
+}
+
 impl Sandbox {
-    /// Starts the workers. Fails if the cache folder can't be made, or if there is no room for the pools: a slot takes
-    /// 4 GiB of address space, so that all workers together can have about 30,000.
+    /// Starts the workers. Fails if the cache folder can't be made, if the certificates can't be read, or if there is no
+    /// room for the pools: a slot takes 4 GiB of address space, so that all workers together can have about 30,000.
     pub fn start(options: SandboxOptions) -> io::Result<Sandbox> {
-        let SandboxOptions { workers, slots, cache_dir } = options;
+        let SandboxOptions { workers, slots, cache_dir, ca_file } = options;
+        let tls = imports::tls_config(ca_file.as_deref())?;
         let cache = CodeCache::open(cache_dir.clone()).map_err(|error| {
             let text = format!("the folder for compiled code, {}, can't be used: {error}", cache_dir.display());
             io::Error::new(error.kind(), text)
@@ -114,7 +156,14 @@ impl Sandbox {
                 .map_err(|error| io::Error::other(format!("{workers} workers with {slots} slots each: {error:#}")))?;
         let ticker = Ticker::start(hosts.iter().map(|host| host.engine.clone()).collect())?;
         let workers = (0..workers).map(|index| WorkerThread::start(index, slots)).collect::<io::Result<_>>()?;
-        Ok(Sandbox { workers, hosts: hosts.into(), cache: cache.into(), trial: Arc::default(), _ticker: ticker })
+        Ok(Sandbox {
+            workers,
+            hosts: hosts.into(),
+            cache: cache.into(),
+            tls: tls.into(),
+            trial: Arc::default(),
+            _ticker: ticker,
+        })
     }
 
     /// How many there are.
@@ -138,12 +187,13 @@ impl Sandbox {
     /// Compiles a component (or takes it from the cache), links and type-checks it against the world and the grants,
     /// and instantiates it once. Works on a blocking thread of the caller's tokio runtime: the workers go on.
     pub async fn load(&self, component: Arc<[u8]>, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
-        let (hosts, cache, grants) = (self.hosts.clone(), self.cache.clone(), settings.grants.clone());
+        let (hosts, cache, tls) = (self.hosts.clone(), self.cache.clone(), self.tls.clone());
+        let granted = settings.clone();
         let loaded = tokio::task::spawn_blocking(move || {
             let hash = load::hash(&component);
-            let linked = load::link(&component, hash, &hosts, &cache)?;
-            grants::prepare_folders(&grants)?;
-            Ok(Loaded { hash, linked, refused: Arc::default() })
+            let linked = load::link(&component, hash, &hosts, &cache, granted.max_batch_size)?;
+            let access = Arc::new(Access::open(&granted, tls)?);
+            Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
 
@@ -151,7 +201,7 @@ impl Sandbox {
         let (answer, answered) = oneshot::channel();
         let tried = module.clone();
         self.spawn(0, move |_| async move {
-            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &settings).await;
+            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &tried.0.access, &settings).await;
             // The instance is gone. Held by this task, since the load may be given up while it runs.
             drop(trial);
             // Then nobody listens any more.
@@ -174,9 +224,15 @@ impl Module {
         self.0.hash
     }
 
+    /// This module on a worker, which must be of the sandbox that loaded it.
+    pub fn on<'a>(&'a self, worker: &Worker, settings: &'a Arc<InstanceSettings>) -> Target<'a> {
+        Target { module: &self.0, worker: worker.index(), settings, reuse: None }
+    }
+
     /// Hands one delivery to a fresh instance on this worker's thread. Never fails: whatever happens is the outcome.
     ///
-    /// The worker must be of the sandbox that loaded the module.
+    /// The worker must be of the sandbox that loaded the module. The secrets and the `config` are those of the settings that
+    /// it was loaded with.
     pub async fn call(
         &self,
         worker: &Worker,
@@ -184,11 +240,24 @@ impl Module {
         settings: &Arc<InstanceSettings>,
         delivery: &Delivery,
     ) -> Report {
-        let Loaded { hash, linked, refused } = &*self.0;
-        let report = call::call(&linked[worker.index()], *hash, refused, settings, delivery).await;
-        // The instance is gone: its slot is free.
-        drop(slot);
-        report
+        self.on(worker, settings).call(slot, delivery).await
+    }
+}
+
+#[cfg(test)]
+impl InstanceSettings {
+    /// Nothing granted, the default limits.
+    fn of_a_test() -> InstanceSettings {
+        InstanceSettings {
+            consumer: "c".to_owned(),
+            queue: QueueName::new("q").unwrap(),
+            memory_bytes_max: 1 << 20,
+            timeout: Duration::from_secs(60),
+            max_batch_size: 1,
+            limits: Limits::default(),
+            config: BTreeMap::new(),
+            grants: Grants::default(),
+        }
     }
 }
 

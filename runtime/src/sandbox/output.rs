@@ -1,4 +1,5 @@
-//! A guest's stdout and stderr, line by line to the log (target `guest`), and the end of stderr for dead letters.
+//! A guest's stdout, stderr and log records, line by line to the log (target `guest`), and the end of stderr for dead
+//! letters. None of it shows a granted secret.
 //!
 //! Writing never waits and never fails: what is beyond the limits is dropped, and one line says so.
 
@@ -13,7 +14,8 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use super::limits::{LOG_BYTES_MAX, LOG_LINE_BYTES_MAX, STDERR_TAIL_BYTES, bytes_text};
+use super::grants::Access;
+use super::limits::{Exceeded, LOG_LINE_BYTES_MAX, STDERR_TAIL_BYTES, bytes_text};
 use super::{InstanceSettings, ModuleHash};
 use crate::delivery::MessageId;
 
@@ -26,20 +28,33 @@ pub(super) enum Stream {
     Stderr,
 }
 
+/// How important a log record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Severity {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
 /// Whose output it is: the fields of each line.
-#[derive(Debug)]
 pub(super) struct Origin {
     pub(super) settings: Arc<InstanceSettings>,
-    /// None while a component is tried out.
+    pub(super) access: Arc<Access>,
+    /// The message and its attempt; of a batch, its first message. None while a component is tried out.
     pub(super) delivery: Option<(MessageId, u32)>,
+    /// How many messages there are, if it is a batch.
+    pub(super) batch: Option<usize>,
+    /// The generation, if the instance is one that is kept.
+    pub(super) generation: Option<u64>,
     pub(super) module: ModuleHash,
 }
 
 /// The output of one delivery. Clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Output(Arc<Mutex<Lines>>);
 
-#[derive(Debug)]
 struct Lines {
     origin: Origin,
     /// The unfinished line of each stream.
@@ -47,7 +62,7 @@ struct Lines {
     stderr: Vec<u8>,
     /// The last bytes of stderr, and up to as many before them.
     tail: Vec<u8>,
-    bytes: usize,
+    bytes: u64,
     dropping: bool,
 }
 
@@ -57,9 +72,30 @@ impl Output {
         Output(Arc::new(Mutex::new(Lines { origin, stdout, stderr, tail, bytes: 0, dropping: false })))
     }
 
+    /// Starts anew: what is written from now on belongs to another delivery.
+    pub(super) fn begin(&self, origin: Origin) {
+        let mut lines = self.lock();
+        lines.origin = origin;
+        lines.tail.clear();
+        lines.bytes = 0;
+        lines.dropping = false;
+    }
+
     /// What the guest writes one of the two to.
     pub(super) fn stream(&self, stream: Stream) -> Writer {
         Writer { output: self.clone(), stream }
+    }
+
+    /// Logs one record of `wasi:logging`, line by line, so that none can pass for somebody else's. Its context and its text
+    /// count, and are cut where a line would be.
+    pub(super) fn record(&self, severity: Severity, context: &str, text: &str) {
+        self.lock().record(severity, context, text);
+    }
+
+    /// The limit, if more was written than it allows.
+    pub(super) fn exceeded(&self) -> Option<Exceeded> {
+        let lines = self.lock();
+        lines.dropping.then(|| Exceeded::new("limits.log_bytes", bytes_text(lines.bytes_max())))
     }
 
     /// Logs lines that did not end, and gives the end of stderr.
@@ -95,9 +131,7 @@ impl Lines {
         if self.dropping {
             return;
         }
-        let room = LOG_BYTES_MAX - self.bytes;
-        let fits = &bytes[..bytes.len().min(room)];
-        self.bytes += fits.len();
+        let fits = &bytes[..self.take(bytes.len())];
         let mut rest = fits;
         while !rest.is_empty() {
             let line_room = LOG_LINE_BYTES_MAX - self.pending(stream).len();
@@ -111,10 +145,40 @@ impl Lines {
             }
         }
         if fits.len() < bytes.len() {
-            self.dropping = true;
-            let max = bytes_text(LOG_BYTES_MAX as u64);
-            self.log(stream, format!("(more than {max} of output: the rest of this delivery's is dropped)").as_bytes());
+            self.drop_the_rest();
         }
+    }
+
+    fn record(&mut self, severity: Severity, context: &str, text: &str) {
+        if self.dropping {
+            return;
+        }
+        let fits = self.take(context.len() + text.len());
+        let clip = |text: &'_ str, bytes: usize| text.floor_char_boundary(bytes.min(LOG_LINE_BYTES_MAX));
+        let context = &context[..clip(context, fits)];
+        let clipped = &text[..clip(text, fits - context.len())];
+        clipped.lines().for_each(|line| self.log_record(severity, context, line));
+        if self.bytes == self.bytes_max() && clipped.len() < text.len() {
+            self.drop_the_rest();
+        }
+    }
+
+    /// Takes room for so many bytes, or for as many as are left.
+    fn take(&mut self, bytes: usize) -> usize {
+        let fits = (bytes as u64).min(self.bytes_max() - self.bytes);
+        self.bytes += fits;
+        fits as usize
+    }
+
+    fn bytes_max(&self) -> u64 {
+        self.origin.settings.limits.log_bytes
+    }
+
+    fn drop_the_rest(&mut self) {
+        self.dropping = true;
+        let max = bytes_text(self.bytes_max());
+        let text = format!("(more than {max} of output, limits.log_bytes: the rest of this delivery's is dropped)");
+        self.log(Stream::Stderr, text.as_bytes());
     }
 
     fn keep_tail(&mut self, bytes: &[u8]) {
@@ -125,23 +189,43 @@ impl Lines {
     }
 
     fn stderr_tail(&self) -> String {
-        let tail = &self.tail[self.tail.len().saturating_sub(STDERR_TAIL_BYTES)..];
-        // The cut may have gone through a character: its other bytes are left out.
-        let inside = tail.iter().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
-        let cut = if self.tail.len() > tail.len() { inside } else { 0 };
-        String::from_utf8_lossy(&tail[cut..]).into_owned()
+        // Masked before it is cut, so that the cut leaves no half of a secret.
+        let kept = self.origin.access.secrets.mask(String::from_utf8_lossy(&self.tail));
+        let cut = kept.ceil_char_boundary(kept.len().saturating_sub(STDERR_TAIL_BYTES));
+        kept[cut..].to_owned()
     }
 
     fn log(&self, stream: Stream, line: &[u8]) {
         let line: Cow<'_, str> = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        let Origin { settings, delivery, module } = &self.origin;
+        let Origin { settings, access, delivery, batch, generation, module } = &self.origin;
+        let line = access.secrets.mask(line);
         let message = delivery.map(|(id, _)| tracing::field::display(id));
         let attempt = delivery.map(|(_, attempt)| attempt);
         let stream = match stream {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
         };
-        tracing::info!(target: "guest", consumer = settings.consumer, message_id = message, attempt, %module, stream, "{line}");
+        tracing::info!(target: "guest", consumer = settings.consumer, message_id = message, attempt, batch, generation, %module, stream, "{line}");
+    }
+
+    fn log_record(&self, severity: Severity, context: &str, line: &str) {
+        let Origin { settings, access, delivery, batch, generation, module } = &self.origin;
+        let [context, line] = [context, line].map(|text| access.secrets.mask(Cow::Borrowed(text)));
+        let (context, consumer) = (&*context, settings.consumer.as_str());
+        let message = delivery.map(|(id, _)| tracing::field::display(id));
+        let attempt = delivery.map(|(_, attempt)| attempt);
+        macro_rules! log {
+            ($log:ident) => {
+                tracing::$log!(target: "guest", consumer, message_id = message, attempt, batch, generation, %module, context, "{line}")
+            };
+        }
+        match severity {
+            Severity::Trace => log!(trace),
+            Severity::Debug => log!(debug),
+            Severity::Info => log!(info),
+            Severity::Warn => log!(warn),
+            Severity::Error => log!(error),
+        }
     }
 }
 
@@ -210,20 +294,21 @@ impl AsyncWrite for Writer {
 
 #[cfg(test)]
 mod tests {
-    use linecook_store::QueueName;
-
     use super::*;
-    use crate::config::Grants;
+
+    const LOG_BYTES_MAX: u64 = 256 << 10;
 
     fn output() -> Output {
-        let settings = InstanceSettings {
-            consumer: "c".into(),
-            queue: QueueName::new("q").unwrap(),
-            memory_bytes_max: 0,
-            timeout: std::time::Duration::ZERO,
-            grants: Grants::default(),
-        };
-        Output::new(Origin { settings: settings.into(), delivery: None, module: ModuleHash([0; 32]) })
+        let settings = Arc::new(InstanceSettings::of_a_test());
+        let access = Arc::new(Access::of_a_test());
+        Output::new(Origin {
+            settings,
+            access,
+            delivery: None,
+            batch: None,
+            generation: None,
+            module: ModuleHash([0; 32]),
+        })
     }
 
     #[test]
@@ -248,5 +333,19 @@ mod tests {
         assert!(lines.dropping);
         assert!(lines.tail.len() <= 2 * STDERR_TAIL_BYTES);
         assert!(lines.stderr.len() < LOG_LINE_BYTES_MAX);
+    }
+
+    #[test]
+    fn records_share_the_limit_of_the_output() {
+        let output = output();
+        output.lock().write(Stream::Stdout, &[b'x'; 1000]);
+        output.record(Severity::Info, "context", "text");
+        assert_eq!(output.lock().bytes, 1011);
+        assert_eq!(output.exceeded(), None);
+        for _ in 0..100 {
+            output.record(Severity::Info, "", &"ä".repeat(2000));
+        }
+        assert_eq!(output.lock().bytes, LOG_BYTES_MAX);
+        assert_eq!(output.exceeded().unwrap().to_string(), "exceeded limits.log_bytes (256 KiB)");
     }
 }

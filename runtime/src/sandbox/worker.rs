@@ -15,7 +15,7 @@ use tokio::task::{JoinSet, LocalSet};
 use wasmtime::Engine;
 
 /// How often a guest that computes lets others on its worker go on.
-const EPOCH_TICK: Duration = Duration::from_millis(5);
+pub(super) const EPOCH_TICK: Duration = Duration::from_millis(5);
 
 /// Added to the niceness of the process: next to a thread that computes at nice 19, the committer on the same core loses
 /// nothing; at nice 0 it loses more than half.

@@ -9,10 +9,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+/// What the guests of this test program are compiled for: `tests/wasip1.rs` runs the same tests with the other target.
+const TARGET: &str = if is_wasip1(env!("CARGO_CRATE_NAME")) { "wasm32-wasip1" } else { "wasm32-wasip2" };
+
+const fn is_wasip1(name: &str) -> bool {
+    matches!(name.as_bytes(), b"wasip1")
+}
+
 /// The folder of the built components.
 static BUILT: LazyLock<PathBuf> = LazyLock::new(build);
 
-/// The path of a component: `noop`, `behave` or `audit`.
+/// The path of a component, or of the core module that it is for wasip1: `noop`, `behave`, `audit` or `bulk`.
 ///
 /// # Panics
 ///
@@ -55,7 +62,7 @@ fn build() -> PathBuf {
     let target = workspace.join("target");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"])
+        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
         .arg(&target)
         .current_dir(&workspace);
     // What the outer cargo says about its own build (flags, wrappers, folders, packages) is not for this one.
@@ -74,5 +81,5 @@ fn build() -> PathBuf {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    target.join("wasm32-wasip2/release")
+    target.join(TARGET).join("release")
 }

@@ -116,7 +116,13 @@ impl Site {
 
     /// Starts the runtime, and does not wait for anything.
     pub fn spawn(&self) -> Runtime {
+        self.spawn_with(&[])
+    }
+
+    /// Starts the runtime with more in its environment, and does not wait for anything.
+    pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Runtime {
         let mut command = self.command(&["run"]);
+        command.envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (mut pipe, stderr) = (child.stderr.take().unwrap(), Arc::new(Mutex::new(Vec::new())));
         let seen = stderr.clone();

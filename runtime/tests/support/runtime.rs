@@ -1,5 +1,7 @@
 //! The real binary, run in a folder of its own on a port that is free.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -27,9 +27,37 @@ fn export(arguments: &TokenStream, item: &TokenStream) -> Result<TokenStream, Er
     let name = &function.sig.ident;
     let input = signature.input;
     let output = signature.output;
+    let (assert_input, assert_output) = match signature.kind {
+        Kind::Single => (quote! { assert_input }, quote! { assert_output }),
+        Kind::Batch => (quote! { assert_batch_input }, quote! { assert_batch_output }),
+    };
     // The checks carry the places of the types, so that a wrong type is underlined where it stands.
-    let check_input = quote_spanned! { input.span() => ::linecook_sdk::__rt::assert_input::<#input>(); };
-    let check_output = quote_spanned! { output.span() => ::linecook_sdk::__rt::assert_output::<#output>(); };
+    let check_input = quote_spanned! { input.span() => ::linecook_sdk::__rt::#assert_input::<#input>(); };
+    let check_output = quote_spanned! { output.span() => ::linecook_sdk::__rt::#assert_output::<#output>(); };
+    let guest = match signature.kind {
+        Kind::Single => quote! {
+            impl ::linecook_sdk::__rt::Guest for Consumer {
+                fn handle(
+                    message: ::linecook_sdk::__rt::RawMessage,
+                ) -> ::core::result::Result<(), ::linecook_sdk::__rt::RawFailure> {
+                    ::linecook_sdk::__rt::call(#name, message)
+                }
+            }
+
+            ::linecook_sdk::__rt::export!(Consumer with_types_in ::linecook_sdk::__rt::bindings::generated);
+        },
+        Kind::Batch => quote! {
+            impl ::linecook_sdk::__rt::BatchGuest for Consumer {
+                fn handle_batch(
+                    messages: ::std::vec::Vec<::linecook_sdk::__rt::RawMessage>,
+                ) -> ::std::vec::Vec<::linecook_sdk::__rt::RawAnswer> {
+                    ::linecook_sdk::__rt::call_batch(#name, messages)
+                }
+            }
+
+            ::linecook_sdk::__rt::export_batch!(Consumer with_types_in ::linecook_sdk::__rt::bindings::generated_batch);
+        },
+    };
     Ok(quote! {
         const _: () = {
             #check_input
@@ -42,21 +70,21 @@ fn export(arguments: &TokenStream, item: &TokenStream) -> Result<TokenStream, Er
         const _: () = {
             struct Consumer;
 
-            impl ::linecook_sdk::__rt::Guest for Consumer {
-                fn handle(
-                    message: ::linecook_sdk::__rt::RawMessage,
-                ) -> ::core::result::Result<(), ::linecook_sdk::__rt::RawFailure> {
-                    ::linecook_sdk::__rt::call(#name, message)
-                }
-            }
-
-            ::linecook_sdk::__rt::export!(Consumer with_types_in ::linecook_sdk::__rt::bindings::generated);
+            #guest
         };
     })
 }
 
+/// How many messages a call brings.
+#[derive(Clone, Copy)]
+enum Kind {
+    Single,
+    Batch,
+}
+
 /// The parts of a signature that the check of the types needs.
 struct Signature<'a> {
+    kind: Kind,
     input: &'a Type,
     output: &'a Type,
 }
@@ -66,7 +94,10 @@ impl<'a> Signature<'a> {
     fn of(function: &'a ItemFn) -> Result<Signature<'a>, Error> {
         let sig = &function.sig;
         if let Some(word) = &sig.asyncness {
-            return Err(Error::new_spanned(word, "a consumer is not async: each delivery has an instance of its own"));
+            return Err(Error::new_spanned(
+                word,
+                "a consumer is not async: its instance does one call at a time, and nothing else meanwhile",
+            ));
         }
         if let Some(word) = &sig.unsafety {
             return Err(Error::new_spanned(word, "a consumer is a safe function"));
@@ -79,7 +110,10 @@ impl<'a> Signature<'a> {
         }
         let mut inputs = sig.inputs.iter();
         let (Some(input), None) = (inputs.next(), inputs.next()) else {
-            return Err(Error::new(sig.paren_token.span.join(), "a consumer takes one argument: the `Message`"));
+            return Err(Error::new(
+                sig.paren_token.span.join(),
+                "a consumer takes one argument: the `Message`, or `Vec<Message>`",
+            ));
         };
         let input = match input {
             FnArg::Receiver(receiver) => {
@@ -87,23 +121,25 @@ impl<'a> Signature<'a> {
             }
             FnArg::Typed(input) => &*input.ty,
         };
-        match input {
-            Type::Path(path) if path.path.segments.last().is_some_and(|segment| segment.ident == "Vec") => {
+        let kind = match input {
+            Type::Path(path) if path.path.segments.last().is_some_and(|segment| segment.ident == "Vec") => Kind::Batch,
+            Type::Reference(_) => {
                 return Err(Error::new_spanned(
                     input,
-                    "a consumer takes one `Message`: batches (`Vec<Message>`) come with a later version",
+                    "a consumer takes the `Message` itself (or `Vec<Message>`), not a reference to it",
                 ));
             }
-            Type::Reference(_) => {
-                return Err(Error::new_spanned(input, "a consumer takes the `Message` itself, not a reference to it"));
-            }
-            _ => {}
-        }
-        match &sig.output {
-            ReturnType::Default => {
+            _ => Kind::Single,
+        };
+        match (&sig.output, kind) {
+            (ReturnType::Default, Kind::Single) => {
                 Err(Error::new_spanned(&sig.ident, "a consumer returns an `Outcome`: write `-> Outcome`"))
             }
-            ReturnType::Type(_, output) => Ok(Signature { input, output }),
+            (ReturnType::Default, Kind::Batch) => Err(Error::new_spanned(
+                &sig.ident,
+                "a consumer of batches answers for each message: write `-> Vec<Outcome>`",
+            )),
+            (ReturnType::Type(_, output), _) => Ok(Signature { kind, input, output }),
         }
     }
 }
@@ -131,6 +167,8 @@ mod tests {
             quote! { fn f(message: Message) -> Outcome { Ok(()) } },
             quote! { pub(crate) fn f(mut message: linecook_sdk::Message) -> linecook_sdk::Outcome { Ok(()) } },
             quote! { fn f(Message { body, .. }: Message) -> Result<(), Failure> { Ok(()) } },
+            quote! { fn f(messages: Vec<Message>) -> Vec<Outcome> { Vec::new() } },
+            quote! { fn f(messages: std::vec::Vec<Message>) -> Outcome { Ok(()) } },
         ] {
             assert_eq!(error(quote! {}, item.clone()), "", "{item}");
             let expanded = consumer(quote! {}, item.clone()).to_string();
@@ -151,9 +189,9 @@ mod tests {
             (quote! { fn f(m: Message, n: u8) -> Outcome { Ok(()) } }, "one argument"),
             (quote! { fn f(&self) -> Outcome { Ok(()) } }, "free function"),
             (quote! { fn f(m: &Message) -> Outcome { Ok(()) } }, "not a reference"),
-            (quote! { fn f(m: Vec<Message>) -> Outcome { Ok(()) } }, "takes one `Message`: batches"),
-            (quote! { fn f(m: std::vec::Vec<Message>) -> Outcome { Ok(()) } }, "takes one `Message`: batches"),
+            (quote! { fn f(m: &[Message]) -> Outcome { Ok(()) } }, "not a reference"),
             (quote! { fn f(m: Message) {} }, "write `-> Outcome`"),
+            (quote! { fn f(m: Vec<Message>) {} }, "write `-> Vec<Outcome>`"),
         ];
         for (item, sentence) in cases {
             let error = refused(item);

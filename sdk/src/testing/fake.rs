@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 
-use super::{Run, Sent};
+use super::{BatchRun, Run, Sent};
+use crate::__rt::BatchOutput;
 use crate::queues::{Outgoing, SendError};
-use crate::{Message, Outcome};
+use crate::{Failure, Message, Outcome};
 
 thread_local! {
     /// The delivery that is being handled on this thread. Tests run on threads of their own, so each has its own.
@@ -14,6 +15,8 @@ thread_local! {
 struct Delivery {
     /// The queues that may be sent to; `None` is every one.
     granted: Option<Vec<String>>,
+    /// The messages that are being handled.
+    ids: Vec<String>,
     sent: Vec<Sent>,
 }
 
@@ -26,13 +29,46 @@ impl Drop for Restore {
     }
 }
 
+/// Calls the handler, and takes what it sends.
+fn deliver<T>(granted: Option<Vec<String>>, ids: Vec<String>, handler: impl FnOnce() -> T) -> (T, Vec<Sent>) {
+    let _restore = Restore(CURRENT.replace(Some(Delivery { granted, ids, sent: Vec::new() })));
+    let answer = handler();
+    (answer, CURRENT.take().map(|delivery| delivery.sent).unwrap_or_default())
+}
+
 pub(crate) fn run(granted: Option<Vec<String>>, handler: impl FnOnce(Message) -> Outcome, message: Message) -> Run {
-    let _restore = Restore(CURRENT.replace(Some(Delivery { granted, sent: Vec::new() })));
-    let outcome = handler(message);
-    let sent = CURRENT.take().map(|delivery| delivery.sent).unwrap_or_default();
+    let (outcome, sent) = deliver(granted, vec![message.id.clone()], || handler(message));
     match outcome {
         Ok(()) => Run { outcome, sends: sent, dropped: Vec::new() },
         Err(_) => Run { outcome, sends: Vec::new(), dropped: sent },
+    }
+}
+
+pub(crate) fn run_batch<O: BatchOutput>(
+    granted: Option<Vec<String>>,
+    handler: impl FnOnce(Vec<Message>) -> O,
+    mut messages: Vec<Message>,
+) -> BatchRun {
+    make_ids_unique(&mut messages);
+    let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+    let (answers, sent) = deliver(granted, ids.clone(), || handler(messages).outcomes(ids.len()));
+    let mut outcomes = answers;
+    outcomes.resize(ids.len(), Err(Failure::retry("the handler gave no answer for this message")));
+    let acked = |sent: &Sent| match &sent.with_ack_of {
+        Some(id) => ids.iter().zip(&outcomes).any(|(each, outcome)| each == id && outcome.is_ok()),
+        None => outcomes.iter().any(Result::is_ok),
+    };
+    let (sends, dropped) = sent.into_iter().partition(acked);
+    BatchRun { outcomes, sends, dropped }
+}
+
+/// Messages that were made alike still are different messages.
+fn make_ids_unique(messages: &mut [Message]) {
+    for index in 1..messages.len() {
+        let (before, rest) = messages.split_at_mut(index);
+        if before.iter().any(|message| message.id == rest[0].id) {
+            rest[0].id = format!("{index:026}");
+        }
     }
 }
 
@@ -51,6 +87,10 @@ pub(crate) fn send(queue: &str, message: Outgoing) -> Result<(), SendError> {
                 detail: format!("it is not granted; add {queue:?} to `send` in the consumer's grants in queue.toml"),
             });
         }
+        if let Some(id) = message.with_ack_of.as_ref().filter(|id| !delivery.ids.contains(id)) {
+            let detail = format!("{id:?} is not the id of a message that is being handled");
+            return Err(SendError::Invalid { queue: queue.into(), detail });
+        }
         delivery.sent.push(Sent {
             queue: queue.into(),
             body: message.body,
@@ -58,6 +98,7 @@ pub(crate) fn send(queue: &str, message: Outgoing) -> Result<(), SendError> {
             key: message.key,
             attributes: message.attributes,
             delay: message.delay,
+            with_ack_of: message.with_ack_of,
         });
         Ok(())
     })
@@ -89,7 +130,7 @@ mod tests {
 
     use crate::queues::{self, SendError};
     use crate::testing::{self, Sent};
-    use crate::{Failure, Message, Outcome};
+    use crate::{Failure, Message, Outcome, batch};
 
     fn send_twice(_: Message) -> Outcome {
         queues::send("audit", "first")?;
@@ -114,6 +155,7 @@ mod tests {
             key: None,
             attributes: vec![],
             delay: Duration::ZERO,
+            with_ack_of: None,
         };
         let second = Sent {
             queue: "mails".into(),
@@ -122,6 +164,7 @@ mod tests {
             key: Some("k".into()),
             attributes: vec![("a".into(), "1".into())],
             delay: Duration::from_millis(1500),
+            with_ack_of: None,
         };
         assert_eq!(run.sends, [first, second]);
     }
@@ -176,5 +219,52 @@ mod tests {
         std::panic::catch_unwind(|| testing::run(panicking, testing::message(""))).unwrap_err();
         assert_eq!(testing::run(|_| Ok(()), testing::message("")).sends, []);
         std::panic::catch_unwind(|| queues::send("audit", "x")).unwrap_err();
+    }
+
+    #[test]
+    fn in_a_batch_each_send_shares_the_fate_of_its_message_and_the_others_that_of_the_batch() {
+        let handler = |messages: Vec<Message>| {
+            queues::send("audit", &messages.len())?;
+            Ok(batch::each(messages, |message| {
+                queues::send("audit", message.text()?)?;
+                if message.body == b"bad" { Err(Failure::dead_letter("bad")) } else { Ok(()) }
+            }))
+        };
+        let run = testing::run_batch(handler, ["good", "bad"].map(testing::message));
+        assert_eq!(run.outcomes, [Ok(()), Err(Failure::dead_letter("bad"))]);
+        assert_eq!(run.sends.iter().map(|sent| &*sent.body).collect::<Vec<_>>(), [&b"2"[..], br#""good""#]);
+        assert_eq!(run.sends[0].with_ack_of, None);
+        assert!(run.sends[1].with_ack_of.is_some());
+        assert_eq!(run.dropped.iter().map(|sent| &*sent.body).collect::<Vec<_>>(), [br#""bad""#]);
+
+        let run = testing::run_batch(handler, ["bad", "bad"].map(testing::message));
+        assert_eq!((run.sends.len(), run.dropped.len()), (0, 3));
+        let run = testing::granting(["mails"]).run_batch(handler, ["good"].map(testing::message));
+        assert!(matches!(&run.outcomes[0], Err(Failure::Retry { reason, .. }) if reason.contains("not granted")));
+    }
+
+    #[test]
+    fn a_missing_answer_is_a_failure_and_one_answer_stands_for_all() {
+        let messages = || ["a", "b", "c"].map(testing::message);
+        let run = testing::run_batch(|_| vec![Ok(())], messages());
+        let missing = Err(Failure::retry("the handler gave no answer for this message"));
+        assert_eq!(run.outcomes, [Ok(()), missing.clone(), missing]);
+        assert_eq!(testing::run_batch(|_| Outcome::Ok(()), messages()).outcomes, [const { Ok(()) }; 3]);
+        let all = testing::run_batch(|_| Outcome::Err(Failure::retry("no")), messages());
+        assert_eq!(all.outcomes, vec![Err(Failure::retry("no")); 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "the handler gave 2 answers for 1 messages")]
+    fn more_answers_than_messages_are_a_mistake() {
+        testing::run_batch(|_| vec![Ok(()); 2], [testing::message("a")]);
+    }
+
+    #[test]
+    fn a_send_can_only_go_with_a_message_of_the_batch() {
+        let stray = |_: Vec<Message>| -> Outcome { Ok(queues::message("").with_ack_of("other").send("audit")?) };
+        let run = testing::run_batch(stray, [testing::message("a").id("mine")]);
+        let Err(Failure::Retry { reason, .. }) = &run.outcomes[0] else { panic!("must be a retry: {run:?}") };
+        assert_eq!(reason, "can't send to \"audit\": \"other\" is not the id of a message that is being handled");
     }
 }

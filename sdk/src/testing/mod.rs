@@ -37,6 +37,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::__rt::BatchOutput;
 use crate::{Message, Outcome};
 
 /// What came of one call of a handler.
@@ -67,6 +68,20 @@ pub struct Sent {
     pub attributes: Vec<(String, String)>,
     /// How long it waits before it is ready.
     pub delay: Duration,
+    /// In a batch: the id of the message whose acknowledgement it goes with, or none if it belongs to the whole batch.
+    pub with_ack_of: Option<String>,
+}
+
+/// What came of one call of a handler of batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchRun {
+    /// What became of each message, in the order of the messages. One without an answer has failed.
+    pub outcomes: Vec<Outcome>,
+    /// What was sent with the acknowledgements, in the handler's order.
+    pub sends: Vec<Sent>,
+    /// What was sent with messages that were not acknowledged. None of it takes effect.
+    pub dropped: Vec<Sent>,
 }
 
 impl Sent {
@@ -88,6 +103,28 @@ impl Sent {
 /// A panic of the handler is a panic of the test. (The runtime takes it as a failed attempt.)
 pub fn run(handler: impl FnOnce(Message) -> Outcome, message: impl Into<Message>) -> Run {
     fake::run(None, handler, message.into())
+}
+
+/// Hands a batch to a handler. Every queue may be sent to.
+///
+/// Messages that have the same id (as all have that are made without one) get ids of their own.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, batch, queues, testing};
+///
+/// fn shout(messages: Vec<Message>) -> Vec<Outcome> {
+///     batch::each(messages, |message| Ok(queues::send("loud", &message.text()?.to_uppercase())?))
+/// }
+///
+/// let run = testing::run_batch(shout, [testing::message("a"), testing::message(b"\xff"), testing::message("c")]);
+/// assert_eq!(run.outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+/// assert_eq!(run.sends[1].json::<String>(), "C");
+/// ```
+pub fn run_batch<O: BatchOutput>(
+    handler: impl FnOnce(Vec<Message>) -> O,
+    messages: impl IntoIterator<Item: Into<Message>>,
+) -> BatchRun {
+    fake::run_batch(None, handler, messages.into_iter().map(Into::into).collect())
 }
 
 /// The `grants.send` of a consumer: only these queues may be sent to.
@@ -119,6 +156,15 @@ impl Grants {
     /// As the function [`run`], under these grants.
     pub fn run(&self, handler: impl FnOnce(Message) -> Outcome, message: impl Into<Message>) -> Run {
         fake::run(Some(self.send.clone()), handler, message.into())
+    }
+
+    /// As the function [`run_batch`], under these grants.
+    pub fn run_batch<O: BatchOutput>(
+        &self,
+        handler: impl FnOnce(Vec<Message>) -> O,
+        messages: impl IntoIterator<Item: Into<Message>>,
+    ) -> BatchRun {
+        fake::run_batch(Some(self.send.clone()), handler, messages.into_iter().map(Into::into).collect())
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `{"do":"ok"}` | The message is acknowledged. |
 //! | `{"do":"panic"}` | A panic; its text is `on purpose`. |
 //! | `{"do":"loop"}` | Computes for ever. |
+//! | `{"do":"compute","ms":100}` | Computes for so many milliseconds. |
 //! | `{"do":"allocate"}` | Allocates, and touches what it gets, for ever. |
 //! | `{"do":"exit"}` | Ends the process with code 1. |
 //! | `{"do":"exit-zero"}` | Ends the process with code 0, without an answer. |
@@ -21,12 +22,14 @@
 //! | `{"do":"write-file","path":"/dir/a","text":"…"}` | Writes the file; if it can't be written: dead-lettered with the error's text. |
 //! | `{"do":"env","name":"FROM"}` | Reports `{"input": id, "value": "…"}`, or `null`. |
 //! | `{"do":"environment"}` | Reports `{"input": id, "environment": {…}}`: all of it. |
+//! | `{"do":"count"}` | Reports `{"input": id, "count": n}`: how many times this instance has been asked. |
 //! | `{"do":"message"}` | Reports everything about the message but its body. |
 //! | `{"do":"print","lines":["a","b"]}` | Prints lines to stdout. |
 //! | `{"do":"eprint","lines":["a","b"]}` | Prints lines to stderr. |
 
 use std::collections::BTreeMap;
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
 use serde::Deserialize;
@@ -45,6 +48,9 @@ enum Command {
     Ok,
     Panic,
     Loop,
+    Compute {
+        ms: u64,
+    },
     Allocate,
     Exit,
     ExitZero,
@@ -84,6 +90,7 @@ enum Command {
         name: String,
     },
     Environment,
+    Count,
     Message,
     Print {
         lines: Vec<String>,
@@ -116,6 +123,10 @@ fn perform(command: Command, message: &Message) -> Outcome {
         Command::Ok => {}
         Command::Panic => panic!("on purpose"),
         Command::Loop => compute_for_ever(),
+        Command::Compute { ms } => {
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_millis(ms) {}
+        }
         Command::Allocate => allocate_for_ever(),
         Command::Exit => std::process::exit(1),
         Command::ExitZero => std::process::exit(0),
@@ -141,6 +152,11 @@ fn perform(command: Command, message: &Message) -> Outcome {
         Command::Environment => {
             let environment: BTreeMap<String, String> = std::env::vars().collect();
             report(&json!({ "input": message.id, "environment": environment }))?;
+        }
+        Command::Count => {
+            static COUNT: AtomicU64 = AtomicU64::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+            report(&json!({ "input": message.id, "count": count }))?;
         }
         Command::Message => {
             let enqueued = message.enqueued_at.duration_since(UNIX_EPOCH)?;

@@ -1,112 +1,132 @@
-//! What the host offers to guests: WASI without a network, and `linecook:worker/queues`.
-//!
-//! What a guest sends is checked here and collected; nothing leaves before the delivery is settled.
+//! `linecook:worker/queues`: what a guest sends is checked here and collected; nothing leaves before the delivery is settled.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use linecook_store::ATTRIBUTE_PREFIX_RESERVED;
-use wasmtime::Result;
-use wasmtime::component::{HasSelf, Linker};
+use linecook_store::{ATTRIBUTE_PREFIX_RESERVED, MessageId};
+use wasmtime::component::HasData;
 
-use super::InstanceSettings;
-use super::bindings::linecook::worker::queues::{self, Outgoing as Wanted, SendError};
-use super::limits::{
-    ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, CONTENT_TYPE_BYTES_MAX, DELAY_MAX,
-    KEY_BYTES_MAX, SEND_BODY_BYTES_MAX, SENDS_BYTES_MAX, SENDS_MAX, bytes_text,
-};
-use super::state::State;
 use crate::delivery::{NewMessage, Outgoing, QueueName};
+use crate::sandbox::bindings::linecook::worker::queues::{self, Outgoing as Wanted, SendError};
+use crate::sandbox::grants::Grant;
+use crate::sandbox::limits::{
+    ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, CONTENT_TYPE_BYTES_MAX, DELAY_MAX,
+    KEY_BYTES_MAX, SEND_BODY_BYTES_MAX, bytes_text,
+};
+use crate::sandbox::state::{Outside, State};
 
-/// The interfaces that [`add_to_linker`] defines, by the beginning of their names. What a component imports beside
-/// these can't be linked.
-pub(super) const OFFERED: [&str; 7] = [
-    "linecook:worker/",
-    "wasi:cli/",
-    "wasi:clocks/",
-    "wasi:filesystem/",
-    "wasi:io/",
-    "wasi:random/",
-    "wasi:sockets/", // linked since std imports it; every use of it is denied
-];
-
-/// Defines everything that a guest may import.
-pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    queues::add_to_linker::<State, HasSelf<Sender>>(linker, |state| &mut state.sender)
+/// What one delivery, or one batch, has sent so far.
+#[derive(Default)]
+pub(in crate::sandbox) struct Sends {
+    /// The messages that are being handled: more than one only in a batch.
+    handled: Vec<MessageId>,
+    messages: Vec<Sent>,
+    bytes: u64,
+    limit_hit: bool,
 }
 
-/// The queues whose missing grant was logged already, so that each is logged once and not for each message.
-#[derive(Debug, Default)]
-pub(super) struct Refused(Mutex<BTreeSet<(String, String)>>);
+/// What was sent, and the place of the message in the batch whose acknowledgement it goes with.
+pub(in crate::sandbox) struct Sent {
+    pub(in crate::sandbox) with_ack_of: Option<usize>,
+    pub(in crate::sandbox) outgoing: Outgoing,
+}
 
-impl Refused {
-    /// Names come from guests: beyond this many, none is remembered and none is logged.
-    const NAMES_MAX: usize = 100;
+impl Sends {
+    /// Starts anew, for these messages.
+    pub(in crate::sandbox) fn begin(&mut self, messages: impl Iterator<Item = MessageId>) {
+        self.take();
+        self.handled.clear();
+        self.handled.extend(messages);
+        self.limit_hit = false;
+    }
 
-    /// Whether this is the first time.
-    fn note(&self, consumer: &str, queue: &str) -> bool {
-        // A mutex, since the workers share a module; it is taken for refused sends only.
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.len() < Self::NAMES_MAX && names.insert((consumer.to_owned(), queue.to_owned()))
+    /// In order.
+    pub(in crate::sandbox) fn take(&mut self) -> Vec<Sent> {
+        self.bytes = 0;
+        std::mem::take(&mut self.messages)
+    }
+
+    /// Whether something was refused because it was too much.
+    pub(in crate::sandbox) fn limit_hit(&self) -> bool {
+        self.limit_hit
     }
 }
 
 /// Checks and collects what one delivery sends.
-pub(super) struct Sender {
-    settings: Arc<InstanceSettings>,
-    refused: Arc<Refused>,
-    sends: Vec<Outgoing>,
-    bytes: usize,
+pub(in crate::sandbox) struct Sender<'s> {
+    outside: &'s Outside,
+    sends: &'s mut Sends,
 }
 
-impl Sender {
-    pub(super) fn new(settings: &Arc<InstanceSettings>, refused: &Arc<Refused>) -> Sender {
-        Sender { settings: settings.clone(), refused: refused.clone(), sends: Vec::new(), bytes: 0 }
+impl Sender<'_> {
+    pub(in crate::sandbox) fn of(state: &mut State) -> Sender<'_> {
+        Sender { outside: &state.outside, sends: &mut state.sends }
     }
 
-    /// What was sent so far, in order.
-    pub(super) fn take(&mut self) -> Vec<Outgoing> {
-        self.bytes = 0;
-        std::mem::take(&mut self.sends)
-    }
-
-    fn granted(&self, queue: &QueueName) -> std::result::Result<(), SendError> {
-        if self.settings.grants.send.contains(queue) {
+    fn granted(&self, queue: &QueueName) -> Result<(), SendError> {
+        let Outside { settings, access, .. } = self.outside;
+        if settings.grants.send.contains(queue) {
             return Ok(());
         }
-        let consumer = &self.settings.consumer;
-        if self.refused.note(consumer, queue.as_str()) {
-            let wanted = granting(&self.settings, queue);
-            tracing::warn!(consumer, %queue, "a send was refused: it is not granted. In queue.toml, this grants it:\n{wanted}");
-        }
+        let what = format!("a send to {queue} was refused: it is not granted");
+        access.denied.tell(settings, Grant::Send, queue.as_str(), &what);
         Err(SendError::NotGranted(format!(
-            "{consumer} has no grant to send to {queue}: its grants' `send` must name it"
+            "{} has no grant to send to {queue}: its grants' `send` must name it",
+            settings.consumer
         )))
     }
 }
 
-/// The lines of `queue.toml` that grant what is granted now and `queue`.
-fn granting(settings: &InstanceSettings, queue: &QueueName) -> String {
-    let names: Vec<_> = settings.grants.send.iter().chain([queue]).map(|name| format!("{:?}", name.as_str())).collect();
-    format!("[consumers.{}.grants]\nsend = [{}]", settings.consumer, names.join(", "))
+/// The data of the interface.
+pub(super) struct Queues;
+
+impl HasData for Queues {
+    type Data<'s> = Sender<'s>;
 }
 
-impl queues::Host for Sender {
-    fn send(&mut self, queue: String, message: Wanted) -> std::result::Result<(), SendError> {
-        let queue = QueueName::new(&queue).map_err(|error| SendError::Invalid(error.to_string()))?;
+impl queues::Host for Sender<'_> {
+    fn send(&mut self, queue: String, message: Wanted) -> Result<(), SendError> {
+        self.collect(None, &queue, message)
+    }
+
+    fn send_for(&mut self, message_id: String, queue: String, message: Wanted) -> Result<(), SendError> {
+        let id: Option<MessageId> = message_id.parse().ok();
+        let Sends { handled, messages, .. } = &*self.sends;
+        // Most handlers send for their messages in order: the last one is where to begin.
+        let last = messages.last().and_then(|sent| sent.with_ack_of).unwrap_or(0);
+        let place = (last..handled.len()).chain(0..last).find(|place| Some(handled[*place]) == id);
+        if place.is_none() {
+            let text = format!("{message_id:?} is not the id of a message that is being handled");
+            return Err(SendError::Invalid(text));
+        }
+        self.collect(place, &queue, message)
+    }
+}
+
+impl Sender<'_> {
+    fn collect(&mut self, with_ack_of: Option<usize>, queue: &str, message: Wanted) -> Result<(), SendError> {
+        let collected = self.check_and_collect(with_ack_of, queue, message);
+        self.sends.limit_hit |= matches!(collected, Err(SendError::LimitExceeded(_)));
+        collected
+    }
+
+    fn check_and_collect(&mut self, with_ack_of: Option<usize>, queue: &str, message: Wanted) -> Result<(), SendError> {
+        let queue = QueueName::new(queue).map_err(|error| SendError::Invalid(error.to_string()))?;
         self.granted(&queue)?;
         let bytes = check(&message)?;
-        if self.sends.len() == SENDS_MAX {
-            return Err(SendError::LimitExceeded(format!("a delivery may send {SENDS_MAX} messages")));
+        let limits = &self.outside.settings.limits;
+        // A batch may send as much as its messages could one by one. The bytes are the host's memory: they don't grow.
+        if self.sends.messages.len() >= limits.sends as usize * self.sends.handled.len().max(1) {
+            return Err(SendError::LimitExceeded(format!(
+                "a delivery may send {} messages (limits.sends)",
+                limits.sends
+            )));
         }
-        if self.bytes + bytes > SENDS_BYTES_MAX {
-            let max = bytes_text(SENDS_BYTES_MAX as u64);
-            return Err(SendError::LimitExceeded(format!("a delivery may send {max} in all")));
+        if self.sends.bytes + bytes > limits.send_bytes {
+            let max = bytes_text(limits.send_bytes);
+            return Err(SendError::LimitExceeded(format!("a delivery may send {max} in all (limits.send_bytes)")));
         }
-        self.bytes += bytes;
+        self.sends.bytes += bytes;
         let message = NewMessage {
             body: Bytes::from(message.body),
             content_type: message.content_type.map(String::into_boxed_str),
@@ -115,13 +135,13 @@ impl queues::Host for Sender {
             delay_ms: message.delay_ms,
             ..NewMessage::default()
         };
-        self.sends.push(Outgoing { queue, message });
+        self.sends.messages.push(Sent { with_ack_of, outgoing: Outgoing { queue, message } });
         Ok(())
     }
 }
 
 /// Checks one message by itself, and gives its size.
-fn check(message: &Wanted) -> std::result::Result<usize, SendError> {
+fn check(message: &Wanted) -> Result<u64, SendError> {
     let invalid = |what: String| Err(SendError::Invalid(what));
     let limit = |what: String| Err(SendError::LimitExceeded(what));
     if message.body.len() > SEND_BODY_BYTES_MAX {
@@ -166,7 +186,7 @@ fn check(message: &Wanted) -> std::result::Result<usize, SendError> {
     if Duration::from_millis(message.delay_ms) > DELAY_MAX {
         return invalid(format!("a delay of {} ms is longer than 365 days", message.delay_ms));
     }
-    Ok(bytes)
+    Ok(bytes as u64)
 }
 
 #[cfg(test)]
@@ -191,7 +211,7 @@ mod tests {
             delay_ms: DELAY_MAX.as_millis() as u64,
         };
         let bytes = SEND_BODY_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + KEY_BYTES_MAX + ATTRIBUTES_MAX * 356;
-        assert_eq!(check(&largest).unwrap(), bytes);
+        assert_eq!(check(&largest).unwrap(), bytes as u64);
         assert_eq!(check(&with_attribute("n", &"v".repeat(ATTRIBUTE_VALUE_BYTES_MAX))).unwrap(), 3 + (8 << 10));
     }
 
@@ -216,15 +236,5 @@ mod tests {
                 check(&wrong).unwrap_err();
             assert!(text.contains(says), "{text:?} does not say {says:?}");
         }
-    }
-
-    #[test]
-    fn refusals_are_remembered_once_and_not_without_end() {
-        let refused = Refused::default();
-        assert!(refused.note("a", "q"));
-        assert!(!refused.note("a", "q"));
-        assert!(refused.note("b", "q"));
-        let noted = (0..1000).filter(|number| refused.note("a", &number.to_string())).count();
-        assert_eq!(noted, Refused::NAMES_MAX - 2);
     }
 }

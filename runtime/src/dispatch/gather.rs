@@ -1,0 +1,227 @@
+//! Batches from claimed messages: full ones at once, a partial one when it has waited long enough, and alone what is
+//! suspected to take others down with it. Pure; the time comes in as an argument.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::delivery::{Delivery, MessageId};
+
+/// Bodies in one batch, unless one message alone has more. A handler has all of them in its memory.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Suspects that are remembered. Beyond this some are forgotten, and fail with a batch once more.
+const SUSPECTS_MAX: usize = 65_536;
+
+/// What one consumer's configuration says about batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchLimits {
+    /// Messages of one batch.
+    pub(super) size_max: usize,
+    /// How long a partial batch waits for more.
+    pub(super) wait_max: Duration,
+}
+
+/// One claimed message that has not begun.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) delivery: Delivery,
+    /// When it was claimed.
+    pub(super) at: Instant,
+}
+
+/// Messages that were handled in a batch that failed as a whole, and have to be handled alone. Shared by all workers.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    count: AtomicUsize,
+    // A mutex, since workers share it; it is taken only while there are any.
+    ids: Mutex<HashSet<MessageId>>,
+}
+
+impl Suspects {
+    /// Remembers messages. To be called before they can be claimed again.
+    pub(super) fn add(&self, messages: impl Iterator<Item = MessageId>) {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if ids.len() > SUSPECTS_MAX {
+            ids.clear();
+        }
+        ids.extend(messages);
+        self.count.store(ids.len(), Ordering::Release);
+    }
+
+    /// Whether it is one. It is asked about once: then it is handled alone, and nobody is suspected of what that shows.
+    fn remove(&self, message: MessageId) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = ids.remove(&message);
+        self.count.store(ids.len(), Ordering::Release);
+        removed
+    }
+}
+
+/// What one worker has claimed for a consumer of batches and not begun.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    limits: BatchLimits,
+    alone: VecDeque<Waiting>,
+    together: VecDeque<Waiting>,
+}
+
+impl Gathered {
+    pub(super) fn new(limits: BatchLimits) -> Gathered {
+        Gathered { limits, alone: VecDeque::new(), together: VecDeque::new() }
+    }
+
+    /// Takes in what was claimed.
+    pub(super) fn add(&mut self, deliveries: Vec<Delivery>, suspects: &Suspects, at: Instant) {
+        for delivery in deliveries {
+            // A message that failed before may be one that takes the whole process down: the others of its batch would
+            // lose an attempt each time.
+            let alone = suspects.remove(delivery.message.id) || delivery.attempt > 1;
+            let line = if alone { &mut self.alone } else { &mut self.together };
+            line.push_back(Waiting { delivery, at });
+        }
+    }
+
+    /// How many messages are missing for so many full batches.
+    pub(super) fn missing(&self, batches: usize) -> usize {
+        (batches * self.limits.size_max).saturating_sub(self.together.len()).max(1)
+    }
+
+    /// When a partial batch has waited long enough.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        Some(self.together.front()?.at + self.limits.wait_max)
+    }
+
+    /// Up to `max` batches that need not wait any longer.
+    pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<Vec<Waiting>> {
+        let mut batches = Vec::new();
+        while batches.len() < max {
+            let batch = match self.alone.pop_front() {
+                Some(alone) => vec![alone],
+                None => self.take_together(now),
+            };
+            if batch.is_empty() {
+                break;
+            }
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Everything, to be given back.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Delivery> {
+        self.alone.drain(..).chain(self.together.drain(..)).map(|waiting| waiting.delivery)
+    }
+
+    fn take_together(&mut self, now: Instant) -> Vec<Waiting> {
+        let (mut count, mut bytes) = (0, 0);
+        let mut full = false;
+        for waiting in &self.together {
+            bytes += waiting.delivery.message.body.len();
+            full = count == self.limits.size_max || (count > 0 && bytes > BATCH_BYTES_MAX);
+            if full {
+                break;
+            }
+            count += 1;
+        }
+        full |= count == self.limits.size_max;
+        let due = self.due_at().is_some_and(|due_at| due_at <= now);
+        if full || due { self.together.drain(..count).collect() } else { Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{Lease, Message};
+
+    fn delivery(sequence: u64, attempt: u32, bytes: usize) -> Delivery {
+        Delivery {
+            message: Message {
+                id: MessageId::new(1, sequence),
+                body: vec![b'x'; bytes].into(),
+                content_type: None,
+                key: None,
+                attributes: Vec::new(),
+                enqueued_at_ms: 0,
+            },
+            attempt,
+            first_failed_at_ms: None,
+            lease: Lease { queue: 1, position: sequence, token: 7 },
+        }
+    }
+
+    fn gathered(size_max: usize) -> Gathered {
+        Gathered::new(BatchLimits { size_max, wait_max: Duration::from_secs(1) })
+    }
+
+    fn sequences(batches: Vec<Vec<Waiting>>) -> Vec<Vec<u64>> {
+        let sequence = |waiting: &Waiting| waiting.delivery.message.id.sequence();
+        batches.iter().map(|batch| batch.iter().map(sequence).collect()).collect()
+    }
+
+    #[test]
+    fn full_batches_go_at_once_and_a_partial_one_when_it_has_waited() {
+        let (mut gathered, suspects, start) = (gathered(3), Suspects::default(), Instant::now());
+        gathered.add((0..8).map(|sequence| delivery(sequence, 1, 10)).collect(), &suspects, start);
+        assert_eq!(sequences(gathered.take(9, start)), [[0, 1, 2], [3, 4, 5]]);
+        assert_eq!(gathered.missing(2), 4);
+        assert_eq!(gathered.due_at(), Some(start + Duration::from_secs(1)));
+        let almost = start + Duration::from_millis(999);
+        assert!(gathered.take(9, almost).is_empty());
+        gathered.add(vec![delivery(8, 1, 10)], &suspects, almost);
+        assert_eq!(sequences(gathered.take(9, almost)), [[6, 7, 8]]);
+        gathered.add(vec![delivery(9, 1, 10)], &suspects, almost);
+        assert_eq!(sequences(gathered.take(9, almost + Duration::from_secs(1))), [[9]]);
+        assert_eq!(gathered.due_at(), None);
+    }
+
+    #[test]
+    fn no_more_batches_are_taken_than_there_is_room_for() {
+        let (mut gathered, suspects, start) = (gathered(2), Suspects::default(), Instant::now());
+        gathered.add((0..6).map(|sequence| delivery(sequence, 1, 10)).collect(), &suspects, start);
+        assert_eq!(sequences(gathered.take(2, start)), [[0, 1], [2, 3]]);
+        assert_eq!(gathered.take_all().count(), 2);
+        assert!(gathered.take(2, start + Duration::from_secs(9)).is_empty());
+    }
+
+    #[test]
+    fn a_batch_has_no_more_bytes_than_a_handler_can_hold() {
+        let (mut gathered, suspects, start) = (gathered(100), Suspects::default(), Instant::now());
+        let sizes = [3 << 20, 5 << 20, 1, 20 << 20, 1];
+        gathered.add(sizes.iter().zip(0..).map(|(bytes, at)| delivery(at, 1, *bytes)).collect(), &suspects, start);
+        assert_eq!(sequences(gathered.take(9, start)), [vec![0, 1], vec![2], vec![3]]);
+        assert_eq!(sequences(gathered.take(9, start + Duration::from_secs(1))), [[4]]);
+    }
+
+    #[test]
+    fn suspects_and_what_failed_before_go_alone_and_first() {
+        let (mut gathered, suspects, start) = (gathered(2), Suspects::default(), Instant::now());
+        suspects.add([2, 3].map(|sequence| MessageId::new(1, sequence)).into_iter());
+        let attempts = [1, 2, 1, 1, 1];
+        gathered.add(
+            attempts.iter().zip(0..).map(|(attempt, at)| delivery(at, *attempt, 1)).collect(),
+            &suspects,
+            start,
+        );
+        assert_eq!(sequences(gathered.take(2, start)), [[1], [2]]);
+        assert_eq!(sequences(gathered.take(9, start)), [vec![3], vec![0, 4]]);
+        // What it is suspected of has shown by then.
+        gathered.add(vec![delivery(2, 1, 1), delivery(3, 1, 1)], &suspects, start);
+        assert_eq!(sequences(gathered.take(9, start)), [[2, 3]]);
+    }
+
+    #[test]
+    fn suspects_are_not_remembered_without_end() {
+        let suspects = Suspects::default();
+        for round in 0..5 {
+            suspects.add((0..SUSPECTS_MAX as u64).map(|sequence| MessageId::new(round, sequence)));
+        }
+        assert!(suspects.count.load(Ordering::Relaxed) <= 2 * SUSPECTS_MAX);
+    }
+}

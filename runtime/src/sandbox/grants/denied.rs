@@ -1,0 +1,90 @@
+//! What guests were denied: told once each, with the lines of `queue.toml` that would grant it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use crate::sandbox::InstanceSettings;
+
+/// A grant that is a list of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::sandbox) enum Grant {
+    /// Queues to send to.
+    Send,
+    /// Servers to call over HTTP.
+    Http,
+    /// Servers to connect to.
+    Tcp,
+}
+
+/// The denials of one module that were logged already.
+#[derive(Debug, Default)]
+pub(in crate::sandbox) struct Denied(Mutex<BTreeSet<(String, Grant, String)>>);
+
+impl Denied {
+    /// Names come from guests: beyond this many, none is remembered and none is logged.
+    const NAMES_MAX: usize = 100;
+
+    /// Logs that the consumer lacks the grant of `name`, unless that was logged before. `what` was denied says the line,
+    /// and why beyond the missing grant, if there is more to say.
+    pub(in crate::sandbox) fn tell(&self, settings: &InstanceSettings, grant: Grant, name: &str, what: &str) {
+        let consumer = &settings.consumer;
+        if self.note(consumer, grant, name) {
+            let lines = grant.lines(settings, name);
+            tracing::warn!(consumer, "{what}. In queue.toml, this grants it:\n{lines}");
+        }
+    }
+
+    /// Whether this is the first time.
+    fn note(&self, consumer: &str, grant: Grant, name: &str) -> bool {
+        // A mutex, since the workers share a module; it is taken for what is denied only.
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.len() < Self::NAMES_MAX && names.insert((consumer.to_owned(), grant, name.to_owned()))
+    }
+}
+
+impl Grant {
+    /// The lines that grant what is granted now and `name`.
+    fn lines(self, settings: &InstanceSettings, name: &str) -> String {
+        fn texts<T: ToString>(granted: &[T]) -> Vec<String> {
+            granted.iter().map(T::to_string).collect()
+        }
+        let grants = &settings.grants;
+        let mut names = match self {
+            Grant::Send => texts(&grants.send),
+            Grant::Http => texts(&grants.http),
+            Grant::Tcp => texts(&grants.tcp),
+        };
+        names.push(name.to_owned());
+        // A name of a grant has nothing that TOML escapes otherwise than Rust.
+        let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+        format!("[consumers.{}.grants]\n{self} = [{}]", settings.consumer, names.join(", "))
+    }
+}
+
+impl fmt::Display for Grant {
+    /// The key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Grant::Send => "send",
+            Grant::Http => "http",
+            Grant::Tcp => "tcp",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denials_are_remembered_once_and_not_without_end() {
+        let denied = Denied::default();
+        assert!(denied.note("a", Grant::Send, "q"));
+        assert!(!denied.note("a", Grant::Send, "q"));
+        assert!(denied.note("a", Grant::Tcp, "q"));
+        assert!(denied.note("b", Grant::Send, "q"));
+        let noted = (0..1000).filter(|number| denied.note("a", Grant::Http, &number.to_string())).count();
+        assert_eq!(noted, Denied::NAMES_MAX - 3);
+    }
+}

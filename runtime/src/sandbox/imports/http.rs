@@ -1,0 +1,161 @@
+//! `wasi:http/outgoing-handler`: each request is checked against the grants before anything is looked up or connected.
+//! A redirect is an answer like any other: if the guest follows it, that is its next request.
+
+use std::sync::Arc;
+
+use hyper::Request;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
+
+use super::connection::{self, Refused, Target};
+use crate::config::{Host, Hosts, HttpGrant, Scheme};
+use crate::sandbox::grants::{Grant, is_public};
+use crate::sandbox::limits::{HTTP_BODY_CHUNK_BYTES, HTTP_CONNECTIONS_MAX};
+use crate::sandbox::state::Outside;
+
+type Response = hyper::Response<WasiBody>;
+/// What goes on after the response: nothing, since the response's body drives its connection.
+type Afterwards = Box<dyn Future<Output = Result<()>> + Send>;
+
+impl WasiHttpHooks for Outside {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _processed: Box<dyn Future<Output = Result<()>> + Send>,
+    ) -> Box<dyn Future<Output = Result<(Response, Afterwards)>> + Send> {
+        let checked = self.check(&request).and_then(|target| Ok((target, self.connection()?)));
+        let (target, connection) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return Box::new(std::future::ready(Err(error))),
+        };
+        let (settings, access) = (self.settings.clone(), self.access.clone());
+        Box::new(async move {
+            match connection::send(&target, request, options.unwrap_or_default(), &access, connection).await {
+                Ok(response) => Ok((response, Box::new(std::future::ready(Ok(()))) as Afterwards)),
+                Err(Refused::Failed(error)) => Err(error),
+                Err(Refused::Private) => {
+                    let name = target.grant();
+                    let what = format!(
+                        "an HTTP request to {name} was refused: it is not at a public address, and granted by a `*` only"
+                    );
+                    access.denied.tell(&settings, Grant::Http, &name, &what);
+                    Err(Error::DestinationIpProhibited)
+                }
+            }
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        HTTP_BODY_CHUNK_BYTES
+    }
+
+    // What goes wrong on the way is for the guest to know; the default would write to the log each time.
+
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
+        if error.is_timeout() { ErrorCode::HttpResponseTimeout } else { ErrorCode::HttpProtocolError }
+    }
+
+    fn p2_error_from_connect(&mut self, _error: &std::io::Error) -> ErrorCode {
+        ErrorCode::ConnectionRefused
+    }
+
+    fn p2_error_from_tls(&mut self, _error: &std::io::Error) -> ErrorCode {
+        ErrorCode::TlsProtocolError
+    }
+}
+
+impl Outside {
+    /// Where the request goes, if that is granted.
+    fn check(&self, request: &Request<WasiBody>) -> Result<Target> {
+        let uri = request.uri();
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            _ => return Err(Error::HttpRequestUriInvalid),
+        };
+        let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
+        let host = Host::parse(authority.host()).ok_or(Error::HttpRequestUriInvalid)?;
+        // With a user name, the host is not where it begins. Nobody needs one, and readers fall for it.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("" | ":") => scheme.default_port(),
+            Some(_) => authority.port_u16().filter(|port| *port > 0).ok_or(Error::HttpRequestUriInvalid)?,
+            None => return Err(Error::HttpRequestUriInvalid),
+        };
+        let mut target = Target { scheme, host, port, public_only: true };
+        match reach(&self.settings.grants.http, &target) {
+            Some(Reach::Anywhere) => target.public_only = false,
+            Some(Reach::Public) => {}
+            None => {
+                let name = target.grant();
+                let what = format!("an HTTP request to {name} was refused: it is not granted");
+                self.access.denied.tell(&self.settings, Grant::Http, &name, &what);
+                return Err(Error::HttpRequestDenied);
+            }
+        }
+        Ok(target)
+    }
+
+    /// The right to one more connection.
+    fn connection(&mut self) -> Result<Arc<()>> {
+        let connections = self.connections.get_or_insert_default();
+        if Arc::strong_count(connections) > HTTP_CONNECTIONS_MAX {
+            return Err(Error::ConnectionLimitReached);
+        }
+        Ok(connections.clone())
+    }
+}
+
+/// How far a grant goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// To whatever address the host has: it is granted by its very name or address.
+    Anywhere,
+    /// To public addresses.
+    Public,
+}
+
+fn reach(grants: &[HttpGrant], target: &Target) -> Option<Reach> {
+    let mut found = None;
+    for grant in grants {
+        if (grant.scheme, grant.port) == (target.scheme, target.port) && grant.hosts.contain(&target.host) {
+            match grant.hosts {
+                Hosts::One(_) => return Some(Reach::Anywhere),
+                Hosts::Below(_) | Hosts::All => found = Some(Reach::Public),
+            }
+        }
+    }
+    // A private address that was called by itself, through a `*`, is not granted at all.
+    found.filter(|_| !matches!(target.host, Host::Address(address) if !is_public(address)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn a_grant_by_name_reaches_further_than_one_by_a_star() {
+        let grant = |hosts, port| HttpGrant { scheme: Scheme::Https, hosts, port };
+        let name = |name: &str| Host::parse(name).unwrap();
+        let grants = [
+            grant(Hosts::All, 443),
+            grant(Hosts::One(name("intranet.example")), 443),
+            grant(Hosts::One(name("10.0.0.1")), 8443),
+            grant(Hosts::Below("example".to_owned()), 8443),
+        ];
+        let reach = |host: &str, port| {
+            let target = Target { scheme: Scheme::Https, host: name(host), port, public_only: true };
+            super::reach(&grants, &target)
+        };
+        assert_eq!(reach("api.example", 443), Some(Reach::Public));
+        assert_eq!(reach("intranet.example", 443), Some(Reach::Anywhere));
+        assert_eq!(reach("intranet.example", 8443), Some(Reach::Public));
+        assert_eq!(reach("1.1.1.1", 443), Some(Reach::Public));
+        assert_eq!(reach("10.0.0.1", 443), None);
+        assert_eq!(reach("10.0.0.1", 8443), Some(Reach::Anywhere));
+        assert_eq!(reach("api.example", 80), None);
+        assert!("10.0.0.1".parse::<IpAddr>().is_ok_and(|address| !is_public(address)));
+    }
+}

@@ -1,0 +1,134 @@
+//! Tries to get out of the sandbox, or to use up what is outside. The body is a JSON object; `do` says what to do. A file
+//! command that fails dead-letters the message with the error's text; if it succeeds, it is acknowledged, and what was
+//! read goes to the queue `report`.
+//!
+//! | body | what it does |
+//! | --- | --- |
+//! | `{"do":"read"\|"list"\|"stat"\|"remove"\|"make-dir"\|"truncate","path":"…"}` | files |
+//! | `{"do":"symlink"\|"link"\|"rename","from":"…","to":"…"}` | names |
+//! | `{"do":"open-many","path":"…"}` | holds open files without end |
+//! | `{"do":"timers"}` | holds timers without end |
+//! | `{"do":"clock"}` | calls the host without end |
+//! | `{"do":"fields"}` | fills the header of a request without end |
+//! | `{"do":"bodies"}` | writes into bodies of requests that are never sent, without end |
+//! | `{"do":"recurse"}`, `{"do":"abort"}`, `{"do":"wait"}` | recursion without end; an abort; waiting in the host for ever |
+//! | `{"do":"flood"}`, `{"do":"sends"}` | output without end; sends without end |
+//! | `{"do":"environment"}` | reports all of its environment |
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+
+use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
+use serde::Deserialize;
+use serde_json::json;
+use wasip2::clocks::monotonic_clock;
+use wasip2::http::types::{Fields, OutgoingRequest};
+
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+enum Command {
+    Read { path: String },
+    List { path: String },
+    Stat { path: String },
+    Remove { path: String },
+    MakeDir { path: String },
+    Truncate { path: String },
+    Symlink { from: String, to: String },
+    Link { from: String, to: String },
+    Rename { from: String, to: String },
+    OpenMany { path: String },
+    Timers,
+    Clock,
+    Fields,
+    Bodies,
+    Recurse,
+    Abort,
+    Wait,
+    Flood,
+    Sends,
+    Environment,
+}
+
+#[consumer]
+fn escape(message: Message) -> Outcome {
+    let done = match message.json()? {
+        Command::Read { path } => fs::read(path).and_then(|read| report(String::from_utf8_lossy(&read).into_owned())),
+        Command::List { path } => list(&path).and_then(|names| report(names.join("\n"))),
+        Command::Stat { path } => fs::metadata(path).and_then(|found| report(found.len().to_string())),
+        Command::Remove { path } => fs::remove_file(path),
+        Command::MakeDir { path } => fs::create_dir(path),
+        Command::Truncate { path } => fs::File::options().write(true).open(path).and_then(|file| file.set_len(0)),
+        #[allow(deprecated, reason = "the one of the target is not stable")]
+        Command::Symlink { from, to } => fs::soft_link(from, to),
+        Command::Link { from, to } => fs::hard_link(from, to),
+        Command::Rename { from, to } => fs::rename(from, to),
+        Command::OpenMany { path } => {
+            let mut held = Vec::new();
+            loop {
+                held.push(fs::File::open(&path).map_err(Failure::dead_letter)?);
+            }
+        }
+        Command::Timers => {
+            let mut held = Vec::new();
+            loop {
+                held.push(monotonic_clock::subscribe_duration(u64::MAX));
+            }
+        }
+        Command::Clock => loop {
+            std::hint::black_box(monotonic_clock::now());
+        },
+        Command::Fields => {
+            let fields = Fields::new();
+            let value = vec![b'x'; 1000];
+            loop {
+                fields.append("x", &value).map_err(|error| Failure::dead_letter(format!("{error:?}")))?;
+            }
+        }
+        Command::Bodies => {
+            let mut held = Vec::new();
+            loop {
+                let request = OutgoingRequest::new(Fields::new());
+                let body = request.body().map_err(|()| Failure::dead_letter("no body"))?;
+                let stream = body.write().map_err(|()| Failure::dead_letter("no stream"))?;
+                let room = stream.check_write().map_err(|error| Failure::dead_letter(format!("{error:?}")))?;
+                stream.write(&vec![0; room as usize]).map_err(|error| Failure::dead_letter(format!("{error:?}")))?;
+                held.push((stream, body, request));
+            }
+        }
+        Command::Recurse => {
+            recurse(1);
+            Ok(())
+        }
+        Command::Abort => std::process::abort(),
+        Command::Wait => {
+            monotonic_clock::subscribe_duration(u64::MAX).block();
+            Ok(())
+        }
+        Command::Flood => loop {
+            println!("{}", "x".repeat(10_000));
+            std::io::stderr().write_all(&[0xff; 10_000]).map_err(Failure::dead_letter)?;
+        },
+        Command::Sends => loop {
+            queues::message(vec![0; 1000]).send("report")?;
+        },
+        Command::Environment => {
+            let environment: BTreeMap<String, String> = std::env::vars().collect();
+            report(serde_json::to_string(&environment)?)
+        }
+    };
+    done.map_err(Failure::dead_letter)
+}
+
+fn list(path: &str) -> std::io::Result<Vec<String>> {
+    fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+fn report(read: String) -> std::io::Result<()> {
+    queues::send("report", &json!({ "read": read })).map_err(std::io::Error::other)
+}
+
+#[allow(unconditional_recursion, reason = "that is what it is for")]
+fn recurse(depth: u64) -> u64 {
+    std::hint::black_box(depth) + recurse(depth + 1) + 1
+}

@@ -1,0 +1,206 @@
+//! Every limit of a delivery: what goes over it fails with a reason that names its key in `queue.toml`, and another value
+//! there moves it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use linecook::config::Limits;
+use linecook::delivery::Outcome;
+use linecook::sandbox::{InstanceSettings, LoadError, Report};
+
+#[path = "support/guests.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod guests;
+#[path = "support/kitchen.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod kitchen;
+
+use kitchen::{Kitchen, component, reason, retry, settings};
+
+fn with(limits: Limits) -> InstanceSettings {
+    InstanceSettings { limits, ..settings() }
+}
+
+fn deliver(component: &[u8], settings: InstanceSettings, body: &str) -> Report {
+    let (kitchen, settings) = (Kitchen::new(1), Arc::new(settings));
+    let module = kitchen.load(component, &settings).unwrap();
+    kitchen.call(&module, &settings, body)
+}
+
+fn behave(limits: Limits, body: &str) -> Report {
+    deliver(&component("behave"), with(limits), body)
+}
+
+fn outside(limits: Limits, body: &str) -> Report {
+    deliver(&component("outside"), with(limits), body)
+}
+
+fn load(component: &[u8], limits: Limits) -> Result<(), LoadError> {
+    Kitchen::new(1).load(component, &Arc::new(with(limits))).map(drop)
+}
+
+/// A consumer whose handler calls `$f` of `core`, which has neither parameters nor results, and acknowledges.
+fn component_of(core: &str) -> Vec<u8> {
+    const MESSAGE: &str = r#"(record (field "id" string) (field "queue" string) (field "body" (list u8))
+        (field "content-type" (option string)) (field "key" (option string))
+        (field "attributes" (list (tuple string string))) (field "attempt" u32) (field "enqueued-at-ms" u64))"#;
+    const RETRY: &str = r#"(record (field "reason" string) (field "after-ms" (option u64)))"#;
+    const FAILURE: &str = r#"(variant (case "retry" $retry) (case "snooze" u64) (case "dead-letter" string))"#;
+    let text = format!(
+        r#"(component
+            (import "linecook:worker/types@0.1.0" (instance $types
+                (type $message' {MESSAGE}) (export "message" (type $message (eq $message')))
+                (type $retry' {RETRY}) (export "retry" (type $retry (eq $retry')))
+                (type $failure' {FAILURE}) (export "failure" (type $failure (eq $failure')))))
+            (alias export $types "message" (type $message))
+            (alias export $types "failure" (type $failure))
+            (core module $m
+                (memory (export "memory") 1)
+                (global $free (mut i32) (i32.const 1024))
+                ;; Gives room, and never takes it back.
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+                    (local $at i32)
+                    (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+                    (global.set $free (i32.add (local.get $at) (local.get 3)))
+                    (local.get $at))
+                {core}
+                ;; The fields of the message, one by one; the result lies at 0, where zeros say ok.
+                (func (export "handle")
+                    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i32)
+                    (call $f) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func $handle (param "message" $message) (result (result (error $failure)))
+                (canon lift (core func $i "handle") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
+            (component $shim
+                (type $message0 {MESSAGE}) (import "message" (type $message (eq $message0)))
+                (type $retry0 {RETRY}) (import "retry" (type $retry (eq $retry0)))
+                (type $failure0 {FAILURE}) (import "failure" (type $failure (eq $failure0)))
+                (import "handle" (func $f (param "message" $message) (result (result (error $failure)))))
+                (export $message' "message" (type $message))
+                (export $failure' "failure" (type $failure))
+                (export "handle" (func $f) (func (param "message" $message') (result (result (error $failure'))))))
+            (alias export $types "retry" (type $retry))
+            (instance $handler (instantiate $shim (with "message" (type $message)) (with "retry" (type $retry))
+                (with "failure" (type $failure)) (with "handle" (func $handle))))
+            (export "linecook:worker/handler@0.1.0" (instance $handler)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+#[test]
+fn memory() {
+    let strict = InstanceSettings { memory_bytes_max: 4 << 20, ..settings() };
+    let report = deliver(&component("behave"), strict, r#"{"do":"allocate"}"#);
+    assert_eq!(report.outcome, retry("exceeded memory_limit (4 MiB)"));
+}
+
+#[test]
+fn wall_time() {
+    let strict = InstanceSettings { timeout: Duration::from_millis(100), ..settings() };
+    let report = deliver(&component("behave"), strict, r#"{"do":"sleep","ms":60000}"#);
+    assert_eq!(report.outcome, retry("timed out after 100ms"));
+}
+
+#[test]
+fn cpu_time_is_what_was_computed_not_what_was_waited() {
+    let limits = Limits { cpu_time: Some(Duration::from_millis(100)), ..Limits::default() };
+    let report = behave(limits.clone(), r#"{"do":"loop"}"#);
+    assert_eq!(report.outcome, retry("exceeded limits.cpu_time (100ms)"));
+    assert!(report.elapsed >= Duration::from_millis(90), "{:?}", report.elapsed);
+    let report = behave(limits, r#"{"do":"sleep","ms":300}"#);
+    assert_eq!(report.outcome, Outcome::Ack);
+    // Without a limit of its own, the timeout is the limit.
+    let strict = InstanceSettings { timeout: Duration::from_millis(200), ..settings() };
+    let report = deliver(&component("behave"), strict, r#"{"do":"loop"}"#);
+    assert_eq!(report.outcome, retry("timed out after 200ms"));
+}
+
+#[test]
+fn core_instances() {
+    let limits = Limits { core_instances: 1, ..Limits::default() };
+    let error = load(&component("noop"), limits).unwrap_err();
+    assert!(matches!(error, LoadError::TooComplex { .. }), "{error:?}");
+    assert!(error.to_string().contains("exceeded limits.core_instances (1)"), "{error}");
+    assert!(load(&component("noop"), Limits { core_instances: 3, ..Limits::default() }).is_ok());
+}
+
+#[test]
+fn tables() {
+    let five = component_of(&format!("{} (func $f)", "(table 1 funcref)".repeat(5)));
+    let error = load(&five, Limits::default()).unwrap_err();
+    assert!(matches!(error, LoadError::TooComplex { .. }), "{error:?}");
+    assert!(error.to_string().contains("exceeded limits.tables (4)"), "{error}");
+    assert_eq!(deliver(&five, with(Limits { tables: 5, ..Limits::default() }), "").outcome, Outcome::Ack);
+}
+
+#[test]
+fn table_elements() {
+    // Grows a table by 10,000 elements, and traps if it can't.
+    let grow = component_of(
+        "(table $t 1 funcref) (func $f (if (i32.eq (table.grow $t (ref.null func) (i32.const 10000)) (i32.const -1)) \
+         (then unreachable)))",
+    );
+    assert_eq!(deliver(&grow, settings(), "").outcome, Outcome::Ack);
+    let limits = Limits { table_elements: 10_000, ..Limits::default() };
+    assert_eq!(deliver(&grow, with(limits), "").outcome, retry("exceeded limits.table_elements (10000)"));
+    let large = component_of("(table 20001 funcref) (func $f)");
+    let error = load(&large, Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("exceeded limits.table_elements (20000)"), "{error}");
+    assert!(load(&large, Limits { table_elements: 20_001, ..Limits::default() }).is_ok());
+}
+
+#[test]
+fn deep_recursion_is_a_trap() {
+    let endless = component_of("(func $f (call $f) (call $f))");
+    let report = deliver(&endless, settings(), "");
+    assert!(reason(&report).contains("call stack exhausted"), "{}", reason(&report));
+}
+
+#[test]
+fn host_call_bytes() {
+    let body = r#"{"do":"send","to":"audit","bytes":500000}"#;
+    assert_eq!(behave(Limits::default(), body).outcome, Outcome::Ack);
+    let limits = Limits { host_call_bytes: 100 << 10, ..Limits::default() };
+    assert_eq!(behave(limits, body).outcome, retry("exceeded limits.host_call_bytes (100 KiB)"));
+    let huge = r#"{"do":"send","to":"audit","bytes":17000000}"#;
+    assert_eq!(behave(Limits::default(), huge).outcome, retry("exceeded limits.host_call_bytes (16 MiB)"));
+}
+
+#[test]
+fn random_bytes() {
+    for insecure in [false, true] {
+        let ask = |bytes: u64| format!(r#"{{"do":"random","bytes":{bytes},"insecure":{insecure}}}"#);
+        let limits = Limits { random_bytes: 1000, ..Limits::default() };
+        assert_eq!(outside(limits.clone(), &ask(900)).outcome, Outcome::Ack);
+        assert_eq!(outside(limits, &ask(1001)).outcome, retry("exceeded limits.random_bytes (1000 B)"));
+        assert_eq!(outside(Limits::default(), &ask(u64::MAX)).outcome, retry("exceeded limits.random_bytes (1 MiB)"));
+    }
+}
+
+#[test]
+fn log_bytes() {
+    let print = |then: &str| format!(r#"{{"do":"print","lines":["{}"],"then":{then}}}"#, "x".repeat(2000));
+    let limits = Limits { log_bytes: 1000, ..Limits::default() };
+    assert_eq!(
+        behave(limits.clone(), &print(r#"{"do":"ok"}"#)).outcome,
+        Outcome::Ack,
+        "it is lost, which is no failure"
+    );
+    let lost = "on purpose (and exceeded limits.log_bytes (1000 B): the rest of its output is lost)";
+    assert_eq!(behave(limits.clone(), &print(r#"{"do":"retry"}"#)).outcome, retry(lost));
+    let dead = behave(limits.clone(), &print(r#"{"do":"dead-letter"}"#)).outcome;
+    assert_eq!(dead, Outcome::DeadLetter { reason: lost.into() });
+    assert_eq!(behave(Limits::default(), &print(r#"{"do":"retry"}"#)).outcome, retry("on purpose"));
+}
+
+#[test]
+fn sends_and_their_bytes() {
+    let limits = Limits { sends: 2, send_bytes: 1000, ..Limits::default() };
+    let call = |body: &str| behave(limits.clone(), body);
+    assert_eq!(call(r#"{"do":"send","to":"audit","count":2}"#).sends.len(), 2);
+    let report = call(r#"{"do":"send","to":"audit","count":3}"#);
+    assert!(reason(&report).contains("a delivery may send 2 messages (limits.sends)"), "{}", reason(&report));
+    assert!(call(r#"{"do":"send","to":"audit","bytes":900}"#).outcome == Outcome::Ack);
+    let report = call(r#"{"do":"send","to":"audit","bytes":1001}"#);
+    assert!(reason(&report).contains("a delivery may send 1000 B in all (limits.send_bytes)"), "{}", reason(&report));
+}

@@ -1,0 +1,6 @@
+use linecook_sdk::consumer;
+
+#[consumer]
+struct Bad;
+
+fn main() {}
