@@ -160,7 +160,7 @@ impl Broker for Embedded {
                 }
                 match self.store.next_due_in(&queue) {
                     Some(due_in) => {
-                        // The wall clock may be set meanwhile: look again at least every few seconds.
+                        // A timer stands still while the machine sleeps: look again at least every few seconds.
                         let wait = due_in.min(Duration::from_secs(5));
                         let _ = tokio::time::timeout(wait, arrived).await;
                     }
