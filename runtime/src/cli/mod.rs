@@ -34,6 +34,7 @@ pub mod redrive;
 pub mod run;
 pub mod send;
 pub mod status;
+pub mod store;
 pub mod terminal;
 
 pub use failed::Failed;
@@ -77,6 +78,8 @@ pub enum Command {
     Redrive(redrive::Args),
     /// Take all messages out of a queue, for good
     Purge(purge::Args),
+    /// Check or show what is in the data folder, while nothing runs there
+    Store(store::Args),
 }
 
 /// What every command is told beside its own arguments.
@@ -100,6 +103,7 @@ impl Cli {
             Some(Command::Peek(args)) => peek::run(&args, &context),
             Some(Command::Redrive(args)) => redrive::run(&args, &context),
             Some(Command::Purge(args)) => purge::run(&args, &context),
+            Some(Command::Store(args)) => store::run(&args, &context),
         }
     }
 }

@@ -1,19 +1,10 @@
-//! The table of attempts that are running, in a small mapped file.
+//! The table of attempts that are running, in a small mapped file (`FORMAT.md`, "`attempts.map`").
 //!
 //! An attempt must be on record before its handler starts, so that a message that takes the whole process down is
 //! still counted and reaches its dead-letter queue in the end. A record in the log would do, but it would have to
 //! wait for the committer; a store into mapped memory costs nanoseconds, survives `kill -9`, and says exactly which
 //! attempts had started. After a power loss it may be older than the log: the attempt that was running may be forgotten,
 //! or one that was snoozed may count after all. No message is lost by that, and none counts more attempts than it had.
-//!
-//! One slot, three words:
-//!
-//! | word | bits | what |
-//! | --- | --- | --- |
-//! | 0 | 0..32 | the attempt's number, 0 for a free slot |
-//! | 0 | 32..64 | number of the queue |
-//! | 1 | 0..64 | the message's position in the queue |
-//! | 2 | 0..64 | check: a mix of the others |
 //!
 //! A message that moves to another queue gets a position there, so what the table says of its former place does not count.
 
@@ -62,13 +53,19 @@ impl AttemptTable {
 
     /// The attempts that were running when the process ended. What is not whole counts for nothing.
     pub(crate) fn left_over(words: &dyn Words) -> Vec<LeftOver> {
+        AttemptTable::used(words).filter_map(Result::ok).collect()
+    }
+
+    /// What stands in the slots that are in use. The error is where a slot stands, in bytes, if it is not whole.
+    pub(crate) fn used(words: &dyn Words) -> impl Iterator<Item = Result<LeftOver, u64>> {
         let slots = (0..words.len() / WORDS_OF_A_SLOT).map(|slot| slot * WORDS_OF_A_SLOT);
-        let found = slots.filter_map(|at| {
+        let used = slots.filter(|at| words.load(*at) != 0);
+        used.map(|at| {
             let (head, position) = (words.load(at), words.load(at + 1));
             let left = LeftOver { queue: (head >> 32) as u32, position, attempt: head as u32 };
-            (left.attempt != 0 && words.load(at + 2) == left.check()).then_some(left)
-        });
-        found.collect()
+            let whole = left.attempt != 0 && words.load(at + 2) == left.check();
+            whole.then_some(left).ok_or(at as u64 * 8)
+        })
     }
 
     pub(crate) fn any_free(&self) -> bool {

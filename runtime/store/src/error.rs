@@ -53,3 +53,9 @@ pub enum OpenError {
     #[error(transparent)]
     Disk(#[from] DiskError),
 }
+
+impl OpenError {
+    pub(crate) fn damaged(file: impl Into<String>, offset: u64, why: impl Into<String>) -> OpenError {
+        OpenError::Damaged { file: file.into(), offset, why: why.into() }
+    }
+}

@@ -1,20 +1,13 @@
-//! The first sector of every file of the store. It fits into a sector, so that it is written whole or not at all.
-//!
-//! | offset | bytes | what |
-//! | --- | --- | --- |
-//! | 0 | 8 | magic: what kind of file it is |
-//! | 8 | 4 | version of the file's format |
-//! | 12 | 4 | feature bits; none exist yet, and an unknown one is refused |
-//! | 16 | 8 each | numbers, as the kind of file has them |
-//! | | | zero |
-//! | 508 | 4 | CRC32C of all before |
-//!
-//! Numbers are little-endian. A file whose first sector is all zero was made ahead and never begun.
+//! The first sector of every file of the store (`FORMAT.md`, "The header of a file"). It fits into a sector, so that it is
+//! written whole or not at all.
 
-use crate::disk::{File, SECTOR_BYTES};
+use crate::disk::{DiskError, File, SECTOR_BYTES};
 use crate::error::OpenError;
 
 pub(crate) const HEADER_BYTES: usize = SECTOR_BYTES as usize;
+
+/// No count, epoch or number of a frame comes near this. Larger ones are not what was written, and would overflow sums.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 const NUMBERS_AT: usize = 16;
 const CRC_AT: usize = HEADER_BYTES - 4;
@@ -72,12 +65,23 @@ impl Kind {
         if features != 0 {
             return Err(OpenError::UnknownFeatures { file: name.into(), features });
         }
-        let mut numbers = [0; N];
-        for (number, bytes) in numbers.iter_mut().zip(sector[NUMBERS_AT..CRC_AT].chunks_exact(8)) {
-            *number = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-        }
-        Ok(Some(numbers))
+        Ok(Some(numbers(sector)))
     }
+}
+
+/// The numbers of a file's header, whatever else is wrong with it: what they lead to must prove itself.
+pub(crate) fn read_unproven<const N: usize>(file: &dyn File) -> Result<[u64; N], DiskError> {
+    let mut sector = [0; HEADER_BYTES];
+    file.read_at(&mut sector, 0)?;
+    Ok(numbers(&sector))
+}
+
+fn numbers<const N: usize>(sector: &[u8; HEADER_BYTES]) -> [u64; N] {
+    let mut numbers = [0; N];
+    for (number, bytes) in numbers.iter_mut().zip(sector[NUMBERS_AT..CRC_AT].chunks_exact(8)) {
+        *number = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    }
+    numbers
 }
 
 #[cfg(test)]

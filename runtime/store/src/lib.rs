@@ -17,7 +17,12 @@ mod dedup;
 pub mod disk;
 mod engine;
 mod error;
+#[cfg(test)]
+mod formats;
+#[cfg(test)]
+mod fuzz;
 mod header;
+pub mod inspect;
 mod keeping;
 mod location;
 mod message;

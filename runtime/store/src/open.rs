@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::attempts::{self, AttemptTable};
+use crate::attempts::{self, AttemptTable, LeftOver};
 use crate::cache::FrameCache;
 use crate::clock::{Clock, StoreClock};
 use crate::cold::checkpoint;
@@ -14,7 +14,7 @@ use crate::cold::keeper::Keeper;
 use crate::cold::segment;
 use crate::dedup::run;
 use crate::dedup::{Dedup, Seen};
-use crate::disk::{Disk, FolderLock};
+use crate::disk::{Disk, FolderLock, Words};
 use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::keeping::{FILES_MIN, Keeping};
@@ -58,38 +58,17 @@ pub(crate) fn open(
     clock: Arc<dyn Clock>,
     seed: u64,
 ) -> Result<Opened, OpenError> {
-    let lock = disk
-        .lock(LOCK_FILE)
-        .map_err(|error| if error.is_locked() { OpenError::Locked { lock_file: error.path } } else { error.into() })?;
-    let found = checkpoint::read(&*disk)?;
-    let mut queues = Queues::new();
-    let start = found.newest.as_ref().map(|newest| Start { store_tag: newest.store_tag, epoch: newest.start_epoch });
-    let generation = found.newest.as_ref().map_or(0, |newest| newest.generation);
-    let checkpoint_segment = found.newest.as_ref().map_or(0, |newest| newest.next_segment);
-    let runs = found.newest.as_ref().map_or_else(Vec::new, |newest| newest.runs.clone());
-    let mut dedup = Dedup::new(runs, layout.dedup_runs_max);
-    if let Some(newest) = found.newest {
-        queues.restore(newest).map_err(OpenError::Incomplete)?;
-    }
-    let wal = open_wal(disk.clone(), layout, start, seed, &mut queues, &mut dedup).map_err(|error| {
-        match (error, found.damage) {
-            // What the damaged checkpoint stood in for is gone.
-            (OpenError::Incomplete(_), Some(damage)) => damage,
-            (error, _) => error,
-        }
-    })?;
+    let lock = lock(&*disk)?;
+    let Recovered { queues, dedup, wal, words, left_over, start, generation, checkpoint_segment, other_files } =
+        recover(disk.clone(), layout, seed)?;
     let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
-    let words = disk.map_words(attempts::FILE_NAME, layout.attempt_slots * attempts::WORDS_OF_A_SLOT)?;
-    let left_over = AttemptTable::left_over(&*words);
-    let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
-    queues.wake(&running)?;
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
 
     let reader = wal.reader();
     let segments = queues.segments().map(|(segment, _)| segment::name(segment.id));
     let needed: Vec<String> = segments.chain(dedup.runs().iter().map(|one| run::name(one.id()))).collect();
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
-    let (only_other, next_segment) = leftover_files(&*disk, &needed, &found.other_files)?;
+    let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files)?;
     let tag = wal.store_tag();
     let state = State {
         queues,
@@ -109,6 +88,59 @@ pub(crate) fn open(
     record_interrupted(&mut engine, &interrupted)?;
     make_reserve(&*disk, layout, &mut engine)?;
     Ok(Opened { engine, lock })
+}
+
+/// Takes the folder for this process.
+pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn FolderLock>, OpenError> {
+    disk.lock(LOCK_FILE)
+        .map_err(|error| if error.is_locked() { OpenError::Locked { lock_file: error.path } } else { error.into() })
+}
+
+/// What a folder holds, before any of it is served.
+pub(crate) struct Recovered {
+    queues: Queues,
+    dedup: Dedup,
+    wal: Wal,
+    words: Arc<dyn Words>,
+    left_over: Vec<LeftOver>,
+    /// What the newest checkpoint stands in for.
+    start: Option<Start>,
+    /// Of the newest checkpoint.
+    generation: u64,
+    checkpoint_segment: u64,
+    /// Segments and runs that only the other checkpoint names.
+    other_files: Vec<String>,
+}
+
+/// Reads the newest whole checkpoint and replays the log after it. Whether a folder can be opened is decided here.
+pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result<Recovered, OpenError> {
+    let found = checkpoint::read(&*disk)?;
+    let mut queues = Queues::new();
+    let start = found.newest.as_ref().map(|newest| Start {
+        store_tag: newest.store_tag,
+        epoch: newest.start_epoch,
+        lsn: newest.lsn,
+    });
+    let generation = found.newest.as_ref().map_or(0, |newest| newest.generation);
+    let checkpoint_segment = found.newest.as_ref().map_or(0, |newest| newest.next_segment);
+    let runs = found.newest.as_ref().map_or_else(Vec::new, |newest| newest.runs.clone());
+    let mut dedup = Dedup::new(runs, layout.dedup_runs_max);
+    if let Some(newest) = found.newest {
+        queues.restore(newest).map_err(OpenError::Incomplete)?;
+    }
+    let wal = open_wal(disk.clone(), layout, start, seed, &mut queues, &mut dedup).map_err(|error| {
+        match (error, found.damage) {
+            // What the damaged checkpoint stood in for is gone.
+            (OpenError::Incomplete(_), Some(damage)) => damage,
+            (error, _) => error,
+        }
+    })?;
+    let words = disk.map_words(attempts::FILE_NAME, layout.attempt_slots * attempts::WORDS_OF_A_SLOT)?;
+    let left_over = AttemptTable::left_over(&*words);
+    let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
+    queues.wake(&running)?;
+    let other_files = found.other_files;
+    Ok(Recovered { queues, dedup, wal, words, left_over, start, generation, checkpoint_segment, other_files })
 }
 
 /// Removes the segments and runs that no checkpoint names: they were made shortly before the end, and what they hold is in

@@ -1,27 +1,4 @@
-//! The records that a frame's payload is made of.
-//!
-//! | kind | what | fields |
-//! | --- | --- | --- |
-//! | 1 | queue: gives a queue its number; positions below the next one were used | number `v`, next position `v`, name `s` |
-//! | 2 | next: sequence numbers below this were used | sequence `v` |
-//! | 3 | put: a message stands in a queue, in this state | checksum `u32`, flags `u8`, queue `v`, position `v`, sequence `v`, enqueued at `u64`, then what the flags name, in order of their bits, then the body `s` |
-//! | 4 | update: a message's state changed | queue `v`, position `v`, attempts `v`, due at `v`, first failed at `v` |
-//! | 5 | remove: a message is gone; bytes: what it counted for in its queue | queue `v`, position `v`, bytes `v` |
-//! | 6 | purge: all messages of a queue that stand before a position are gone | queue `v`, position `v` |
-//! | 7 | time: it was this late when what stands around it was written | time `v` |
-//!
-//! `v` is a LEB128 number of at most 64 bits, `s` a length (`v`) and so many bytes, other numbers are little-endian.
-//! Times are milliseconds of the Unix epoch, 0 for none.
-//!
-//! | put flag | field |
-//! | --- | --- |
-//! | 1 | attempts `v`, first failed at `v` |
-//! | 2 | due at `v` |
-//! | 4 | holds its key while it is delayed; no field |
-//! | 8 | key `s` |
-//! | 16 | content type `s` |
-//! | 32 | attributes: count `v`, then name `s` and value `s` each |
-//! | 64 | idempotency key: its hash `u128` ([`crate::dedup`]) |
+//! The records that a frame's payload is made of (`FORMAT.md`, "Records").
 //!
 //! A message is known by its queue and its position there; the sequence is the number in its id, which it keeps when it
 //! moves to another queue.

@@ -1,42 +1,22 @@
-//! Checkpoints: what the log before a point came to, so that it need not be kept.
+//! Checkpoints: what the log before a point came to, so that it need not be kept (`FORMAT.md`, "Checkpoints").
 //!
 //! Two files are written in turn, each in place: one that was torn by a power loss has a wrong checksum, and the other
 //! counts. A checkpoint is derived, never evidence: whatever it says was in the log or in another checkpoint before. Log
 //! files and segments go only after two checkpoints in a row did without them, so that either of the two will do.
-//!
-//! | number in the header ([`crate::header`]) | what |
-//! | --- | --- |
-//! | 0 | tag of the store |
-//! | 1 | generation: one more for each checkpoint; odd ones are in the first file, even ones in the second |
-//! | 2 | LSN of the last frame that it covers |
-//! | 3 | epoch of the first log file that must be replayed |
-//! | 4 | next sequence number |
-//! | 5 | number of the next segment |
-//! | 6 | bytes of the body |
-//! | 7 | CRC32C of the body |
-//! | 8 | when it was taken |
-//!
-//! The body, after the header: the queues' count `v`, then for each its number `v`, name `s`, next position `v`, bytes of its
-//! messages in segments `v`; the segments' count `v`, then for each its number `v`, how many positions it spans `v`, and
-//! which of them live (a byte: 0 all, 1 words `u64` with a bit for each, 2 a count `v` and each one's distance from the one
-//! before `v`); the count `v` of messages in segments whose state changed since they were copied, then for each position,
-//! attempts, due at, first failed at, all `v`, and a byte that is 1 if it
-//! holds its key while it is delayed. After the queues the count of the runs of idempotency keys `v`, and each one's number
-//! `v`, oldest first. `v`, `s` and times are as in [`crate::record`].
 
 use std::sync::Arc;
 
 use super::bitmap::Bitmap;
-use super::segment::{self, Segment};
+use super::segment::{self, SPAN_MAX, Segment};
 use crate::QueueName;
 use crate::dedup::run::{self, Run};
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
-use crate::header::{HEADER_BYTES, Kind};
+use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX};
 use crate::record::{DeliveryState, Input, Malformed, QueueNumber, put_bytes, put_number};
 
 const KIND: Kind = Kind { magic: b"LNCKCKP\n", version: 1, what: "checkpoint" };
-const NAMES: [&str; 2] = ["checkpoint-1", "checkpoint-2"];
+pub(crate) const NAMES: [&str; 2] = ["checkpoint-1", "checkpoint-2"];
 
 const ALL: u8 = 0;
 const WORDS: u8 = 1;
@@ -130,36 +110,75 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Header {
-    store_tag: u64,
-    generation: u64,
-    lsn: u64,
-    start_epoch: u64,
-    next_sequence: u64,
-    next_segment: u64,
-    now_ms: u64,
+pub(crate) struct Header {
+    pub(crate) store_tag: u64,
+    pub(crate) generation: u64,
+    pub(crate) lsn: u64,
+    pub(crate) start_epoch: u64,
+    pub(crate) next_sequence: u64,
+    pub(crate) next_segment: u64,
+    pub(crate) now_ms: u64,
 }
 
 /// A whole checkpoint whose segments were not opened yet.
-struct RawCheckpoint {
-    name: &'static str,
+pub(crate) struct RawCheckpoint {
+    pub(crate) name: &'static str,
     file: Arc<dyn File>,
     bytes: Vec<u8>,
-    header: Header,
-    queues: Vec<RawQueue>,
-    runs: Vec<u64>,
+    pub(crate) header: Header,
+    pub(crate) queues: Vec<RawQueue>,
+    pub(crate) runs: Vec<u64>,
 }
 
-struct RawQueue {
-    number: QueueNumber,
-    name: QueueName,
-    next_position: u64,
-    bytes_cold: u64,
-    segments: Vec<(u64, Bitmap)>,
-    states: Vec<(u64, ToldState)>,
+pub(crate) struct RawQueue {
+    pub(crate) number: QueueNumber,
+    pub(crate) name: QueueName,
+    pub(crate) next_position: u64,
+    pub(crate) bytes_cold: u64,
+    pub(crate) segments: Vec<(u64, RawBitmap)>,
+    pub(crate) states: Vec<(u64, ToldState)>,
 }
 
-fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>, OpenError> {
+/// A bitmap as it stands in the file. A few bytes can stand for many, so it is only unfolded beside its segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RawBitmap {
+    pub(crate) len: u64,
+    bits: RawBits,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum RawBits {
+    All,
+    Words(Bitmap),
+    Listed(Vec<u64>),
+}
+
+impl RawBitmap {
+    pub(crate) fn ones(&self) -> u64 {
+        match &self.bits {
+            RawBits::All => self.len,
+            RawBits::Words(bitmap) => bitmap.ones(),
+            RawBits::Listed(listed) => listed.len() as u64,
+        }
+    }
+
+    pub(crate) fn unfold(&self) -> Bitmap {
+        match &self.bits {
+            RawBits::All => Bitmap::full(self.len),
+            RawBits::Words(bitmap) => bitmap.clone(),
+            RawBits::Listed(listed) => {
+                let mut bitmap = Bitmap::new(self.len);
+                for at in listed {
+                    bitmap.set(*at);
+                }
+                bitmap
+            }
+        }
+    }
+}
+
+/// Reads one of the two files; none if it was never written.
+pub(crate) fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>, OpenError> {
     let damaged = |offset: u64, why: &str| OpenError::Damaged { file: name.into(), offset, why: why.into() };
     let file = disk.open(name)?;
     let Some(numbers) = KIND.read(name, &*file)? else { return Ok(None) };
@@ -174,6 +193,9 @@ fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>
     if u64::from(crc32c::crc32c(body)) != body_crc {
         return Err(damaged(HEADER_BYTES as u64, "it is damaged: its checksum does not match"));
     }
+    if numbers[1..6].iter().any(|number| *number > NUMBER_MAX) {
+        return Err(damaged(16, "the header makes no sense"));
+    }
     let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms };
     match decode_body(body) {
         Ok((queues, runs)) => Ok(Some(RawCheckpoint { name, file, bytes, header, queues, runs })),
@@ -182,7 +204,8 @@ fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<RawCheckpoint>
 }
 
 impl RawCheckpoint {
-    fn files(&self) -> impl Iterator<Item = String> {
+    /// Names of the segments and runs that it needs.
+    pub(crate) fn files(&self) -> impl Iterator<Item = String> {
         let segments = self.queues.iter().flat_map(|queue| queue.segments.iter().map(|(id, _)| segment::name(*id)));
         segments.chain(self.runs.iter().map(|id| run::name(*id)))
     }
@@ -192,13 +215,16 @@ impl RawCheckpoint {
         let mut queues = Vec::with_capacity(self.queues.len());
         for RawQueue { number, name, next_position, bytes_cold, segments, states } in self.queues {
             let mut opened = Vec::with_capacity(segments.len());
+            let mut end = 0;
             for (id, live) in segments {
                 let segment = Segment::open(disk, id, store_tag)?;
-                if segment.span() != live.len() || segment.queue != number {
+                // They stand in the order of their positions, and don't overlap.
+                if segment.span() != live.len || segment.queue != number || segment.first < end {
                     let why = format!("it does not go with segment {id}");
                     return Err(OpenError::Damaged { file: self.name.into(), offset: HEADER_BYTES as u64, why });
                 }
-                opened.push((Arc::new(segment), live));
+                end = segment.end;
+                opened.push((Arc::new(segment), live.unfold()));
             }
             queues.push(QueueSnapshot { number, name, next_position, bytes_cold, segments: opened, states });
         }
@@ -213,8 +239,14 @@ fn decode_body(body: &[u8]) -> Result<(Vec<RawQueue>, Vec<u64>), Malformed> {
     let mut queues = Vec::new();
     for _ in 0..input.number()? {
         let number = input.queue_number()?;
+        if queues.last().is_some_and(|before: &RawQueue| before.number >= number) {
+            return Err(Malformed::Number);
+        }
         let name = QueueName::new(input.text()?).map_err(|_| Malformed::Text)?;
         let (next_position, bytes_cold) = (input.number()?, input.number()?);
+        if next_position.max(bytes_cold) > NUMBER_MAX {
+            return Err(Malformed::Number);
+        }
         let mut segments = Vec::new();
         for _ in 0..input.number()? {
             segments.push((input.number()?, decode_bitmap(&mut input)?));
@@ -238,30 +270,32 @@ fn decode_body(body: &[u8]) -> Result<(Vec<RawQueue>, Vec<u64>), Malformed> {
     if input.is_empty() { Ok((queues, runs)) } else { Err(Malformed::Number) }
 }
 
-fn decode_bitmap(input: &mut Input<'_>) -> Result<Bitmap, Malformed> {
+fn decode_bitmap(input: &mut Input<'_>) -> Result<RawBitmap, Malformed> {
     let len = input.number()?;
-    // A segment's offsets have 32 bits, and so its positions.
-    if len > 1 << 32 {
+    if len > SPAN_MAX {
         return Err(Malformed::Number);
     }
-    let kind = input.byte()?;
-    if kind == WORDS {
-        let words = (0..len.div_ceil(64)).map(|_| input.fixed()).collect::<Result<_, _>>()?;
-        return Bitmap::from_words(len, words).ok_or(Malformed::Number);
-    }
-    let mut bitmap = Bitmap::new(len);
-    match kind {
-        ALL => bitmap = Bitmap::full(len),
+    let bits = match input.byte()? {
+        ALL => RawBits::All,
+        WORDS => {
+            let words = (0..len.div_ceil(64)).map(|_| input.fixed()).collect::<Result<_, _>>()?;
+            RawBits::Words(Bitmap::from_words(len, words).ok_or(Malformed::Number)?)
+        }
         LISTED => {
-            let mut at = 0u64;
+            let mut listed: Vec<u64> = Vec::new();
             for _ in 0..input.number()? {
-                at = at.checked_add(input.number()?).filter(|at| *at < len).ok_or(Malformed::Number)?;
-                bitmap.set(at);
+                let step = input.number()?;
+                let at = match listed.last() {
+                    None => Some(step),
+                    Some(before) => before.checked_add(step).filter(|_| step > 0),
+                };
+                listed.push(at.filter(|at| *at < len).ok_or(Malformed::Number)?);
             }
+            RawBits::Listed(listed)
         }
         other => return Err(Malformed::Kind(other)),
-    }
-    Ok(bitmap)
+    };
+    Ok(RawBitmap { len, bits })
 }
 
 fn encode_bitmap(out: &mut Vec<u8>, bitmap: &Bitmap) {
@@ -359,7 +393,9 @@ mod tests {
             let mut bytes = Vec::new();
             encode_bitmap(&mut bytes, &bitmap);
             let mut input = Input::new(&bytes);
-            prop_assert_eq!(decode_bitmap(&mut input), Ok(bitmap));
+            let raw = decode_bitmap(&mut input).unwrap();
+            prop_assert_eq!(raw.ones(), bitmap.ones());
+            prop_assert_eq!(raw.unfold(), bitmap);
             prop_assert!(input.is_empty());
         }
 

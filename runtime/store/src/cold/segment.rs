@@ -1,32 +1,6 @@
-//! A segment: some messages of one queue, in order, in a file that is written once and never changed.
+//! A segment: some messages of one queue, in order, in a file that is written once and never changed (`FORMAT.md`, "Segments").
 //!
-//! | part | what |
-//! | --- | --- |
-//! | header | the first sector ([`crate::header`]) with the numbers below |
-//! | messages | for each the length of its record `u32`, and the put record itself ([`crate::record`]), which has a checksum |
-//! | footer | the sparse index and the messages that are not plainly ready, below |
-//!
-//! | number in the header | what |
-//! | --- | --- |
-//! | 0 | tag of the store |
-//! | 1 | number of the segment |
-//! | 2 | number of the queue |
-//! | 3 | position of the first message |
-//! | 4 | position after the last message |
-//! | 5 | messages |
-//! | 6 | where the footer starts |
-//! | 7 | length of the footer |
-//! | 8 | CRC32C of the footer |
-//!
-//! | footer | what |
-//! | --- | --- |
-//! | chunks `u32`, then for each | position of its first message, from the segment's first `u32`; offset `u32`; when that message was sent `u64` |
-//! | delayed `u32`, then for each | position, from the segment's first `u32`; due at `u64` |
-//! | keyed `u32`, then for each | position, from the segment's first `u32` |
-//!
-//! Numbers are little-endian. A chunk is what is read at once: messages of at least [`chunk_bytes`](Writer::new) in all.
-//! A message that was retried before it was copied says so in its record; what happens to it later is in the log and the
-//! checkpoints.
+//! A chunk is what is read at once: messages of at least [`chunk_bytes`](Writer::new) in all.
 
 use std::sync::Arc;
 
@@ -35,12 +9,15 @@ use bytes::Bytes;
 use crate::NewMessage;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
-use crate::header::{HEADER_BYTES, Kind};
+use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX};
 use crate::location::{FileId, Location};
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record};
+use crate::record::{self, DeliveryState, Malformed, Put, PutPlace, QueueNumber, Record};
 
 const KIND: Kind = Kind { magic: b"LNCKSEG\n", version: 1, what: "segment" };
-const LEN_BYTES: usize = 4;
+pub(crate) const LEN_BYTES: usize = 4;
+
+/// Positions that a segment may span. Each costs two bits in memory, whether a message stands there or not.
+pub(crate) const SPAN_MAX: u64 = 1 << 26;
 
 /// What a writer gathers before it writes.
 const FLUSH_BYTES: usize = 256 << 10;
@@ -58,7 +35,7 @@ pub(crate) fn name(id: u64) -> String {
 pub(crate) fn id(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("segment-")?.strip_suffix(".seg")?;
     let id = digits.parse().ok()?;
-    (self::name(id) == name).then_some(id)
+    (id < NUMBER_MAX && self::name(id) == name).then_some(id)
 }
 
 /// A segment that is whole and durable.
@@ -100,6 +77,16 @@ pub(crate) struct Special {
 pub(crate) struct ChunkId {
     pub(crate) segment: u64,
     number: u32,
+}
+
+/// What the sparse index says of a chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Indexed {
+    /// Of its first message.
+    pub(crate) position: u64,
+    pub(crate) enqueued_at_ms: u64,
+    /// From the start of the file.
+    pub(crate) bytes: std::ops::Range<u32>,
 }
 
 /// Where one message of a new segment went.
@@ -160,6 +147,14 @@ impl Segment {
         format!("a message can't be read: {} is damaged at or after offset {offset}", name(self.id))
     }
 
+    /// What the index says of a chunk: its first message's position and time, and which bytes of the file it takes.
+    pub(crate) fn indexed(&self, chunk: ChunkId) -> Indexed {
+        let number = chunk.number as usize;
+        let Chunk { position, offset, enqueued_at_ms } = self.chunks[number];
+        let end = self.chunks.get(number + 1).map_or(self.data_end, |next| next.offset);
+        Indexed { position: self.first + u64::from(position), enqueued_at_ms, bytes: offset..end }
+    }
+
     pub(crate) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
         (0..self.chunks.len() as u32).map(|number| ChunkId { segment: self.id, number })
     }
@@ -175,6 +170,10 @@ impl Segment {
             return Err(damaged(16, "it belongs to another store, or its name was changed"));
         }
         let short = |number: u64| u32::try_from(number).map_err(|_| damaged(16, "a number is too large"));
+        let span = end.checked_sub(first).filter(|span| (1..=SPAN_MAX).contains(span));
+        if span.is_none_or(|span| messages > span) || end > NUMBER_MAX || data_end < HEADER_BYTES as u64 {
+            return Err(damaged(16, "the header makes no sense"));
+        }
         let mut segment = Segment {
             id,
             queue: QueueNumber(short(queue)?),
@@ -209,11 +208,12 @@ impl Segment {
         if crc32c::crc32c(&footer) != self.footer_crc {
             return Err(damaged("the index is damaged: its checksum does not match"));
         }
-        decode_footer(&footer, self.first, self.span()).ok_or_else(|| damaged("the index makes no sense"))
+        decode_footer(&footer, self.first, self.span(), self.data_end)
+            .ok_or_else(|| damaged("the index makes no sense"))
     }
 }
 
-fn decode_footer(footer: &[u8], first: u64, span: u64) -> Option<(Vec<Chunk>, Special)> {
+fn decode_footer(footer: &[u8], first: u64, span: u64, data_end: u32) -> Option<(Vec<Chunk>, Special)> {
     struct Rest<'a>(&'a [u8]);
     impl Rest<'_> {
         fn u32(&mut self) -> Option<u32> {
@@ -233,7 +233,9 @@ fn decode_footer(footer: &[u8], first: u64, span: u64) -> Option<(Vec<Chunk>, Sp
     for _ in 0..rest.u32()? {
         chunks.push(Chunk { position: rest.position(span)?, offset: rest.u32()?, enqueued_at_ms: rest.u64()? });
     }
-    let starts_at_first = chunks.first().is_some_and(|chunk| chunk.position == 0);
+    let starts_at_first =
+        chunks.first().is_some_and(|chunk| chunk.position == 0 && chunk.offset as usize == HEADER_BYTES);
+    let ends_inside = chunks.last().is_some_and(|chunk| chunk.offset < data_end);
     let ordered = chunks.windows(2).all(|two| two[0].position < two[1].position && two[0].offset < two[1].offset);
     let mut special = Special::default();
     for _ in 0..rest.u32()? {
@@ -242,7 +244,57 @@ fn decode_footer(footer: &[u8], first: u64, span: u64) -> Option<(Vec<Chunk>, Sp
     for _ in 0..rest.u32()? {
         special.keyed.push(first + u64::from(rest.position(span)?));
     }
-    (starts_at_first && ordered && rest.0.is_empty()).then_some((chunks, special))
+    (starts_at_first && ends_inside && ordered && rest.0.is_empty()).then_some((chunks, special))
+}
+
+/// The records in a part of a segment, one after the other. After a length that can't be right it ends.
+pub(crate) struct StoredRecords<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// A record, or why there is none.
+pub(crate) struct Stored<'a> {
+    /// Where it starts in the part, after its length.
+    pub(crate) start: u32,
+    pub(crate) put: Result<Put<'a>, Malformed>,
+}
+
+impl<'a> StoredRecords<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> StoredRecords<'a> {
+        StoredRecords::starting(bytes, 0)
+    }
+
+    /// From the length at `at` on.
+    pub(crate) fn starting(bytes: &'a [u8], at: usize) -> StoredRecords<'a> {
+        StoredRecords { bytes, at }
+    }
+
+    /// Where the length of the next record stands.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+}
+
+impl<'a> Iterator for StoredRecords<'a> {
+    type Item = Stored<'a>;
+
+    fn next(&mut self) -> Option<Stored<'a>> {
+        let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
+        let start = (self.at + LEN_BYTES) as u32;
+        let record = rest.split_first_chunk().and_then(|(len, rest)| rest.get(..u32::from_le_bytes(*len) as usize));
+        let Some(record) = record else {
+            self.at = self.bytes.len();
+            return Some(Stored { start, put: Err(Malformed::Short) });
+        };
+        self.at += LEN_BYTES + record.len();
+        let put = match record::decode(record) {
+            Ok(Record::Put(put)) => Ok(put),
+            Ok(_) => Err(Malformed::Kind(record[0])),
+            Err(why) => Err(why),
+        };
+        Some(Stored { start, put })
+    }
 }
 
 /// A chunk that was read. Its messages are decoded when they are asked for: of a queue of delayed messages, only a few of a
@@ -376,7 +428,8 @@ impl Writer {
         const GAP_MAX: u64 = 1 << 16;
         const BYTES_MAX: u64 = 1 << 30;
         let bytes = u64::from(self.buffer_at) + (self.buffer.len() + record_bytes) as u64;
-        self.written.is_empty() || (position - self.end < GAP_MAX && bytes < BYTES_MAX)
+        let fits = |position: u64| position - self.end < GAP_MAX && position - self.first < SPAN_MAX;
+        self.written.is_empty() || (fits(position) && bytes < BYTES_MAX)
     }
 
     /// Adds a message. Positions must grow.

@@ -1,28 +1,12 @@
-//! A run: idempotency keys that files of the log remembered, sorted, in a file that is written once.
-//!
-//! | part | what |
-//! | --- | --- |
-//! | header | the first sector ([`crate::header`]) with the numbers below |
-//! | keys | sorted, 32 bytes each: hash `u128`, sequence of the message `u64`, when it was sent `u64` |
-//! | footer | for each block of 128 keys its first hash `u128` and its CRC32C `u32`; then the words `u64` of a Bloom filter |
-//!
-//! | number in the header | what |
-//! | --- | --- |
-//! | 0 | tag of the store |
-//! | 1 | number of the run |
-//! | 2 | keys |
-//! | 3 | when the newest of its messages was sent |
-//! | 4 | words of the Bloom filter |
-//! | 5 | CRC32C of the footer |
-//!
-//! Numbers are little-endian. The Bloom filter has 10 bits and 7 probes for each key: 1 of 100 new keys costs a read.
+//! A run: idempotency keys that files of the log remembered, sorted, in a file that is written once (`FORMAT.md`, "Runs of
+//! idempotency keys").
 
 use std::sync::Arc;
 
 use super::{KeyHash, Seen};
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
-use crate::header::{HEADER_BYTES, Kind};
+use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX};
 
 const KIND: Kind = Kind { magic: b"LNCKDUP\n", version: 1, what: "run of idempotency keys" };
 const KEY_BYTES: usize = 32;
@@ -39,7 +23,7 @@ pub(crate) fn name(id: u64) -> String {
 pub(crate) fn id(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("dedup-")?.strip_suffix(".run")?;
     let id = digits.parse().ok()?;
-    (self::name(id) == name).then_some(id)
+    (id < NUMBER_MAX && self::name(id) == name).then_some(id)
 }
 
 /// A run that is whole and durable.

@@ -1,8 +1,9 @@
 //! What every disk promises, tested on each of them.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 
-use super::{Disk, DiskError, RealDisk, SimulatedDisk};
+use super::{Disk, DiskError, OverlayDisk, RealDisk, SimulatedDisk};
 
 #[test]
 fn the_real_disk_keeps_the_promises() {
@@ -16,6 +17,14 @@ fn the_real_disk_keeps_the_promises() {
 fn the_simulated_disk_keeps_the_promises() {
     for promise in PROMISES {
         let disk = SimulatedDisk::new(1);
+        promise(&disk, &|| Box::new(disk.clone()));
+    }
+}
+
+#[test]
+fn the_overlay_keeps_the_promises() {
+    for promise in PROMISES {
+        let disk = OverlayDisk::new(Arc::new(SimulatedDisk::new(1)));
         promise(&disk, &|| Box::new(disk.clone()));
     }
 }

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod overlay;
 mod real;
 mod simulated;
 
@@ -17,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use overlay::OverlayDisk;
 pub use real::RealDisk;
 pub use simulated::{SimulatedDisk, SimulatedFaults};
 

@@ -21,6 +21,8 @@ pub struct RealDisk {
     folder: PathBuf,
     /// Kept open for [`Disk::sync_folder`].
     handle: fs::File,
+    /// Nothing may be changed.
+    read_only: bool,
 }
 
 impl RealDisk {
@@ -29,7 +31,38 @@ impl RealDisk {
         let folder = std::path::absolute(folder).map_err(failed("find", folder))?;
         create_folder(&folder)?;
         let handle = fs::File::open(&folder).map_err(failed("open", &folder))?;
-        Ok(RealDisk { folder, handle })
+        Ok(RealDisk { folder, handle, read_only: false })
+    }
+
+    /// Opens a folder that is there, to look at it only: whatever would change it is refused. It is locked if there is a
+    /// file to lock, and several processes may look at the same time.
+    pub(crate) fn open_read_only(folder: &Path) -> Result<RealDisk, DiskError> {
+        let folder = std::path::absolute(folder).map_err(failed("find", folder))?;
+        let handle = fs::File::open(&folder).map_err(failed("open", &folder))?;
+        Ok(RealDisk { folder, handle, read_only: true })
+    }
+
+    fn check_writable(&self, action: &'static str, path: &Path) -> Result<(), DiskError> {
+        match self.read_only {
+            true => Err(failed(action, path)(io::ErrorKind::ReadOnlyFilesystem.into())),
+            false => Ok(()),
+        }
+    }
+
+    fn lock_to_read(&self, path: &Path) -> Result<Box<dyn FolderLock>, DiskError> {
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            // A copy of a folder has no such file, and nobody works on it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Box::new(RealLock { _file: None })),
+            Err(error) => return Err(failed("open", path)(error)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Box::new(RealLock { _file: Some(file) })),
+            Err(TryLockError::WouldBlock) => {
+                Err(failed("lock", path)(io::Error::new(io::ErrorKind::WouldBlock, holder(&file))))
+            }
+            Err(TryLockError::Error(error)) => Err(failed("lock", path)(error)),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -41,6 +74,9 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn lock(&self, name: &str) -> Result<Box<dyn FolderLock>, DiskError> {
         let path = self.path(name);
+        if self.read_only {
+            return self.lock_to_read(&path);
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         let file = options.open(&path).map_err(failed("open", &path))?;
@@ -54,7 +90,7 @@ impl Disk for RealDisk {
         }
         // The number is there for people, so a disk that is too full for it is no reason not to start.
         let _ = file.set_len(0).and_then(|()| file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0));
-        Ok(Box::new(RealLock { _file: file }))
+        Ok(Box::new(RealLock { _file: Some(file) }))
     }
 
     fn list(&self) -> Result<Vec<String>, DiskError> {
@@ -75,12 +111,13 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
         let path = self.path(name);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
+        let file = OpenOptions::new().read(true).write(!self.read_only).open(&path).map_err(failed("open", &path))?;
         Ok(Arc::new(RealFile { file, path }))
     }
 
     fn create(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
         let path = self.path(name);
+        self.check_writable("create", &path)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(FILE_MODE);
         let file = options.open(&path).map_err(failed("create", &path))?;
@@ -89,12 +126,14 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         let (from, to) = (self.path(from), self.path(to));
+        self.check_writable("rename", &from)?;
         fs::rename(&from, &to)
             .map_err(|error| DiskError::new("rename", format!("{} to {}", from.display(), to.display()), error))
     }
 
     fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.path(name);
+        self.check_writable("remove", &path)?;
         fs::remove_file(&path).map_err(failed("remove", &path))
     }
 
@@ -104,6 +143,7 @@ impl Disk for RealDisk {
 
     fn map_words(&self, name: &str, words: usize) -> Result<Arc<dyn Words>, DiskError> {
         let path = self.path(name);
+        self.check_writable("map", &path)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         let file = options.open(&path).map_err(failed("open", &path))?;
@@ -137,7 +177,7 @@ impl File for RealFile {
 
 /// The operating system's lock goes with the open file, so also when the process is killed.
 struct RealLock {
-    _file: fs::File,
+    _file: Option<fs::File>,
 }
 
 impl FolderLock for RealLock {}

@@ -32,10 +32,14 @@ pub(crate) use self::phases::{Claiming, ExpiredClaim, Held};
 use crate::attempts::Slot;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::segment::{ChunkId, Segment};
+use crate::header::NUMBER_MAX;
 use crate::location::Location;
 use crate::record::{DeliveryState, PutPlace, QueueNumber, Record};
 use crate::shared::Wanted;
 use crate::{Lease, QueueName};
+
+/// Names that a store can have seen in its life. Each has a place in memory, so a damaged number must not ask for more.
+const QUEUES_MAX: u32 = 1 << 17;
 
 #[derive(Default)]
 pub(crate) struct Queues {
@@ -129,7 +133,8 @@ impl Queues {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
-        let number = QueueNumber(u32::try_from(self.lines.len()).expect("fewer queues than that"));
+        let number = QueueNumber(self.lines.len() as u32);
+        assert!(number.0 < QUEUES_MAX, "fewer queues than that");
         self.give_number(number, name);
         number
     }
@@ -235,6 +240,7 @@ impl Queues {
     pub(crate) fn apply(&mut self, record: &Record<'_>, location: Location) -> Result<(), String> {
         match record {
             Record::Queue { number, name, next_position } => self.name_queue(*number, name, *next_position),
+            Record::Next { sequence } if *sequence > NUMBER_MAX => Err("a number is too large".into()),
             Record::Next { sequence } => {
                 self.next_sequence = self.next_sequence.max(*sequence);
                 Ok(())
@@ -246,7 +252,10 @@ impl Queues {
             Record::Put(put) => {
                 self.latest_ms = self.latest_ms.max(put.place.enqueued_at_ms);
                 self.check_number(put.place.queue)?;
-                let PutPlace { queue, position, .. } = put.place;
+                let PutPlace { queue, position, sequence, .. } = put.place;
+                if position.max(sequence) > NUMBER_MAX {
+                    return Err("a number is too large".into());
+                }
                 if self.entry(queue, position).is_some() || self.line(queue).shelf.lives(position) {
                     return Err(format!("a second message stands at position {position} of queue number {}", queue.0));
                 }
@@ -318,11 +327,17 @@ impl Queues {
 
     fn name_queue(&mut self, number: QueueNumber, name: &str, next_position: u64) -> Result<(), String> {
         let name = QueueName::new(name).map_err(|error| error.to_string())?;
+        if number.0 >= QUEUES_MAX {
+            return Err(format!("queue {name} has number {}: there can't be so many", number.0));
+        }
         let taken = self.lines.get(number.0 as usize).is_some_and(Option::is_some);
         match self.known(&name) {
             Some(known) if known == number => {}
             None if !taken => self.give_number(number, &name),
             _ => return Err(format!("queue {name} has number {}, which is another's, or has two", number.0)),
+        }
+        if next_position > NUMBER_MAX {
+            return Err("a number is too large".into());
         }
         let line = line_mut(&mut self.lines, number);
         line.named_in_log = true;

@@ -12,6 +12,7 @@ mod clock;
 mod damage;
 mod model;
 mod run;
+mod verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -185,6 +185,21 @@ impl Run {
         (disk, expected)
     }
 
+    /// Runs until the power is lost somewhere, and leaves what survived.
+    pub(super) fn lose_power(mut self) -> SimulatedDisk {
+        self.open().expect("a fresh store opens");
+        let crash_at = Some(self.disk.operations() + self.random.u64(10..400));
+        self.disk.set_faults(SimulatedFaults { crash_at, ..Default::default() });
+        for _ in 0..self.shape.steps {
+            self.step();
+            if self.engine().stopped().is_some() {
+                break;
+            }
+        }
+        self.store = None;
+        self.disk.crash()
+    }
+
     /// Opens a store and reads everything. An error names what is wrong.
     pub(super) fn contents_of(disk: &SimulatedDisk, shape: Shape) -> Result<Contents, String> {
         let mut run = Run::new(0, shape);

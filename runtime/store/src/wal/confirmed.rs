@@ -1,11 +1,11 @@
-//! Remembers the newest confirmed frame in a small mapped file.
+//! Remembers the newest confirmed frame in a small mapped file (`FORMAT.md`, "`confirmed.map`").
 //!
 //! The last frame of the log is the one whose damage looks like a torn tail: nothing after it says that it was ever
 //! whole. So its LSN is noted here after the sync and before anybody hears of it. A note outlives `kill -9`; after a
 //! power loss it may be older than the log, never newer, and then a torn tail is taken for what it most likely is.
 //!
-//! Two notes are written in turn, three words each: the store's tag, the LSN, and a check over both. A note whose check
-//! is wrong counts for nothing, so damage in here costs the extra evidence and no message.
+//! Two notes are written in turn. A note whose check is wrong counts for nothing, so damage in here costs the extra evidence
+//! and no message.
 
 use std::sync::Arc;
 
@@ -33,12 +33,19 @@ impl Confirmed {
 
     /// The newest whole note.
     pub(crate) fn newest(&self) -> Option<Note> {
-        let notes = (0..2).filter_map(|which| {
-            let at = which * NOTE_WORDS;
-            let note = Note { store_tag: self.words.load(at), lsn: self.words.load(at + 1) };
-            (note.lsn != 0 && self.words.load(at + 2) == check(note)).then_some(note)
-        });
-        notes.max_by_key(|note| note.lsn)
+        (0..2).filter_map(|which| self.read(which).ok().flatten()).max_by_key(|note| note.lsn)
+    }
+
+    /// One of the two notes, if it was ever written. The error is where it stands, in bytes, if it is not whole.
+    pub(crate) fn read(&self, which: usize) -> Result<Option<Note>, u64> {
+        let at = which * NOTE_WORDS;
+        let [store_tag, lsn, written_check] = [at, at + 1, at + 2].map(|word| self.words.load(word));
+        let note = Note { store_tag, lsn };
+        match (store_tag, lsn, written_check) {
+            (0, 0, 0) => Ok(None),
+            (_, 1.., _) if written_check == check(note) => Ok(Some(note)),
+            _ => Err(at as u64 * 8),
+        }
     }
 
     /// Notes that the frame with this LSN is durable. Frames are noted in order.

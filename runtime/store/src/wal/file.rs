@@ -1,19 +1,14 @@
-//! A file of the log: its name and its header.
-//!
-//! | number in the header ([`crate::header`]) | what |
-//! | --- | --- |
-//! | 0 | epoch: one more for each file that is begun, also when it is recycled |
-//! | 1 | LSN of its first frame |
-//! | 2 | tag of the store |
-//! | 3 | salt, drawn when it was begun |
-//! | 4 | length of the file |
+//! A file of the log: its name and its header (`FORMAT.md`, "Log files").
 
 use super::frame::Seal;
-use crate::disk::File;
+use crate::disk::{DiskError, File};
 use crate::error::OpenError;
-use crate::header::Kind;
+use crate::header::{self, Kind, NUMBER_MAX};
 
 pub(crate) use crate::header::HEADER_BYTES;
+
+/// Offsets in it have 32 bits.
+const FILE_BYTES_MAX: u64 = u32::MAX as u64;
 
 const KIND: Kind = Kind { magic: b"LNCKWAL\n", version: 1, what: "log file" };
 
@@ -39,8 +34,23 @@ impl FileHeader {
     /// The header of a file; none if it was never begun.
     pub(crate) fn read(name: &str, file: &dyn File) -> Result<Option<FileHeader>, OpenError> {
         let Some(numbers) = KIND.read(name, file)? else { return Ok(None) };
-        let [epoch, first_lsn, store_tag, salt, file_bytes] = numbers;
-        Ok(Some(FileHeader { epoch, first_lsn, store_tag, salt, file_bytes }))
+        let header = FileHeader::new(numbers);
+        let numbers_fit = (1..NUMBER_MAX).contains(&header.epoch)
+            && (1..NUMBER_MAX).contains(&header.first_lsn)
+            && (HEADER_BYTES as u64..=FILE_BYTES_MAX).contains(&header.file_bytes);
+        match numbers_fit {
+            true => Ok(Some(header)),
+            false => Err(OpenError::damaged(name, 16, "the header makes no sense")),
+        }
+    }
+
+    /// What a damaged header says. Frames that fit to it prove it.
+    pub(crate) fn read_unproven(file: &dyn File) -> Result<FileHeader, DiskError> {
+        Ok(FileHeader::new(header::read_unproven(file)?))
+    }
+
+    fn new([epoch, first_lsn, store_tag, salt, file_bytes]: [u64; 5]) -> FileHeader {
+        FileHeader { epoch, first_lsn, store_tag, salt, file_bytes }
     }
 }
 

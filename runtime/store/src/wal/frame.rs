@@ -1,16 +1,4 @@
-//! One frame: what one group commit writes.
-//!
-//! | offset | bytes | what |
-//! | --- | --- | --- |
-//! | 0 | 4 | CRC32C of all that follows, seeded (see [`Seal`]) |
-//! | 4 | 4 | length of the payload |
-//! | 8 | 8 | log sequence number (LSN): 1 for the first frame of a store, then one more each |
-//! | 16 | 8 | epoch of the file |
-//! | 24 | 2 | version of the payload's format |
-//! | 26 | 6 | zero |
-//! | 32 | n | payload, then zeros up to the next multiple of 8 |
-//!
-//! Numbers are little-endian. A frame starts at a multiple of 8 and lies whole in one file.
+//! One frame: what one group commit writes (`FORMAT.md`, "A frame").
 
 /// Bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 32;

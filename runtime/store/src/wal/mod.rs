@@ -13,7 +13,7 @@
 //! Positions: `next_lsn - 1` is the last frame that is durable, and noted in [`confirmed`]. Payloads are opaque here;
 //! `record.rs` knows them.
 
-mod confirmed;
+pub(crate) mod confirmed;
 pub(crate) mod file;
 pub(crate) mod frame;
 mod recover;

@@ -24,6 +24,8 @@ pub(crate) struct Start {
     pub(crate) store_tag: u64,
     /// Of the first file that must be replayed.
     pub(crate) epoch: u64,
+    /// Of the last frame that it covers.
+    pub(crate) lsn: u64,
 }
 
 /// Opens the log of a folder, or makes it. `seed` differs from opening to opening.
@@ -44,7 +46,7 @@ pub(crate) fn open(
         return create(disk, options, found.blank, confirmed, salts);
     }
     let needed = needed_files(&mut found, start)?;
-    let Tail { file: current, end, last_frame: tail, next_lsn } = replay_files(&needed, &confirmed, replay)?;
+    let Tail { file: current, end, last_frame: tail, next_lsn } = replay_files(&needed, &confirmed, start, replay)?;
 
     // What is trusted from here on must also survive a power loss that comes now. It is written again before the sync:
     // if the last process ended because a sync had failed, the system may take its pages for clean.
@@ -134,7 +136,12 @@ struct Tail {
 }
 
 /// Replays all frames.
-fn replay_files(needed: &[LogFile], confirmed: &Confirmed, replay: Replay<'_>) -> Result<Tail, OpenError> {
+fn replay_files(
+    needed: &[LogFile],
+    confirmed: &Confirmed,
+    start: Option<Start>,
+    replay: Replay<'_>,
+) -> Result<Tail, OpenError> {
     let mut expected_lsn = needed[0].header.first_lsn;
     let mut bytes = Vec::new();
     let mut end = 0;
@@ -186,11 +193,12 @@ fn replay_files(needed: &[LogFile], confirmed: &Confirmed, replay: Replay<'_>) -
                     return Err(damaged(end, why));
                 }
                 let note = confirmed.newest().filter(|note| note.store_tag == header.store_tag);
-                if let Some(note) = note.filter(|note| note.lsn >= expected_lsn) {
+                // A checkpoint only covers what was confirmed, and is written later than the last note may have reached the disk.
+                let confirmed_lsn = note.map_or(0, |note| note.lsn).max(start.map_or(0, |start| start.lsn));
+                if confirmed_lsn >= expected_lsn {
                     let why = format!(
-                        "frame {expected_lsn} is damaged or missing; it is no torn tail, since frames up to {} were \
-                         confirmed",
-                        note.lsn
+                        "frame {expected_lsn} is damaged or missing; it is no torn tail, since frames up to \
+                         {confirmed_lsn} were confirmed"
                     );
                     return Err(damaged(end, why));
                 }

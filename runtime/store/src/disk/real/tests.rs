@@ -62,3 +62,40 @@ fn what_is_no_file_is_not_listed() {
     disk.create("file").unwrap();
     assert_eq!(disk.list().unwrap(), ["file"]);
 }
+
+#[test]
+fn a_folder_that_is_only_looked_at_is_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let owner = RealDisk::open(folder.path()).unwrap();
+    owner.create("file").unwrap().write_at(b"kept", 0).unwrap();
+
+    let disk = RealDisk::open_read_only(folder.path()).unwrap();
+    // There is nothing to lock yet, and no lock file is made.
+    drop(disk.lock("lock").unwrap());
+    assert_eq!(disk.list().unwrap(), ["file"]);
+    let file = disk.open("file").unwrap();
+    let mut bytes = [0; 4];
+    file.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"kept");
+    let refused = |result: Result<(), DiskError>| result.unwrap_err();
+    for error in [
+        refused(file.write_at(b"x", 0)),
+        refused(disk.create("new").map(drop)),
+        refused(disk.remove("file")),
+        refused(disk.rename("file", "other")),
+        refused(disk.map_words("words", 1).map(drop)),
+    ] {
+        assert!(!error.is_full() && !error.is_locked(), "{error}");
+    }
+    assert_eq!(owner.list().unwrap(), ["file"]);
+    assert!(RealDisk::open_read_only(&folder.path().join("missing")).is_err());
+
+    // Several may look, but nobody looks while somebody works, and the other way round.
+    let working = owner.lock("lock").unwrap();
+    assert!(disk.lock("lock").err().unwrap().is_locked());
+    drop(working);
+    let (one, two) = (disk.lock("lock").unwrap(), disk.lock("lock").unwrap());
+    assert!(owner.lock("lock").err().unwrap().is_locked());
+    drop((one, two));
+    owner.lock("lock").unwrap();
+}
