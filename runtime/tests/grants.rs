@@ -1,5 +1,9 @@
 //! Grants and limits as users write them: in `queue.toml`, with the real binary.
 
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread;
+
 use serde_json::{Value, json};
 
 #[path = "support/guests.rs"]
@@ -160,5 +164,24 @@ fn a_messaging_guest_works_off_a_queue() {
     let sent = site.wait_messages("audit", 1).remove(0);
     assert!(sent["body"].as_str().unwrap().starts_with("Some(\"work\")"), "{sent}");
     site.wait_empty("work");
+    runtime.stop();
+}
+
+#[test]
+fn a_reused_instance_may_connect_to_what_this_delivery_has_looked_up() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    thread::spawn(move || server.incoming().for_each(|stream| _ = stream.unwrap().write_all(b"soup")));
+    let grants = format!("grants.send = [\"report\"]\ngrants.tcp = [\"localhost:{port}\"]");
+    let site = Site::new(&tables("outside", &format!("max_concurrency = 1\ninstance = \"reused\"\n{grants}")));
+    let runtime = site.start();
+    // The address is granted only as what the name leads to.
+    for host in ["localhost", "127.0.0.1", "localhost"] {
+        site.send("work", json!({ "do": "connect", "to": format!("{host}:{port}"), "send": "" }));
+    }
+    let reports = site.wait_messages("report", 3);
+    let report = |n: usize| serde_json::from_str::<Value>(reports[n]["body"].as_str().unwrap()).unwrap();
+    assert_eq!([report(0)["received"].clone(), report(2)["received"].clone()], ["soup", "soup"]);
+    assert!(report(1)["error"].is_string(), "{}", report(1));
     runtime.stop();
 }
