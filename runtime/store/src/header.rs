@@ -1,6 +1,8 @@
 //! The first sector of every file of the store (`FORMAT.md`, "The header of a file"). It fits into a sector, so that it is
 //! written whole or not at all.
 
+use std::str::FromStr;
+
 use crate::disk::{DiskError, File, SECTOR_BYTES};
 use crate::error::OpenError;
 
@@ -67,6 +69,17 @@ impl Kind {
         }
         Ok(Some(numbers(sector)))
     }
+}
+
+/// The number that a file's name carries between these, if `name_of` gives it that very name.
+pub(crate) fn number_in_name<T: FromStr + Copy>(
+    name: &str,
+    prefix: &str,
+    suffix: &str,
+    name_of: impl FnOnce(T) -> String,
+) -> Option<T> {
+    let number = name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok()?;
+    (name_of(number) == name).then_some(number)
 }
 
 /// The numbers of a file's header, whatever else is wrong with it: what they lead to must prove itself.

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use crate::cold::checkpoint::Checkpoint;
+use crate::cold::checkpoint::{Checkpoint, Header};
 use crate::cold::copy::{Copied, CopyError};
 use crate::cold::keeper::{Done, Keeper, Order};
 use crate::cold::segment::{self, Segment};
@@ -318,7 +318,7 @@ impl Engine {
     fn checkpoint(&mut self) -> Checkpoint {
         self.keeping.generation += 1;
         let state = self.shared.state();
-        Checkpoint {
+        let header = Header {
             store_tag: self.wal.store_tag(),
             generation: self.keeping.generation,
             lsn: self.wal.last_lsn(),
@@ -327,9 +327,8 @@ impl Engine {
             // The keeper knows it.
             next_segment: 0,
             now_ms: self.shared.clock.now_ms(),
-            queues: state.queues.snapshot(),
-            runs: self.dedup.runs().to_vec(),
-        }
+        };
+        Checkpoint { header, queues: state.queues.snapshot(), runs: self.dedup.runs().to_vec() }
     }
 
     /// Takes in the next messages of a file that was copied.

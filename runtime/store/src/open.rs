@@ -59,7 +59,7 @@ pub(crate) fn open(
     seed: u64,
 ) -> Result<Opened, OpenError> {
     let lock = lock(&*disk)?;
-    let Recovered { queues, dedup, wal, words, left_over, start, generation, checkpoint_segment, other_files } =
+    let Recovered { queues, dedup, wal, words, left_over, checkpoint, other_files } =
         recover(disk.clone(), layout, seed)?;
     let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
@@ -79,10 +79,10 @@ pub(crate) fn open(
         stopped: None,
     };
     let shared = Arc::new(Shared::new(state, reader, clock, tag));
-    let next_id = next_segment.max(checkpoint_segment).max(1);
+    let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
     let making = Making { store_tag: tag, chunk_bytes: layout.chunk_bytes, next_id };
     let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
-    let start_epoch = start.map_or(1, |start| start.epoch);
+    let (start_epoch, generation) = checkpoint.map_or((1, 0), |newest| (newest.start_epoch, newest.generation));
     let keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout.small_segment_bytes);
     let mut engine = Engine::new(shared, wal, keeping, dedup);
     record_interrupted(&mut engine, &interrupted)?;
@@ -103,11 +103,8 @@ pub(crate) struct Recovered {
     wal: Wal,
     words: Arc<dyn Words>,
     left_over: Vec<LeftOver>,
-    /// What the newest checkpoint stands in for.
-    start: Option<Start>,
-    /// Of the newest checkpoint.
-    generation: u64,
-    checkpoint_segment: u64,
+    /// The newest checkpoint's header.
+    checkpoint: Option<checkpoint::Header>,
     /// Segments and runs that only the other checkpoint names.
     other_files: Vec<String>,
 }
@@ -116,13 +113,9 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result<Recovered, OpenError> {
     let found = checkpoint::read(&*disk)?;
     let mut queues = Queues::new();
-    let start = found.newest.as_ref().map(|newest| Start {
-        store_tag: newest.store_tag,
-        epoch: newest.start_epoch,
-        lsn: newest.lsn,
-    });
-    let generation = found.newest.as_ref().map_or(0, |newest| newest.generation);
-    let checkpoint_segment = found.newest.as_ref().map_or(0, |newest| newest.next_segment);
+    let checkpoint = found.newest.as_ref().map(|newest| newest.header);
+    let start =
+        checkpoint.map(|newest| Start { store_tag: newest.store_tag, epoch: newest.start_epoch, lsn: newest.lsn });
     let runs = found.newest.as_ref().map_or_else(Vec::new, |newest| newest.runs.clone());
     let mut dedup = Dedup::new(runs, layout.dedup_runs_max);
     if let Some(newest) = found.newest {
@@ -139,8 +132,7 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
     let left_over = AttemptTable::left_over(&*words);
     let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
     queues.wake(&running)?;
-    let other_files = found.other_files;
-    Ok(Recovered { queues, dedup, wal, words, left_over, start, generation, checkpoint_segment, other_files })
+    Ok(Recovered { queues, dedup, wal, words, left_over, checkpoint, other_files: found.other_files })
 }
 
 /// Removes the segments and runs that no checkpoint names: they were made shortly before the end, and what they hold is in

@@ -24,14 +24,7 @@ const LISTED: u8 = 2;
 
 /// What a checkpoint says.
 pub(crate) struct Checkpoint {
-    pub(crate) store_tag: u64,
-    pub(crate) generation: u64,
-    pub(crate) lsn: u64,
-    pub(crate) start_epoch: u64,
-    pub(crate) next_sequence: u64,
-    pub(crate) next_segment: u64,
-    /// When it is taken.
-    pub(crate) now_ms: u64,
+    pub(crate) header: Header,
     pub(crate) queues: Vec<QueueSnapshot>,
     /// Oldest first.
     pub(crate) runs: Vec<Arc<Run>>,
@@ -109,6 +102,7 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
     Ok(found)
 }
 
+/// The numbers in a checkpoint's header (`FORMAT.md`, "Checkpoints").
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Header {
     pub(crate) store_tag: u64,
@@ -117,6 +111,7 @@ pub(crate) struct Header {
     pub(crate) start_epoch: u64,
     pub(crate) next_sequence: u64,
     pub(crate) next_segment: u64,
+    /// When it was taken.
     pub(crate) now_ms: u64,
 }
 
@@ -211,7 +206,7 @@ impl RawCheckpoint {
     }
 
     fn open(self, disk: &dyn Disk) -> Result<Checkpoint, OpenError> {
-        let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms } = self.header;
+        let store_tag = self.header.store_tag;
         let mut queues = Vec::with_capacity(self.queues.len());
         for RawQueue { number, name, next_position, bytes_cold, segments, states } in self.queues {
             let mut opened = Vec::with_capacity(segments.len());
@@ -230,7 +225,7 @@ impl RawCheckpoint {
         }
         let runs = self.runs.into_iter().map(|id| Ok(Arc::new(Run::open(disk, id, store_tag)?)));
         let runs = runs.collect::<Result<_, OpenError>>()?;
-        Ok(Checkpoint { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms, queues, runs })
+        Ok(Checkpoint { header: self.header, queues, runs })
     }
 }
 
@@ -320,7 +315,7 @@ impl Checkpoint {
     /// Writes it over the older of the two and syncs it.
     pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), DiskError> {
         let bytes = self.encode();
-        let file: Arc<dyn File> = disk.open(name(self.generation))?;
+        let file: Arc<dyn File> = disk.open(name(self.header.generation))?;
         let len = file.len()?;
         if len < bytes.len() as u64 {
             // Room for it to grow, so that a later one fits on a full disk; if there is none, for this one.
@@ -358,16 +353,18 @@ impl Checkpoint {
         self.runs.iter().for_each(|run| put_number(&mut out, run.id()));
         let body = &out[HEADER_BYTES..];
         let (body_bytes, body_crc) = (body.len() as u64, crc32c::crc32c(body));
+        let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms } = self.header;
+        let body_crc = u64::from(body_crc);
         let header = KIND.encode(&[
-            self.store_tag,
-            self.generation,
-            self.lsn,
-            self.start_epoch,
-            self.next_sequence,
-            self.next_segment,
+            store_tag,
+            generation,
+            lsn,
+            start_epoch,
+            next_sequence,
+            next_segment,
             body_bytes,
-            u64::from(body_crc),
-            self.now_ms,
+            body_crc,
+            now_ms,
         ]);
         out[..HEADER_BYTES].copy_from_slice(&header);
         out

@@ -164,7 +164,7 @@ impl Workshop {
                 Ok(Done::Merged { old, new: merged?.map(Arc::new) })
             }
             Order::Checkpoint(mut checkpoint) => {
-                checkpoint.next_segment = making.next_id;
+                checkpoint.header.next_segment = making.next_id;
                 checkpoint.write(&**disk)?;
                 Ok(Done::CheckpointWritten)
             }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::NewMessage;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
-use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX};
+use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX, number_in_name};
 use crate::location::{FileId, Location};
 use crate::record::{self, DeliveryState, Malformed, Put, PutPlace, QueueNumber, Record};
 
@@ -33,9 +33,7 @@ pub(crate) fn name(id: u64) -> String {
 
 /// The number of the segment that a file's name stands for.
 pub(crate) fn id(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("segment-")?.strip_suffix(".seg")?;
-    let id = digits.parse().ok()?;
-    (id < NUMBER_MAX && self::name(id) == name).then_some(id)
+    number_in_name(name, "segment-", ".seg", self::name).filter(|id| *id < NUMBER_MAX)
 }
 
 /// A segment that is whole and durable.
@@ -128,22 +126,20 @@ impl Segment {
 
     /// When the message at a position was sent, or one shortly before it.
     pub(crate) fn enqueued_at_ms(&self, position: u64) -> u64 {
-        self.chunks[self.chunk_of(position).number as usize].enqueued_at_ms
+        self.indexed(self.chunk_of(position)).enqueued_at_ms
     }
 
     /// Reads a chunk. Messages that are damaged are missing in it.
     pub(crate) fn read_chunk(&self, chunk: ChunkId) -> Result<LoadedChunk, DiskError> {
-        let number = chunk.number as usize;
-        let offset = self.chunks[number].offset;
-        let end = self.chunks.get(number + 1).map_or(self.data_end, |next| next.offset);
-        let mut bytes = vec![0; (end - offset) as usize];
-        self.file.read_at(&mut bytes, u64::from(offset))?;
-        Ok(LoadedChunk::new(self, chunk, offset, Bytes::from(bytes)))
+        let std::ops::Range { start, end } = self.indexed(chunk).bytes;
+        let mut bytes = vec![0; (end - start) as usize];
+        self.file.read_at(&mut bytes, u64::from(start))?;
+        Ok(LoadedChunk::new(self, chunk, start, Bytes::from(bytes)))
     }
 
     /// What to say of a message that should be in a chunk and is not.
     pub(crate) fn damage(&self, chunk: ChunkId) -> String {
-        let offset = self.chunks[chunk.number as usize].offset;
+        let offset = self.indexed(chunk).bytes.start;
         format!("a message can't be read: {} is damaged at or after offset {offset}", name(self.id))
     }
 
@@ -253,11 +249,22 @@ pub(crate) struct StoredRecords<'a> {
     at: usize,
 }
 
-/// A record, or why there is none.
+/// A record that nobody has checked, or none if its length can't be right.
 pub(crate) struct Stored<'a> {
     /// Where it starts in the part, after its length.
     pub(crate) start: u32,
-    pub(crate) put: Result<Put<'a>, Malformed>,
+    record: Option<&'a [u8]>,
+}
+
+impl<'a> Stored<'a> {
+    /// The put that it is, or why it is none.
+    pub(crate) fn put(&self) -> Result<Put<'a>, Malformed> {
+        let record = self.record.ok_or(Malformed::Short)?;
+        match record::decode(record)? {
+            Record::Put(put) => Ok(put),
+            _ => Err(Malformed::Kind(record[0])),
+        }
+    }
 }
 
 impl<'a> StoredRecords<'a> {
@@ -283,17 +290,8 @@ impl<'a> Iterator for StoredRecords<'a> {
         let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
         let start = (self.at + LEN_BYTES) as u32;
         let record = rest.split_first_chunk().and_then(|(len, rest)| rest.get(..u32::from_le_bytes(*len) as usize));
-        let Some(record) = record else {
-            self.at = self.bytes.len();
-            return Some(Stored { start, put: Err(Malformed::Short) });
-        };
-        self.at += LEN_BYTES + record.len();
-        let put = match record::decode(record) {
-            Ok(Record::Put(put)) => Ok(put),
-            Ok(_) => Err(Malformed::Kind(record[0])),
-            Err(why) => Err(why),
-        };
-        Some(Stored { start, put })
+        self.at = record.map_or(self.bytes.len(), |record| self.at + LEN_BYTES + record.len());
+        Some(Stored { start, record })
     }
 }
 
@@ -335,16 +333,13 @@ impl LoadedChunk {
     fn new(segment: &Segment, id: ChunkId, offset: u32, bytes: Bytes) -> LoadedChunk {
         let span = segment.chunk_span(id);
         let mut records: Vec<ChunkRecord> = Vec::new();
-        let (mut at, mut next) = (0, span.start);
-        while let Some(len) = bytes.get(at..at + LEN_BYTES) {
-            let len = u32::from_le_bytes(len.try_into().expect("four bytes"));
-            let start = at + LEN_BYTES;
-            let Some(record) = start.checked_add(len as usize).and_then(|end| bytes.get(start..end)) else { break };
-            at = start + record.len();
+        let mut next = span.start;
+        for Stored { start, record } in StoredRecords::new(&bytes) {
             // One whose position is damaged is left out; whoever looks for its message hears what is wrong.
-            let position = record::put_position(record).filter(|position| (next..span.end).contains(position));
-            if let Some(position) = position {
-                records.push(ChunkRecord { position, start: start as u32, len });
+            let position = record.and_then(record::put_position);
+            let position = position.filter(|position| (next..span.end).contains(position));
+            if let Some((record, position)) = record.zip(position) {
+                records.push(ChunkRecord { position, start, len: record.len() as u32 });
                 next = position + 1;
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{KeyHash, Seen};
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
-use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX};
+use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX, number_in_name};
 
 const KIND: Kind = Kind { magic: b"LNCKDUP\n", version: 1, what: "run of idempotency keys" };
 const KEY_BYTES: usize = 32;
@@ -21,9 +21,7 @@ pub(crate) fn name(id: u64) -> String {
 
 /// The number of the run that a file's name stands for.
 pub(crate) fn id(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("dedup-")?.strip_suffix(".run")?;
-    let id = digits.parse().ok()?;
-    (id < NUMBER_MAX && self::name(id) == name).then_some(id)
+    number_in_name(name, "dedup-", ".run", self::name).filter(|id| *id < NUMBER_MAX)
 }
 
 /// A run that is whole and durable.

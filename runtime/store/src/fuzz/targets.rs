@@ -100,7 +100,7 @@ fn frame(name: &str, input: &[u8]) -> bool {
 
 fn chunk(_: &str, input: &[u8]) -> bool {
     let part = input.get(header::HEADER_BYTES..).unwrap_or(input);
-    StoredRecords::new(part).filter(|stored| stored.put.is_ok()).count() > 0
+    StoredRecords::new(part).filter(|stored| stored.put().is_ok()).count() > 0
 }
 
 fn segment(name: &str, input: &[u8]) -> bool {

@@ -119,7 +119,7 @@ pub(super) fn records(bytes: &[u8], base: u32, queue: Option<QueueNumber>) -> im
             queue.is_none_or(|queue| put.place.queue == queue)
                 && before.is_none_or(|before| put.place.position > before)
         };
-        match found.put {
+        match found.put() {
             Ok(put) if fits(&put) => {
                 before = Some(put.place.position);
                 Some(Found { offset: base + found.start, put: Ok(put) })
@@ -128,7 +128,7 @@ pub(super) fn records(bytes: &[u8], base: u32, queue: Option<QueueNumber>) -> im
                 let why = other.err().unwrap_or(Malformed::Number);
                 let next = (at + 1..bytes.len()).find(|at| {
                     let record = StoredRecords::starting(bytes, *at).next();
-                    record.and_then(|record| record.put.ok()).is_some_and(|put| fits(&put))
+                    record.and_then(|record| record.put().ok()).is_some_and(|put| fits(&put))
                 });
                 stored = StoredRecords::starting(bytes, next.unwrap_or(bytes.len()));
                 Some(Found { offset: base + at as u32, put: Err(why) })

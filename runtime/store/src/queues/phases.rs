@@ -35,24 +35,22 @@ pub(crate) struct ExpiredClaim {
     pub(crate) expires_at_ms: u64,
 }
 
-/// Hands out leases that end at the same time.
+/// Hands out leases of one queue that end at the same time.
 struct Leasing<'a> {
     leases: &'a mut BTreeSet<(u64, QueueNumber, u64)>,
     next_token: &'a mut u64,
+    attempts: &'a mut AttemptTable,
+    queue: QueueNumber,
     expires_at_ms: u64,
 }
 
 impl Leasing<'_> {
-    /// Leases a message that has an entry. `record`: the message's record, if it was read already.
-    fn lease(
-        &mut self,
-        line: &mut Line,
-        queue: QueueNumber,
-        position: u64,
-        slot: Slot,
-        record: Option<Bytes>,
-    ) -> Claimed {
-        let (token, expires_at_ms) = (*self.next_token, self.expires_at_ms);
+    /// Leases a message that has an entry; there must be a free slot. `record`: the message's record, if it was read
+    /// already.
+    fn lease(&mut self, line: &mut Line, position: u64, record: Option<Bytes>) -> Claimed {
+        let (queue, expires_at_ms) = (self.queue, self.expires_at_ms);
+        let slot = self.attempts.take().expect("the caller has seen a free slot");
+        let token = *self.next_token;
         *self.next_token += 1;
         let lease = LeaseState { token, expires_at_ms, begun: false, settling: false, slot, held_key: false };
         line.lease(position, lease);
@@ -105,8 +103,10 @@ impl Queues {
         chunks: &Chunks,
         out: &mut Vec<Claimed>,
     ) -> Claiming {
-        let line = line_mut(&mut self.lines, queue);
-        while out.len() < max && attempts.any_free() {
+        let Queues { lines, leases, next_token, .. } = self;
+        let line = line_mut(lines, queue);
+        let mut leasing = Leasing { leases, next_token, attempts, queue, expires_at_ms };
+        while out.len() < max && leasing.attempts.any_free() {
             let Some(next) = line.next_claimable() else { break };
             let (position, record) = match next {
                 Next::Known(position) => (position, None),
@@ -121,9 +121,7 @@ impl Queues {
                     (position, Some(chunk.record(&message)))
                 }
             };
-            let slot = attempts.take().expect("a slot is free");
-            let mut leasing = Leasing { leases: &mut self.leases, next_token: &mut self.next_token, expires_at_ms };
-            out.push(leasing.lease(line, queue, position, slot, record));
+            out.push(leasing.lease(line, position, record));
         }
         Claiming::Done
     }
@@ -138,10 +136,12 @@ impl Queues {
         chunks: &Chunks,
         out: &mut Vec<Claimed>,
     ) -> Claiming {
-        let line = line_mut(&mut self.lines, queue);
         let ExpiredClaim { max, sent_before_ms, expires_at_ms } = *claim;
+        let Queues { lines, leases, next_token, .. } = self;
+        let line = line_mut(lines, queue);
+        let mut leasing = Leasing { leases, next_token, attempts, queue, expires_at_ms };
         let mut from = 0;
-        while out.len() < max && attempts.any_free() {
+        while out.len() < max && leasing.attempts.any_free() {
             let Some(position) = line.first_from(from) else { break };
             from = position + 1;
             let mut record = None;
@@ -166,9 +166,7 @@ impl Queues {
                     record = Some(chunk.record(&message));
                 }
             }
-            let slot = attempts.take().expect("a slot is free");
-            let mut leasing = Leasing { leases: &mut self.leases, next_token: &mut self.next_token, expires_at_ms };
-            out.push(leasing.lease(line, queue, position, slot, record));
+            out.push(leasing.lease(line, position, record));
         }
         Claiming::Done
     }

@@ -75,8 +75,8 @@ impl Queues {
 
     /// Begins with what a checkpoint says.
     pub(crate) fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
-        self.next_sequence = checkpoint.next_sequence;
-        self.latest_ms = checkpoint.now_ms;
+        self.next_sequence = checkpoint.header.next_sequence;
+        self.latest_ms = checkpoint.header.now_ms;
         for queue in checkpoint.queues {
             self.name_queue(queue.number, queue.name.as_str(), queue.next_position)?;
             let line = line_mut(&mut self.lines, queue.number);

@@ -3,7 +3,7 @@
 use super::frame::Seal;
 use crate::disk::{DiskError, File};
 use crate::error::OpenError;
-use crate::header::{self, Kind, NUMBER_MAX};
+use crate::header::{self, Kind, NUMBER_MAX, number_in_name};
 
 pub(crate) use crate::header::HEADER_BYTES;
 
@@ -61,9 +61,7 @@ pub(crate) fn name(slot: u32) -> String {
 
 /// The place in the ring that a file's name stands for.
 pub(crate) fn slot(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("wal-")?.strip_suffix(".log")?;
-    let slot = digits.parse().ok()?;
-    (self::name(slot) == name).then_some(slot)
+    number_in_name(name, "wal-", ".log", self::name)
 }
 
 #[cfg(test)]
