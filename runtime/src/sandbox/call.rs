@@ -18,7 +18,6 @@ use super::load::{Linked, LoadError, causes};
 use super::output::{Origin, Output};
 use super::reuse::{Instances, Kept};
 use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
-use crate::config::Limits;
 use crate::config::units::format_duration;
 use crate::delivery::{Delivery, Outcome};
 
@@ -200,30 +199,6 @@ pub(super) async fn try_out(
     {
         return Err(too_complex("limits.tables", settings.limits.tables));
     }
-    let tried = try_within(linked, module, access, settings).await;
-    if !matches!(tried, Err(LoadError::Instantiate { .. })) {
-        return tried;
-    }
-    // Wasmtime does not say which limit it was in a way that can be asked for: so whether it was the number of instances is
-    // found out with as many as there can be.
-    let limits = Limits { core_instances: Limits::CORE_INSTANCES_MAX, ..settings.limits.clone() };
-    let lifted = Arc::new(InstanceSettings { limits, ..InstanceSettings::clone(settings) });
-    match try_within(linked, module, access, &lifted).await {
-        Ok(()) => Err(too_complex("limits.core_instances", settings.limits.core_instances)),
-        Err(_) => tried,
-    }
-}
-
-fn too_complex(key: &'static str, limit: u32) -> LoadError {
-    LoadError::TooComplex { exceeded: Exceeded::new(key, limit.to_string()).to_string() }
-}
-
-async fn try_within(
-    linked: &Linked,
-    module: ModuleHash,
-    access: &Arc<Access>,
-    settings: &Arc<InstanceSettings>,
-) -> Result<(), LoadError> {
     let (settings_of, access_of) = (settings.clone(), access.clone());
     let origin =
         Origin { settings: settings_of, access: access_of, delivery: None, batch: None, generation: None, module };
@@ -233,6 +208,10 @@ async fn try_within(
     let checked = match tokio::time::timeout(settings.timeout, instance.instantiate(linked)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(Ok(error))) => Err(LoadError::WrongExport { cause: causes(&error) }),
+        // Its type is private to wasmtime, so that its text is all there is to know it by; a test looks after it.
+        Ok(Err(Err(error))) if error.root_cause().to_string().contains("instance count too high") => {
+            Err(too_complex("limits.core_instances", settings.limits.core_instances))
+        }
         Ok(Err(Err(error))) => Err(LoadError::Instantiate { cause: instance.failed(&error) }),
         Err(_) => {
             let cause = format!("it was not ready after {}", format_duration(settings.timeout));
@@ -241,6 +220,10 @@ async fn try_within(
     };
     output.finish();
     checked
+}
+
+fn too_complex(key: &'static str, limit: u32) -> LoadError {
+    LoadError::TooComplex { exceeded: Exceeded::new(key, limit.to_string()).to_string() }
 }
 
 /// The answers in the order of the messages.
@@ -295,23 +278,7 @@ fn delay(ms: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::{Lease, Message, MessageId};
-
-    fn delivery(sequence: u64) -> Delivery {
-        Delivery {
-            message: Message {
-                id: MessageId::new(1, sequence),
-                body: "x".into(),
-                content_type: None,
-                key: None,
-                attributes: Vec::new(),
-                enqueued_at_ms: 0,
-            },
-            attempt: 1,
-            first_failed_at_ms: None,
-            lease: Lease { queue: 1, position: sequence, token: 7 },
-        }
-    }
+    use crate::delivery::{MessageId, sample};
 
     fn answer(message_id: String, outcome: Result<(), handler::Failure>) -> batch_handler::Answer {
         batch_handler::Answer { message_id, outcome }
@@ -319,7 +286,7 @@ mod tests {
 
     #[test]
     fn answers_find_their_messages_in_any_order_and_a_missing_one_is_a_failure() {
-        let deliveries: Vec<_> = (0..4).map(delivery).collect();
+        let deliveries: Vec<_> = (0..4).map(|sequence| sample(sequence, 1, 1)).collect();
         let id = |sequence| MessageId::new(1, sequence).to_string();
         let outcomes = answered(
             &deliveries,
