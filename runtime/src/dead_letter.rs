@@ -1,8 +1,7 @@
 //! The facts that a dead letter gains, as attributes. They survive everything but a redrive, which takes them away.
 
-use std::time::Duration;
-
 use crate::delivery::{Message, QueueName};
+use crate::time::rfc3339;
 
 /// The queue that the message was claimed from.
 pub const SOURCE_QUEUE: &str = "linecook-source-queue";
@@ -64,11 +63,4 @@ impl Facts<'_> {
 pub fn source_queue(message: &Message) -> Option<QueueName> {
     let (_, name) = message.attributes.iter().find(|(name, _)| **name == *SOURCE_QUEUE)?;
     QueueName::new(name).ok()
-}
-
-/// Milliseconds of the Unix epoch as RFC 3339 in UTC, with milliseconds.
-pub(crate) fn rfc3339(at_ms: u64) -> String {
-    // Beyond the year 9999 there is no RFC 3339 text; a clock that far off is shown as its last second.
-    const YEAR_9999_MS: u64 = 253_402_300_799_000;
-    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(at_ms.min(YEAR_9999_MS))).to_string()
 }

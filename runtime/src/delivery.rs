@@ -80,3 +80,21 @@ pub enum Resolution {
     /// The attempt never started: back to ready as if it had not been claimed.
     Release,
 }
+
+/// A delivery for unit tests, with a body of so many bytes.
+#[cfg(test)]
+pub(crate) fn sample(sequence: u64, attempt: u32, bytes: usize) -> Delivery {
+    Delivery {
+        message: Message {
+            id: MessageId::new(1, sequence),
+            body: vec![b'x'; bytes].into(),
+            content_type: None,
+            key: None,
+            attributes: Vec::new(),
+            enqueued_at_ms: 0,
+        },
+        attempt,
+        first_failed_at_ms: None,
+        lease: Lease { queue: 1, position: sequence, token: 7 },
+    }
+}

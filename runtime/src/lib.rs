@@ -12,3 +12,4 @@ pub mod http;
 pub mod retention;
 pub mod sandbox;
 pub mod status;
+mod time;

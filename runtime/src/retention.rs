@@ -4,12 +4,13 @@
 //! are looked at again. The front of each queue is looked at once a second.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::broker::{Broker, BrokerError, QueueLimits};
 use crate::config::{Config, units};
 use crate::dead_letter::Facts;
 use crate::delivery::{Delivery, QueueName, Resolution, Settlement};
+use crate::time::now_ms;
 
 /// What the dead letter says.
 pub const REASON: &str = "expired";
@@ -41,7 +42,7 @@ pub fn rules(config: &Config, dead_letters: QueueLimits) -> Vec<Rule> {
         let consumer = config.consumers.values().find(|consumer| consumer.queue == *queue);
         let dead_letter_queue = match consumer {
             Some(consumer) => consumer.dead_letter_queue.clone(),
-            // A name that is too long for that is refused when the file is checked.
+            // If the name is too long for that, there is nowhere to go: its messages stay.
             None => QueueName::new(&format!("{queue}.dead")).ok()?,
         };
         let limits = config.queues.get(&dead_letter_queue);
@@ -81,7 +82,7 @@ async fn sweep(broker: &dyn Broker, rule: &Rule) -> Result<(), BrokerError> {
         broker.declare(&rule.dead_letter_queue, rule.dead_letters).await?;
         let count = expired.len();
         let leases: Vec<_> = expired.iter().map(|delivery| delivery.lease).collect();
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let now_ms = now_ms();
         let answers = broker.settle(expired.iter().map(|delivery| settlement(rule, delivery, now_ms)).collect()).await;
         let mut refused = None;
         let mut held = Vec::new();

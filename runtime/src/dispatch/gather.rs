@@ -138,23 +138,7 @@ impl Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::{Lease, Message};
-
-    fn delivery(sequence: u64, attempt: u32, bytes: usize) -> Delivery {
-        Delivery {
-            message: Message {
-                id: MessageId::new(1, sequence),
-                body: vec![b'x'; bytes].into(),
-                content_type: None,
-                key: None,
-                attributes: Vec::new(),
-                enqueued_at_ms: 0,
-            },
-            attempt,
-            first_failed_at_ms: None,
-            lease: Lease { queue: 1, position: sequence, token: 7 },
-        }
-    }
+    use crate::delivery::sample as delivery;
 
     fn gathered(size_max: usize) -> Gathered {
         Gathered::new(BatchLimits { size_max, wait_max: Duration::from_secs(1) })

@@ -5,7 +5,7 @@
 //! letter that finds no room stays where it is and is tried again later. Nothing is dropped.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -17,6 +17,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::delivery::{Delivery, Lease, MessageId, Outcome, Outgoing, Resolution, Settlement};
 use crate::sandbox::ModuleHash;
 use crate::status::Counters;
+use crate::time::now_ms;
 
 /// One call is on its way to the disk, and the next one waits for its turn there: more would only make smaller batches.
 const CALLS_MAX: usize = 2;
@@ -120,7 +121,7 @@ impl Settler {
         // What a failed attempt sent never was.
         let sends = if outcome == Outcome::Ack { sends } else { Vec::new() };
         let resolution = self.judge(&handled, outcome);
-        self.put(Unsettled { handled, resolution, sends, followers: Vec::new() });
+        self.put(Unsettled::new(handled, resolution, sends));
     }
 
     /// Takes what the handler of a batch answered, message by message. What was sent for the batch as a whole goes on
@@ -133,12 +134,10 @@ impl Settler {
             match (&outcome, &mut leader) {
                 (Outcome::Ack, None) if shared_sends.is_some() => {
                     sends.extend(shared_sends.take().into_iter().flatten());
-                    let resolution = Resolution::Ack;
-                    leader = Some(Unsettled { handled, resolution, sends, followers: Vec::new() });
+                    leader = Some(Unsettled::new(handled, Resolution::Ack, sends));
                 }
                 (Outcome::Ack, Some(leader)) => {
-                    let resolution = Resolution::Ack;
-                    leader.followers.push(Unsettled { handled, resolution, sends, followers: Vec::new() });
+                    leader.followers.push(Unsettled::new(handled, Resolution::Ack, sends));
                 }
                 _ => self.settle(handled, outcome, sends),
             }
@@ -163,14 +162,14 @@ impl Settler {
             _ => Duration::ZERO,
         };
         let resolution = Resolution::Snooze { delay };
-        self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
+        self.put(Unsettled::new(handled, resolution, Vec::new()));
     }
 
     /// Gives a message of a batch back that failed as a whole: it is handed out again at once, and the attempt does not
     /// count.
     pub(super) fn hand_back(&mut self, handled: Handled) {
         let resolution = Resolution::Snooze { delay: Duration::ZERO };
-        self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
+        self.put(Unsettled::new(handled, resolution, Vec::new()));
     }
 
     /// Gives a message up whose last attempt began and never ended.
@@ -178,13 +177,13 @@ impl Settler {
         let mut handled = Handled::new(delivery, module, String::new());
         handled.attempt = delivery.attempt - 1;
         let resolution = self.judge(&handled, Outcome::DeadLetter { reason });
-        self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
+        self.put(Unsettled::new(handled, resolution, Vec::new()));
     }
 
     /// Gives a delivery back whose handler never started.
     pub(super) fn release(&mut self, delivery: &Delivery, module: ModuleHash) {
         let handled = Handled::new(delivery, module, String::new());
-        self.put(Unsettled { handled, resolution: Resolution::Release, sends: Vec::new(), followers: Vec::new() });
+        self.put(Unsettled::new(handled, Resolution::Release, Vec::new()));
     }
 
     /// Whether everything is on record.
@@ -274,7 +273,7 @@ impl Settler {
                 self.complain(&handled, &refusal);
                 // Not a retry: that would count an attempt that there is none of.
                 let resolution = Resolution::Snooze { delay: self.policy.retry_delay_max };
-                self.put(Unsettled { handled, resolution, sends: Vec::new(), followers: Vec::new() });
+                self.put(Unsettled::new(handled, resolution, Vec::new()));
             }
             Kind::Ack { sent: false } | Kind::Other => tracing::warn!(
                 %message, consumer, attempt, %module, %refusal,
@@ -323,11 +322,10 @@ impl Settler {
     }
 
     fn resolve(&mut self, handled: &Handled, outcome: Outcome, module_hash: &str) -> Resolution {
-        let ended_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let attempt = Attempt {
             number: handled.attempt,
             first_failed_at_ms: handled.first_failed_at_ms,
-            ended_at_ms: ended_at.as_millis() as u64,
+            ended_at_ms: now_ms(),
             module_hash,
             stderr: &handled.stderr,
         };
@@ -342,6 +340,11 @@ impl Settler {
 }
 
 impl Unsettled {
+    /// Without followers.
+    fn new(handled: Handled, resolution: Resolution, sends: Vec<Outgoing>) -> Unsettled {
+        Unsettled { handled, resolution, sends, followers: Vec::new() }
+    }
+
     fn bytes(&self) -> usize {
         self.sends.iter().map(|send| send.message.body.len()).sum()
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::broker::{PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven};
-use crate::delivery::{Message, NewMessage, QueueName};
+use crate::delivery::{NewMessage, QueueName};
 use crate::status::Board;
 
 /// Gives the answers in order, then `Ok`; keeps what it was asked.
@@ -82,19 +82,7 @@ fn full(name: &str) -> BrokerError {
 }
 
 fn delivery(sequence: u64, attempt: u32) -> Delivery {
-    Delivery {
-        message: Message {
-            id: MessageId::new(1, sequence),
-            body: "x".into(),
-            content_type: None,
-            key: None,
-            attributes: Vec::new(),
-            enqueued_at_ms: 0,
-        },
-        attempt,
-        first_failed_at_ms: None,
-        lease: Lease { queue: 1, position: sequence, token: 7 },
-    }
+    crate::delivery::sample(sequence, attempt, 1)
 }
 
 fn handled(sequence: u64, attempt: u32) -> Handled {

@@ -13,7 +13,7 @@ use super::limits::{PEEK_BYTES_MAX, PEEK_MESSAGES_MAX};
 use super::path::Queue;
 use super::problem::Problem;
 use crate::broker::PeekedMessage;
-use crate::dead_letter::rfc3339;
+use crate::time::rfc3339;
 
 /// What stands after the question mark.
 #[derive(Debug, Deserialize)]

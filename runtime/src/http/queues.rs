@@ -1,7 +1,5 @@
 //! `GET /queues` and `GET /queues/{queue}`: how many messages are where.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -12,6 +10,7 @@ use super::path::Queue;
 use super::problem::Problem;
 use crate::broker::QueueStats;
 use crate::status::ConsumerStatus;
+use crate::time::now_ms;
 
 /// One queue, as the API shows it.
 #[derive(Debug, Serialize)]
@@ -52,8 +51,4 @@ fn show<'a>(queue: &'a QueueStats, consumers: &'a [ConsumerStatus], now_ms: u64)
         oldest_age_ms: queue.oldest_enqueued_at_ms.map(|at| now_ms.saturating_sub(at)),
         consumer: consumer.map(|consumer| consumer.name.as_str()),
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use super::Place;
 use crate::cli::output::count;
 use crate::cli::{CommandResult, Context, Failed};
-use crate::dead_letter::rfc3339;
 use crate::delivery::QueueName;
+use crate::time::rfc3339;
 
 /// The arguments of `linecook store dump`.
 #[derive(Debug, clap::Args)]
