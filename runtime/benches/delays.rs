@@ -181,7 +181,7 @@ impl Others {
         };
         while !stop.load(Ordering::Relaxed) {
             let sends = [(queue.clone(), measure::message(BODY_BYTES))].into();
-            longest.publish = longest.publish.max(commit(Transaction { settle: None, sends })?);
+            longest.publish = longest.publish.max(commit(Transaction { sends, ..Transaction::default() })?);
             let started = Instant::now();
             let deliveries = store.claim(&queue, 1, LEASE_MS).map_err(|refusal| refusal.to_string())?;
             longest.claim = longest.claim.max(started.elapsed());

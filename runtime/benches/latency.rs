@@ -165,7 +165,8 @@ fn publish(bench: &Bench, rate: f64, duration: Duration) -> Result<Vec<u32>, Err
         let now_due = ((started.elapsed().as_secs_f64() * rate) as u64).min(messages);
         for number in sent..now_due {
             let intended = started + Duration::from_secs_f64(number as f64 / rate);
-            let transaction = Transaction { settle: None, sends: [(bench.queue.clone(), message(BODY_BYTES))].into() };
+            let transaction =
+                Transaction { sends: [(bench.queue.clone(), message(BODY_BYTES))].into(), ..Transaction::default() };
             let confirmations = confirmations.clone();
             bench.store.submit(transaction, move |answer| {
                 confirmations.add(answer.map(|_| intended.elapsed()).map_err(|why| why.to_string()), messages);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use linecook_store::{Delivery, Lease, Message, MessageId, NewMessage, QueueName};
+pub use linecook_store::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, StateWrite};
 
 /// How a handler, or what became of it, answers for a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub struct Settlement {
     pub resolution: Resolution,
     /// What is sent in the same step.
     pub sends: Vec<Outgoing>,
+    /// What is written of the consumer's state in the same step.
+    pub state: Vec<StateWrite>,
 }
 
 /// What becomes of the message: the outcome after the consumer's policy (backoff, limits) was applied to it.

@@ -91,7 +91,12 @@ async fn sweep(broker: &dyn Broker, rule: &Rule) -> Result<(), BrokerError> {
                 // Somebody purged the queue.
                 Ok(()) | Err(BrokerError::LeaseLost) => moved += 1,
                 Err(error) => {
-                    held.push(Settlement { lease, resolution: Resolution::Release, sends: Vec::new() });
+                    held.push(Settlement {
+                        lease,
+                        resolution: Resolution::Release,
+                        sends: Vec::new(),
+                        state: Vec::new(),
+                    });
                     refused = Some(error);
                 }
             }
@@ -128,5 +133,5 @@ fn settlement(rule: &Rule, delivery: &Delivery, now_ms: u64) -> Settlement {
         last_failed_at_ms: now_ms,
     };
     let resolution = Resolution::DeadLetter { queue: rule.dead_letter_queue.clone(), facts: facts.attributes() };
-    Settlement { lease: delivery.lease, resolution, sends: Vec::new() }
+    Settlement { lease: delivery.lease, resolution, sends: Vec::new(), state: Vec::new() }
 }

@@ -61,7 +61,7 @@ impl Bench {
         let (permits, done) = permits(IN_FLIGHT);
         for message in messages {
             done.recv()??;
-            let transaction = Transaction { settle: None, sends: [(self.queue.clone(), message)].into() };
+            let transaction = Transaction { sends: [(self.queue.clone(), message)].into(), ..Transaction::default() };
             let permits = permits.clone();
             self.store
                 .submit(transaction, move |answer| drop(permits.send(answer.map(drop).map_err(|why| why.to_string()))));

@@ -28,7 +28,7 @@ impl Broker for LinecookStore {
 
     fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
         let message = NewMessage { body, ..NewMessage::default() };
-        let transaction = Transaction { settle: None, sends: [(self.queue.clone(), message)].into() };
+        let transaction = Transaction { sends: [(self.queue.clone(), message)].into(), ..Transaction::default() };
         self.store.submit(transaction, move |answer| confirm(answer.map(drop).map_err(|refusal| refusal.to_string())));
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Receipt, Refusal, Sent, Store, Transaction};
 use tokio::sync::{Notify, oneshot};
 
@@ -12,7 +13,7 @@ use super::{
     Broker, BrokerError, MessageState, PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven,
 };
 use crate::dead_letter;
-use crate::delivery::{Delivery, Lease, NewMessage, QueueName, Resolution, Settlement};
+use crate::delivery::{Delivery, Lease, NewMessage, Outgoing, QueueName, Resolution, Settlement, StateWrite};
 
 /// Messages that a redrive moves in one step: bounded, so that it never holds up other traffic.
 const REDRIVE_BATCH: usize = 256;
@@ -60,6 +61,19 @@ impl Embedded {
             let _ = done.send(answers);
         });
         answered.await.unwrap_or_else(|_| vec![Err(Refusal::Stopped("it was closed".into())); count])
+    }
+
+    /// Puts what is sent on record.
+    fn send(&self, transaction: Transaction) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
+        let (done, answered) = oneshot::channel();
+        self.store.submit(transaction, move |answer| {
+            // Nobody may be waiting any more: the messages are there all the same.
+            let _ = done.send(answer);
+        });
+        Box::pin(async move {
+            let answer = answered.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())));
+            Ok(answer?.into_iter().map(|Sent { id, duplicate }| Published { id, duplicate }).collect())
+        })
     }
 
     async fn redrive_batch(
@@ -133,15 +147,24 @@ impl Broker for Embedded {
         messages: Vec<NewMessage>,
     ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         let sends = messages.into_iter().map(|message| (queue.clone(), message)).collect();
-        let (done, answered) = oneshot::channel();
-        self.store.submit(Transaction { settle: None, sends }, move |answer| {
-            // Nobody may be waiting any more: the messages are there all the same.
-            let _ = done.send(answer);
-        });
-        Box::pin(async move {
-            let answer = answered.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())));
-            Ok(answer?.into_iter().map(|Sent { id, duplicate }| Published { id, duplicate }).collect())
-        })
+        self.send(Transaction { sends, ..Transaction::default() })
+    }
+
+    fn publish_all(
+        &self,
+        sends: Vec<Outgoing>,
+        state: Vec<StateWrite>,
+    ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
+        let sends = sends.into_iter().map(|send| (send.queue, send.message)).collect();
+        self.send(Transaction { settle: None, sends, state })
+    }
+
+    fn state(&self, _space: &str, _key: &str) -> Result<Option<Bytes>, BrokerError> {
+        Err(BrokerError::Read("state is not kept yet".to_owned()))
+    }
+
+    fn state_keys(&self, _space: &str, _after: Option<&str>, _limit: usize) -> Result<Vec<Box<str>>, BrokerError> {
+        Err(BrokerError::Read("state is not kept yet".to_owned()))
     }
 
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
@@ -194,6 +217,7 @@ impl Broker for Embedded {
             .map(|settlement| Transaction {
                 settle: Some((settlement.lease, action(settlement.resolution))),
                 sends: settlement.sends.into_iter().map(|send| (send.queue, send.message)).collect(),
+                state: settlement.state,
             })
             .collect();
         let commit = self.commit(transactions);

@@ -8,7 +8,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::delivery::{Delivery, Lease, MessageId, NewMessage, QueueName, Settlement};
+use bytes::Bytes;
+
+use crate::delivery::{Delivery, Lease, MessageId, NewMessage, Outgoing, QueueName, Settlement, StateWrite};
 
 /// A boxed future, so that `dyn Broker` works.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -21,6 +23,20 @@ pub trait Broker: Send + Sync + 'static {
     /// Sends messages to one queue, all or none. Resolves once they are durable.
     fn publish(&self, queue: &QueueName, messages: Vec<NewMessage>)
     -> Pending<'_, Result<Vec<Published>, BrokerError>>;
+
+    /// Sends messages to any number of queues and writes state, all in one atomic step. Resolves once it is durable, with
+    /// one answer for each message, in order.
+    fn publish_all(
+        &self,
+        sends: Vec<Outgoing>,
+        state: Vec<StateWrite>,
+    ) -> Pending<'_, Result<Vec<Published>, BrokerError>>;
+
+    /// The value of a key in a state space (see [`StateWrite::space`]), as it is on record.
+    fn state(&self, space: &str, key: &str) -> Result<Option<Bytes>, BrokerError>;
+
+    /// Keys of a state space in their order, at most `limit`, from after `after` on.
+    fn state_keys(&self, space: &str, after: Option<&str>, limit: usize) -> Result<Vec<Box<str>>, BrokerError>;
 
     /// Leases up to `max` ready messages, waiting until there is at least one. Dropping the future leases nothing.
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>>;

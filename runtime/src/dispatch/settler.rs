@@ -356,7 +356,8 @@ impl Unsettled {
             Resolution::DeadLetter { .. } => Kind::DeadLetter,
             Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => Kind::Other,
         };
-        let settlement = Settlement { lease: self.handled.lease, resolution: self.resolution, sends: self.sends };
+        let settlement =
+            Settlement { lease: self.handled.lease, resolution: self.resolution, sends: self.sends, state: Vec::new() };
         (Asked { handled: self.handled, kind, bytes, followers: self.followers }, settlement)
     }
 }

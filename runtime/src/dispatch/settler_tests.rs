@@ -5,8 +5,9 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::broker::{PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven};
-use crate::delivery::{NewMessage, QueueName};
+use crate::delivery::{NewMessage, Outgoing, QueueName, StateWrite};
 use crate::status::Board;
+use bytes::Bytes;
 
 /// Gives the answers in order, then `Ok`; keeps what it was asked.
 #[derive(Default)]
@@ -31,6 +32,15 @@ impl Broker for Scripted {
         unreachable!()
     }
     fn publish(&self, _: &QueueName, _: Vec<NewMessage>) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
+        unreachable!()
+    }
+    fn publish_all(&self, _: Vec<Outgoing>, _: Vec<StateWrite>) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
+        unreachable!()
+    }
+    fn state(&self, _: &str, _: &str) -> Result<Option<Bytes>, BrokerError> {
+        unreachable!()
+    }
+    fn state_keys(&self, _: &str, _: Option<&str>, _: usize) -> Result<Vec<Box<str>>, BrokerError> {
         unreachable!()
     }
     fn claim(&self, _: &QueueName, _: usize, _: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {

@@ -81,7 +81,7 @@ impl Writer {
 
     fn send(&mut self, queue: &str, message: NewMessage) -> crate::Receipt {
         self.clock.advance(1);
-        self.commit(Transaction { settle: None, sends: [(name(queue), message)].into() })
+        self.commit(Transaction { sends: [(name(queue), message)].into(), ..Transaction::default() })
     }
 
     fn claim(&self, queue: &str) -> Delivery {

@@ -45,4 +45,4 @@ pub use message::{
 };
 pub use queues::QueueLimits;
 pub use store::{MessageState, Options, Peeked, QueueStats, Store};
-pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, Transaction};
+pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, StateWrite, Transaction};

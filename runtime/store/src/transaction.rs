@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::{Lease, MessageId, NewMessage, QueueName};
@@ -13,6 +14,19 @@ pub struct Transaction {
     pub settle: Option<(Lease, Action)>,
     /// Messages that it sends, to any number of queues.
     pub sends: Sends,
+    /// What it writes of consumers' and producers' durable state.
+    pub state: Vec<StateWrite>,
+}
+
+/// One change of durable key-value state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateWrite {
+    /// Whose state it is: `consumer/NAME` or `producer/NAME`. Keys of different spaces have nothing to do with each other.
+    pub space: Box<str>,
+    /// The key.
+    pub key: Box<str>,
+    /// The new value, or `None` to take the key away.
+    pub value: Option<Bytes>,
 }
 
 /// Most transactions send one message or none: those need no allocation.

@@ -62,7 +62,7 @@ fn one_stuck_queue_does_not_pin_the_space_of_the_others() {
             let mut body = vec![queue as u8; BODY_BYTES];
             body[0] = number as u8;
             let message = NewMessage { body: Bytes::from(body), ..NewMessage::default() };
-            Transaction { settle: None, sends: [(name(queue), message)].into() }
+            Transaction { sends: [(name(queue), message)].into(), ..Transaction::default() }
         };
         commit(&store, (0..QUEUES).map(send).collect());
     }

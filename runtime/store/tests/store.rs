@@ -40,7 +40,7 @@ fn commit(store: &Store, transaction: Transaction) -> Result<Receipt, Refusal> {
 
 fn send(store: &Store, queue: &str, body: &[u8]) -> Result<MessageId, Refusal> {
     let sends = [(name(queue), message(body))].into();
-    Ok(commit(store, Transaction { settle: None, sends })?[0].id)
+    Ok(commit(store, Transaction { sends, ..Transaction::default() })?[0].id)
 }
 
 fn bodies(store: &Store, queue: &str) -> Vec<Vec<u8>> {
@@ -56,7 +56,8 @@ fn messages_acks_and_sends_outlive_the_process() {
         let delivery = store.claim(&name("orders"), 1, LEASE_MS).unwrap().remove(0);
         assert!(store.begin(delivery.lease));
         let sends = [(name("audit"), message(b"done"))].into();
-        commit(&store, Transaction { settle: Some((delivery.lease, Action::Ack)), sends }).unwrap();
+        commit(&store, Transaction { settle: Some((delivery.lease, Action::Ack)), sends, ..Transaction::default() })
+            .unwrap();
         ids
     };
     let store = open(folder.path());
@@ -153,7 +154,9 @@ fn a_backlog_larger_than_the_log_is_kept_and_drained_in_order() {
             }
             let done = done.clone();
             let sends = [(name("orders"), message)].into();
-            store.submit(Transaction { settle: None, sends }, move |answer| done.send(answer.map(drop)).unwrap());
+            store.submit(Transaction { sends, ..Transaction::default() }, move |answer| {
+                done.send(answer.map(drop)).unwrap()
+            });
         }
         drop(done);
         assert!(answered.iter().all(|answer| answer == Ok(())));
@@ -202,7 +205,7 @@ fn a_duplicate_gets_the_id_of_the_first_until_its_window_is_over() {
     let send = |store: &Store, queue: &str, key: &str| {
         let message = NewMessage { idempotency_key: Some(key.into()), ..message(b"once") };
         let sends = [(name(queue), message)].into();
-        commit(store, Transaction { settle: None, sends }).unwrap()[0]
+        commit(store, Transaction { sends, ..Transaction::default() }).unwrap()[0]
     };
     let first = {
         let store = open(folder.path());
@@ -217,7 +220,7 @@ fn a_duplicate_gets_the_id_of_the_first_until_its_window_is_over() {
         let body = vec![0; 100_000];
         for _ in 0..200 {
             let sends = [(name("audit"), message(&body))].into();
-            commit(&store, Transaction { settle: None, sends }).unwrap();
+            commit(&store, Transaction { sends, ..Transaction::default() }).unwrap();
         }
         first
     };
@@ -246,7 +249,9 @@ fn a_purge_takes_away_what_was_there_and_nothing_that_comes_later() {
             let done = done.clone();
             let message = NewMessage { delay_ms: number % 5 * 1_000_000, ..message(&[1; 2000]) };
             let sends = [(name("orders"), message)].into();
-            store.submit(Transaction { settle: None, sends }, move |answer| done.send(answer.is_ok()).unwrap());
+            store.submit(Transaction { sends, ..Transaction::default() }, move |answer| {
+                done.send(answer.is_ok()).unwrap()
+            });
         }
         drop(done);
         assert!(answered.iter().all(|taken| taken));
@@ -277,7 +282,7 @@ fn expired_messages_are_claimed_from_the_front_until_a_younger_one_comes() {
     send(&store, "orders", b"leased").unwrap();
     store.claim(&name("orders"), 1, LEASE_MS).unwrap();
     let sends = [(name("orders"), NewMessage { delay_ms: 1_000_000, ..message(b"delayed") })].into();
-    commit(&store, Transaction { settle: None, sends }).unwrap();
+    commit(&store, Transaction { sends, ..Transaction::default() }).unwrap();
     send(&store, "orders", b"ready").unwrap();
     assert!(store.claim_expired(&name("orders"), 3_600_000, 10, LEASE_MS).unwrap().is_empty(), "all are younger");
     std::thread::sleep(Duration::from_millis(20));

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bytes::Bytes;
 use linecook::broker::{
     Broker, BrokerError, MessageState, PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven,
 };
 use linecook::dead_letter;
-use linecook::delivery::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, Settlement};
+use linecook::delivery::{
+    Delivery, Lease, Message, MessageId, NewMessage, Outgoing, QueueName, Settlement, StateWrite,
+};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// When its messages were sent: 2026-01-02T03:04:05.678Z.
@@ -30,6 +33,7 @@ struct Inner {
     refusal: Option<BrokerError>,
     failure: Option<String>,
     batches: usize,
+    state: BTreeMap<(Box<str>, Box<str>), Bytes>,
 }
 
 impl FakeBroker {
@@ -99,15 +103,31 @@ impl Broker for FakeBroker {
         queue: &QueueName,
         messages: Vec<NewMessage>,
     ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
-        let queue = queue.clone();
+        let sends = messages.into_iter().map(|message| Outgoing { queue: queue.clone(), message }).collect();
+        self.publish_all(sends, Vec::new())
+    }
+
+    fn publish_all(
+        &self,
+        sends: Vec<Outgoing>,
+        state: Vec<StateWrite>,
+    ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         Box::pin(async move {
             self.publishing.add_permits(1);
             _ = self.permits.acquire().await.map(SemaphorePermit::forget);
             let mut inner = self.inner.lock().unwrap();
-            inner.queue(&queue)?;
+            for send in &sends {
+                inner.queue(&send.queue)?;
+            }
             inner.batches += 1;
+            for StateWrite { space, key, value } in state {
+                match value {
+                    Some(value) => inner.state.insert((space, key), value),
+                    None => inner.state.remove(&(space, key)),
+                };
+            }
             let mut ids = Vec::new();
-            for new in messages {
+            for Outgoing { queue, message: new } in sends {
                 inner.sequence += 1;
                 let id = MessageId::new(7, inner.sequence);
                 ids.push(Published { id, duplicate: new.idempotency_key.as_deref() == Some(DUPLICATE) });
@@ -128,6 +148,16 @@ impl Broker for FakeBroker {
             }
             Ok(ids)
         })
+    }
+
+    fn state(&self, space: &str, key: &str) -> Result<Option<Bytes>, BrokerError> {
+        Ok(self.inner.lock().unwrap().state.get(&(space.into(), key.into())).cloned())
+    }
+
+    fn state_keys(&self, space: &str, after: Option<&str>, limit: usize) -> Result<Vec<Box<str>>, BrokerError> {
+        let inner = self.inner.lock().unwrap();
+        let keys = inner.state.keys().filter(|(of, key)| **of == *space && after.is_none_or(|after| **key > *after));
+        Ok(keys.take(limit).map(|(_, key)| key.clone()).collect())
     }
 
     fn claim(&self, _: &QueueName, _: usize, _: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {

@@ -72,7 +72,7 @@ impl Open {
 
     fn send(&mut self, delay_ms: u64, body_bytes: usize) {
         let message = NewMessage { body: Bytes::from(vec![0; body_bytes]), delay_ms, ..NewMessage::default() };
-        self.commit(Transaction { settle: None, sends: [(self.queue.clone(), message)].into() });
+        self.commit(Transaction { sends: [(self.queue.clone(), message)].into(), ..Transaction::default() });
     }
 
     fn settle_next(&mut self, action: Action) {

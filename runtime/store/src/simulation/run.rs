@@ -326,7 +326,7 @@ impl Run {
         let transactions: Vec<Transaction> = (0..self.random.usize(1..4))
             .map(|_| {
                 let sends = (0..self.random.usize(1..3)).map(|_| (self.queue(), self.message())).collect();
-                Transaction { settle: None, sends }
+                Transaction { sends, ..Transaction::default() }
             })
             .collect();
         self.commit(transactions, |refusal| {
@@ -404,7 +404,7 @@ impl Run {
         let delay_ms = [0, 500, 3000][self.random.usize(..3)];
         let sends = (0..self.random.usize(0..3)).map(|_| (self.queue(), self.message())).collect();
         let transaction = match self.random.u8(0..10) {
-            0..=4 => Transaction { settle: Some((lease, Action::Ack)), sends },
+            0..=4 => Transaction { settle: Some((lease, Action::Ack)), sends, ..Transaction::default() },
             5 => Transaction { settle: Some((lease, Action::Retry { delay_ms })), ..Transaction::default() },
             6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), ..Transaction::default() },
             7 => Transaction { settle: Some((lease, Action::Release)), ..Transaction::default() },
