@@ -121,7 +121,7 @@ pub(crate) fn message_bytes(message: &NewMessage) -> u32 {
 }
 
 /// The most bytes that a transaction may take in a frame.
-pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
+pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
     /// More than an update or a removal takes.
     const SETTLE_BYTES: u64 = 64;
     /// More than the record that introduces a queue takes.
@@ -129,8 +129,8 @@ pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
     let sends = transaction.sends.iter().map(|(_, message)| record::put_bytes_max(message) + QUEUE_BYTES);
     let settle = match &transaction.settle {
         Some((lease, Action::Move { attributes, .. })) => {
-            let location = state.queues.held(*lease).map_or(0, |held| u64::from(held.location.len));
-            location + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
+            let record_bytes = state.queues.leased_at(*lease).map_or(0, |location| u64::from(location.len));
+            record_bytes + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
         }
         Some(_) => SETTLE_BYTES,
         None => 0,
@@ -265,7 +265,7 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
         })),
         Action::Snooze { delay_ms } => {
             // Forgotten before the record is durable: a process that dies in between must not count it.
-            state.attempts.forget(held.slot);
+            state.queues.forget_attempt(held.slot);
             Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
         }
         Action::Move { queue, attributes } => admit_move(state, room, &held, &queue, attributes),
@@ -381,7 +381,6 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
             }
             Effect::Release => self.state.queues.release(from, at),
         }
-        self.state.attempts.give_back(settle.held.slot);
     }
 
     fn put(&mut self, place: &PutPlace, message: &NewMessage, bytes: u32) {

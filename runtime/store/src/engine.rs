@@ -246,8 +246,7 @@ impl Engine {
         record::encode_purge(&mut self.frame, queue, bound);
         self.write_frame().map_err(Refusal::Stopped)?;
         let mut state = self.shared.state();
-        let (removed, slots) = state.queues.purge(queue, bound).expect("all that stands in segments goes");
-        slots.into_iter().for_each(|slot| state.attempts.give_back(slot));
+        let removed = state.queues.purge(queue, bound).expect("all that stands in segments goes");
         Ok((removed, bound < below))
     }
 

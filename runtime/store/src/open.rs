@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::attempts::{self, AttemptTable, LeftOver};
+use crate::attempts::{self, Attempts, LeftOver};
 use crate::cache::FrameCache;
 use crate::clock::{Clock, StoreClock};
 use crate::cold::checkpoint;
@@ -19,7 +19,7 @@ use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::keeping::{FILES_MIN, Keeping};
 use crate::location::{FileId, Location};
-use crate::queues::Queues;
+use crate::queues::{Leases, Queues};
 use crate::record::{self, DeliveryState, QueueNumber, Record, Records};
 use crate::shared::{Shared, State};
 use crate::wal::{self, Preparation, Start, Wal, WalOptions};
@@ -59,7 +59,7 @@ pub(crate) fn open(
     seed: u64,
 ) -> Result<Opened, OpenError> {
     let lock = lock(&*disk)?;
-    let Recovered { queues, dedup, wal, words, left_over, checkpoint, other_files } =
+    let Recovered { mut queues, dedup, wal, words, left_over, checkpoint, other_files } =
         recover(disk.clone(), layout, seed)?;
     let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
@@ -70,15 +70,16 @@ pub(crate) fn open(
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
     let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files)?;
     let tag = wal.store_tag();
+    let attempts = Arc::new(Attempts::new(words));
+    queues.serve(Leases::new(attempts.clone()));
     let state = State {
         queues,
-        attempts: AttemptTable::new(words),
         cache: FrameCache::new(layout.cache_bytes_max),
         chunks: Chunks::default(),
         watchers: FxHashMap::default(),
         stopped: None,
     };
-    let shared = Arc::new(Shared::new(state, reader, clock, tag));
+    let shared = Arc::new(Shared::new(state, attempts, reader, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
     let making = Making { store_tag: tag, chunk_bytes: layout.chunk_bytes, next_id };
     let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
@@ -129,7 +130,7 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
         }
     })?;
     let words = disk.map_words(attempts::FILE_NAME, layout.attempt_slots * attempts::WORDS_OF_A_SLOT)?;
-    let left_over = AttemptTable::left_over(&*words);
+    let left_over = Attempts::left_over(&*words);
     let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
     queues.wake(&running)?;
     Ok(Recovered { queues, dedup, wal, words, left_over, checkpoint, other_files: found.other_files })
@@ -219,7 +220,7 @@ fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Resul
             shared.queues.update(*queue, *position, *state);
         }
     }
-    engine.shared.state().attempts.clear();
+    engine.shared.attempts.clear();
     Ok(())
 }
 

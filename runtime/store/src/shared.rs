@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rustc_hash::FxHashMap;
 
-use crate::attempts::AttemptTable;
+use crate::attempts::Attempts;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
@@ -21,6 +21,8 @@ pub(crate) type Watcher = Arc<dyn Fn() + Send + Sync>;
 pub(crate) struct Shared {
     // Short sections, no I/O and no callbacks in them: callers claim under it, the committer checks and applies under it.
     state: Mutex<State>,
+    /// Of the leases that are out in `state`.
+    pub(crate) attempts: Arc<Attempts>,
     pub(crate) reader: Reader,
     /// Wakes the committer: something that was done beside it is finished.
     nudge: OnceLock<Watcher>,
@@ -30,7 +32,6 @@ pub(crate) struct Shared {
 
 pub(crate) struct State {
     pub(crate) queues: Queues,
-    pub(crate) attempts: AttemptTable,
     pub(crate) cache: FrameCache,
     pub(crate) chunks: Chunks,
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
@@ -39,8 +40,14 @@ pub(crate) struct State {
 }
 
 impl Shared {
-    pub(crate) fn new(state: State, reader: Reader, clock: Arc<dyn Clock>, store_tag: u64) -> Shared {
-        Shared { state: Mutex::new(state), reader, nudge: OnceLock::new(), clock, store_tag }
+    pub(crate) fn new(
+        state: State,
+        attempts: Arc<Attempts>,
+        reader: Reader,
+        clock: Arc<dyn Clock>,
+        store_tag: u64,
+    ) -> Shared {
+        Shared { state: Mutex::new(state), attempts, reader, nudge: OnceLock::new(), clock, store_tag }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

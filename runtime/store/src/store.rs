@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::cache::FrameCache;
 use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Inbox, Job, Purge};
@@ -215,8 +214,8 @@ impl Store {
         let expires_at_ms = now_ms.saturating_add(lease_ms);
         self.claim_with(queue, expires_at_ms, |state, number, claimed| {
             state.queues.advance(number, now_ms);
-            let State { queues, attempts, chunks, .. } = state;
-            queues.claim(number, max, expires_at_ms, attempts, chunks, claimed)
+            let State { queues, chunks, .. } = state;
+            queues.claim(number, max, expires_at_ms, chunks, claimed)
         })
     }
 
@@ -234,8 +233,8 @@ impl Store {
         let wanted = ExpiredClaim { max, sent_before_ms: now_ms.saturating_sub(older_than_ms), expires_at_ms };
         self.claim_with(queue, expires_at_ms, |state, number, claimed| {
             state.queues.advance(number, now_ms);
-            let State { queues, attempts, chunks, .. } = state;
-            queues.claim_expired(number, &wanted, attempts, chunks, claimed)
+            let State { queues, chunks, .. } = state;
+            queues.claim_expired(number, &wanted, chunks, claimed)
         })
     }
 
@@ -327,10 +326,7 @@ impl Store {
 
     /// Writes down that an attempt begins; see [`crate::Delivery::attempt`]. False if the lease is over: then it must not.
     pub fn begin(&self, lease: Lease) -> bool {
-        let now_ms = self.shared.clock.now_ms();
-        let mut guard = self.shared.state();
-        let state = &mut *guard;
-        state.queues.begin(lease, now_ms, &state.attempts)
+        self.shared.attempts.begin(lease, self.shared.clock.now_ms())
     }
 
     /// Makes a lease end so long from now. False if it is over.
@@ -376,7 +372,7 @@ impl Store {
             let mut state = self.shared.state();
             let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
             state.queues.advance(number, now_ms);
-            state.queues.peek(number, limit).map(|glimpse| Seen::new(number, glimpse, &state.cache)).collect()
+            state.queues.peek(number, limit).map(|glimpse| Seen::new(number, glimpse, &state)).collect()
         };
         let mut peeked = Vec::with_capacity(seen.len());
         let mut last: Option<LoadedChunk> = None;
@@ -429,18 +425,18 @@ enum Seen {
 }
 
 impl Seen {
-    fn new(queue: QueueNumber, glimpse: Glimpse<'_>, cache: &FrameCache) -> Seen {
+    fn new(queue: QueueNumber, glimpse: Glimpse<'_>, state: &State) -> Seen {
         match glimpse {
             Glimpse::Cold { position, segment, chunk, ready } => Seen::Cold { position, segment, chunk, ready },
             Glimpse::Known(position, entry) => Seen::Known {
                 wanted: Wanted { queue, position, sequence: entry.sequence, location: entry.location },
-                record: cache.get(entry.location),
+                record: state.cache.get(entry.location),
                 state: match entry.phase() {
                     Phase::Fresh | Phase::Ready | Phase::Absent => MessageState::Ready,
                     Phase::Delayed { .. } => MessageState::Delayed,
-                    Phase::Leased => MessageState::Leased,
+                    Phase::Leased { .. } => MessageState::Leased,
                 },
-                attempts: entry.attempts_started(),
+                attempts: state.queues.attempts_started(entry),
                 due_at_ms: entry.state().due_at_ms,
             },
         }
