@@ -42,6 +42,8 @@ pub(crate) struct LeftOver {
 pub(crate) struct Attempts {
     words: Arc<dyn Words>,
     slots: Box<[Running]>,
+    /// When the first of the leases that are out is over.
+    next_end_ms: AtomicU64,
 }
 
 /// What a slot is used for.
@@ -97,11 +99,21 @@ impl Attempts {
     pub(crate) fn new(words: Arc<dyn Words>) -> Attempts {
         let slots = words.len() / WORDS_OF_A_SLOT;
         assert!(slots <= 1 << SLOT_BITS, "a slot's number is a part of a token");
-        Attempts { words, slots: (0..slots).map(|_| Running::default()).collect() }
+        let slots = (0..slots).map(|_| Running::default()).collect();
+        Attempts { words, slots, next_end_ms: AtomicU64::new(u64::MAX) }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// When the first of the leases that are out is over, as of a moment ago; `u64::MAX` if none is out.
+    pub(crate) fn next_end_ms(&self) -> u64 {
+        self.next_end_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_next_end_ms(&self, at_ms: u64) {
+        self.next_end_ms.store(at_ms, Ordering::Relaxed);
     }
 
     /// Forgets what a former process left.

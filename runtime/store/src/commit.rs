@@ -17,24 +17,36 @@ use crate::{Lease, MessageId, QueueName};
 
 /// A transaction that was admitted: nothing but the disk can refuse it now.
 pub(crate) struct Admitted {
-    // Large, and most transactions have none: a group of sends is moved around without it.
-    pub(crate) settle: Option<Box<Settle>>,
+    pub(crate) settle: Option<Settle>,
     /// What its messages got, in their order.
     sends: SmallVec<[Admission; 1]>,
 }
 
 pub(crate) struct Settle {
     pub(crate) lease: Lease,
-    pub(crate) held: Held,
     pub(crate) effect: Effect,
 }
 
 /// What a settlement does.
 pub(crate) enum Effect {
-    Remove,
+    /// Of a message that counts for so many bytes.
+    Remove(u32),
     Update(DeliveryState),
-    Move { queue: QueueNumber, position: u64, edit: AttributeEdit, content: Option<Content>, bytes: u64 },
+    // Large and rare: a group of acks is moved around without it.
+    Move(Box<Move>),
     Release,
+}
+
+/// A message that moves from queue to queue.
+pub(crate) struct Move {
+    pub(crate) held: Held,
+    queue: QueueNumber,
+    position: u64,
+    pub(crate) edit: AttributeEdit,
+    /// Read before anything is encoded.
+    pub(crate) content: Option<Content>,
+    /// Reserved in its new queue.
+    bytes: u64,
 }
 
 /// What becomes of a message that is sent.
@@ -73,18 +85,36 @@ impl Settle {
     pub(crate) fn queue(&self) -> QueueNumber {
         QueueNumber(self.lease.queue)
     }
+}
 
+impl Move {
     /// How to read the message.
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub(crate) fn wanted(&self, lease: Lease) -> Wanted {
         let Held { sequence, location, .. } = self.held;
-        Wanted { queue: self.queue(), position: self.lease.position, sequence, location }
+        Wanted { queue: QueueNumber(lease.queue), position: lease.position, sequence, location }
+    }
+
+    fn place(&self) -> PutPlace {
+        PutPlace {
+            queue: self.queue,
+            position: self.position,
+            sequence: self.held.sequence,
+            enqueued_at_ms: self.held.enqueued_at_ms,
+            state: DeliveryState::default(),
+            holds_key: false,
+            idempotency: None,
+        }
+    }
+
+    fn message(&self) -> &NewMessage {
+        &self.content.as_ref().expect("read before anything is encoded").message
     }
 }
 
 impl Admitted {
     /// Whether it delays a message from now on. A message that is sent with a delay tells itself when that was.
     pub(crate) fn delays(&self) -> bool {
-        self.settle.as_deref().is_some_and(|settle| match settle.effect {
+        self.settle.as_ref().is_some_and(|settle| match settle.effect {
             Effect::Update(state) => state.due_at_ms != 0,
             _ => false,
         })
@@ -105,8 +135,8 @@ impl Admitted {
 
     /// Queues that it puts messages into.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueNumber> {
-        let moved = self.settle.iter().filter_map(|settle| match settle.effect {
-            Effect::Move { queue, .. } => Some(queue),
+        let moved = self.settle.iter().filter_map(|settle| match &settle.effect {
+            Effect::Move(moved) => Some(moved.queue),
             _ => None,
         });
         moved.chain(self.sends.iter().filter_map(Admission::placed).map(|placed| placed.queue))
@@ -177,7 +207,7 @@ impl Admitter<'_> {
             && let Some((lease, action)) = transaction.settle.take()
         {
             match admit_settle(self.state, &self.room, lease, action, self.now_ms) {
-                Ok(settle) => admitted.settle = Some(Box::new(settle)),
+                Ok(settle) => admitted.settle = Some(settle),
                 Err(refusal) => refused = Some(refusal),
             }
         }
@@ -240,8 +270,8 @@ impl Admitter<'_> {
             }
         }
         if let Some(settle) = admitted.settle {
-            if let Effect::Move { queue, bytes, .. } = settle.effect {
-                queues.unreserve(queue, bytes);
+            if let Effect::Move(moved) = settle.effect {
+                queues.unreserve(moved.queue, moved.bytes);
             }
             queues.settle_abort(settle.lease);
         }
@@ -256,7 +286,7 @@ pub(crate) fn idempotency(store_tag: u64, queue: QueueNumber, message: &NewMessa
 fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, now_ms: u64) -> Result<Settle, Refusal> {
     let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
-        Action::Ack => Ok(Effect::Remove),
+        Action::Ack => Ok(Effect::Remove(held.bytes)),
         Action::Release => Ok(Effect::Release),
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
             attempts: held.attempts_started,
@@ -268,10 +298,10 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
             state.queues.forget_attempt(held.slot);
             Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
         }
-        Action::Move { queue, attributes } => admit_move(state, room, &held, &queue, attributes),
+        Action::Move { queue, attributes } => admit_move(state, room, held, &queue, attributes),
     };
     match effect {
-        Ok(effect) => Ok(Settle { lease, held, effect }),
+        Ok(effect) => Ok(Settle { lease, effect }),
         Err(refusal) => {
             state.queues.settle_abort(lease);
             Err(refusal)
@@ -282,7 +312,7 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
 fn admit_move(
     state: &mut State,
     room: &Room,
-    held: &Held,
+    held: Held,
     name: &QueueName,
     edit: AttributeEdit,
 ) -> Result<Effect, Refusal> {
@@ -293,7 +323,8 @@ fn admit_move(
     let bytes = u64::from(held.bytes) + gained;
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
     state.queues.reserve(queue, bytes).map_err(full)?;
-    Ok(Effect::Move { queue, position: state.queues.draw_position(queue), edit, content: None, bytes })
+    let position = state.queues.draw_position(queue);
+    Ok(Effect::Move(Box::new(Move { held, queue, position, edit, content: None, bytes })))
 }
 
 /// 0 means "at once", also where the delay is zero but the clock stands at the epoch.
@@ -311,15 +342,14 @@ pub(crate) fn encode(
     frame: &mut Vec<u8>,
     puts: &mut Vec<Span>,
 ) {
-    if let Some(settle) = admitted.settle.as_deref() {
+    if let Some(settle) = &admitted.settle {
         let (from, at) = (settle.queue(), settle.lease.position);
         match &settle.effect {
-            Effect::Remove => record::encode_remove(frame, from, at, settle.held.bytes),
+            Effect::Remove(bytes) => record::encode_remove(frame, from, at, *bytes),
             Effect::Update(state) => record::encode_update(frame, from, at, state),
-            Effect::Move { queue, position, content, .. } => {
-                let content = content.as_ref().expect("read before anything is encoded");
-                record::encode_remove(frame, from, at, settle.held.bytes);
-                puts.push(put(frame, &moved_place(&settle.held, *queue, *position), &content.message));
+            Effect::Move(moved) => {
+                record::encode_remove(frame, from, at, moved.held.bytes);
+                puts.push(put(frame, &moved.place(), moved.message()));
             }
             Effect::Release => {}
         }
@@ -371,13 +401,12 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
         let (from, at) = (settle.queue(), settle.lease.position);
         self.touch(from);
         match &settle.effect {
-            Effect::Remove => self.state.queues.remove(from, at),
+            Effect::Remove(_) => self.state.queues.remove(from, at),
             Effect::Update(update) => self.state.queues.update(from, at, *update),
-            Effect::Move { queue, position, content, bytes, .. } => {
-                let message = &content.as_ref().expect("it was encoded").message;
+            Effect::Move(moved) => {
                 self.state.queues.remove(from, at);
-                self.state.queues.unreserve(*queue, *bytes);
-                self.put(&moved_place(&settle.held, *queue, *position), message, message_bytes(message));
+                self.state.queues.unreserve(moved.queue, moved.bytes);
+                self.put(&moved.place(), moved.message(), message_bytes(moved.message()));
             }
             Effect::Release => self.state.queues.release(from, at),
         }
@@ -404,18 +433,6 @@ fn sent_place(placed: &Placed, message: &NewMessage, now_ms: u64) -> PutPlace {
         sequence: placed.sequence,
         enqueued_at_ms: now_ms,
         state: DeliveryState { due_at_ms: due_at(now_ms, message.delay_ms), ..DeliveryState::default() },
-        holds_key: false,
-        idempotency: None,
-    }
-}
-
-fn moved_place(held: &Held, queue: QueueNumber, position: u64) -> PutPlace {
-    PutPlace {
-        queue,
-        position,
-        sequence: held.sequence,
-        enqueued_at_ms: held.enqueued_at_ms,
-        state: DeliveryState::default(),
         holds_key: false,
         idempotency: None,
     }

@@ -60,6 +60,8 @@ struct Waiting {
     closing: bool,
     /// The committer sleeps until then, if it sleeps; milliseconds of the store's clock.
     wakes_at_ms: Option<u64>,
+    /// It sleeps, and nobody has woken it for a job yet.
+    asleep: bool,
     /// A lease ends before that, or something is finished: look again.
     poked: bool,
 }
@@ -80,7 +82,10 @@ impl Inbox {
             return Some(job);
         }
         waiting.jobs.push(job);
-        if waiting.jobs.len() == 1 {
+        // Told after the lock is free, so that it does not wake up to wait for it.
+        let asleep = std::mem::take(&mut waiting.asleep);
+        drop(waiting);
+        if asleep {
             self.changed.notify_one();
         }
         None
@@ -129,8 +134,10 @@ impl Inbox {
                 None => PATIENCE,
             };
             waiting.wakes_at_ms = expires_at_ms;
+            waiting.asleep = true;
             let (woken, timeout) = self.changed.wait_timeout(waiting, patience).expect("the inbox is whole");
             waiting = woken;
+            waiting.asleep = false;
             if timeout.timed_out() {
                 break;
             }

@@ -21,6 +21,7 @@ use crate::location::{FileId, Location};
 use crate::record::{self, QueueNumber};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
+use crate::QueueName;
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
 use crate::wal::{FramePlace, Wal, frame};
 
@@ -32,16 +33,30 @@ pub(crate) struct Engine {
     pub(crate) wal: Wal,
     pub(crate) keeping: Keeping,
     pub(crate) dedup: Dedup,
+    /// Why nothing more is confirmed. The state says so too, to others.
+    stopped: Option<Arc<str>>,
     /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
     /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
     group: Vec<Result<Admitted, Refusal>>,
     puts: Vec<commit::Span>,
+    /// Queues that the log does not name yet, with the position of their next message.
+    unnamed: Vec<(QueueNumber, QueueName, u64)>,
 }
 
 impl Engine {
     pub(crate) fn new(shared: Arc<Shared>, wal: Wal, keeping: Keeping, dedup: Dedup) -> Engine {
-        Engine { shared, wal, keeping, dedup, frame: Vec::new(), group: Vec::new(), puts: Vec::new() }
+        Engine {
+            shared,
+            wal,
+            keeping,
+            dedup,
+            stopped: None,
+            frame: Vec::new(),
+            group: Vec::new(),
+            puts: Vec::new(),
+            unnamed: Vec::new(),
+        }
     }
 
     /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
@@ -84,13 +99,21 @@ impl Engine {
                     None => admitter.admit(next, &Remembered::default()),
                 });
             }
+            // Queues that the log does not name yet come before the first message in them.
+            for number in group.iter().flatten().flat_map(Admitted::queues) {
+                if let Some((name, next_position)) = state.queues.take_unnamed(number) {
+                    self.unnamed.push((number, name, next_position));
+                }
+            }
         }
         self.read_moved(&mut group, waiting, room, now_ms);
 
         let transactions = &waiting[..group.len()];
         let mut puts = std::mem::take(&mut self.puts);
         self.begin_frame();
-        self.name_queues(&group);
+        for (number, name, next_position) in self.unnamed.drain(..) {
+            record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
+        }
         if group.iter().flatten().any(Admitted::delays) {
             // The clock of the next process goes on from there: see [`crate::clock::StoreClock`].
             record::encode_time(&mut self.frame, now_ms);
@@ -104,11 +127,6 @@ impl Engine {
             Ok(place) => {
                 if let Some(place) = place {
                     self.dedup.committed(place.file);
-                }
-                if let Some(place) = place.filter(|_| !puts.is_empty()) {
-                    // A copy of its own length: the buffer is as large as the largest frame so far.
-                    let payload = Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]);
-                    self.shared.state().cache.push(place, payload);
                 }
                 self.apply(&mut group, transactions, puts.drain(..), place, now_ms, answers);
             }
@@ -157,12 +175,11 @@ impl Engine {
         let mut unreadable = Vec::new();
         for (place, one) in group.iter_mut().enumerate() {
             let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
-            let wanted = settle.wanted();
-            let Effect::Move { content, edit, .. } = &mut settle.effect else { continue };
-            let refusal = match self.shared.read(wanted) {
-                Ok(Some(mut moved)) => {
-                    edit.apply(&mut moved.message.attributes);
-                    *content = Some(moved);
+            let Effect::Move(moved) = &mut settle.effect else { continue };
+            let refusal = match self.shared.read(moved.wanted(settle.lease)) {
+                Ok(Some(mut content)) => {
+                    moved.edit.apply(&mut content.message.attributes);
+                    moved.content = Some(content);
                     continue;
                 }
                 Ok(None) => Refusal::LeaseLost,
@@ -185,21 +202,11 @@ impl Engine {
         }
     }
 
-    /// Queues that the log does not name yet come before the first message in them.
-    fn name_queues(&mut self, group: &[Result<Admitted, Refusal>]) {
-        let mut state = self.shared.state();
-        for number in group.iter().flatten().flat_map(Admitted::queues) {
-            if let Some((name, next_position)) = state.queues.take_unnamed(number) {
-                record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
-            }
-        }
-    }
-
     fn apply(
         &self,
         group: &mut Vec<Result<Admitted, Refusal>>,
         transactions: &[Transaction],
-        puts: impl Iterator<Item = commit::Span>,
+        puts: impl ExactSizeIterator<Item = commit::Span>,
         place: Option<FramePlace>,
         now_ms: u64,
         answers: &mut Vec<Answer>,
@@ -209,8 +216,15 @@ impl Engine {
             offset: place.payload_offset,
             len: 0,
         });
+        // A copy of its own length: the buffer is as large as the largest frame so far.
+        let cached = place
+            .filter(|_| puts.len() > 0)
+            .map(|place| (place, Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..])));
         let watchers: Vec<Watcher> = {
             let state = &mut *self.shared.state();
+            if let Some((place, payload)) = cached {
+                state.cache.push(place, payload);
+            }
             let store_tag = self.wal.store_tag();
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
             for (one, Transaction { sends, .. }) in group.drain(..).zip(transactions) {
@@ -253,6 +267,9 @@ impl Engine {
     /// Leases that are over: their messages are due again, and their attempts count if they had begun.
     pub(crate) fn expire(&mut self) {
         let now_ms = self.shared.clock.now_ms();
+        if self.shared.attempts.next_end_ms() > now_ms {
+            return;
+        }
         let expired = self.shared.state().queues.expired(now_ms);
         if !expired.is_empty() {
             let give_back = |(lease, begun)| {
@@ -323,12 +340,12 @@ impl Engine {
 
     /// Confirms nothing more.
     pub(crate) fn stop(&mut self, why: &str) -> Arc<str> {
-        let mut state = self.shared.state();
-        state.stopped.get_or_insert_with(|| why.into()).clone()
+        let why = self.stopped.get_or_insert_with(|| why.into());
+        self.shared.state().stopped.get_or_insert_with(|| why.clone()).clone()
     }
 
     /// Why nothing more is confirmed.
     pub(crate) fn stopped(&self) -> Option<Arc<str>> {
-        self.shared.state().stopped.clone()
+        self.stopped.clone()
     }
 }

@@ -61,7 +61,7 @@ impl Leases {
         self.next_number += 1;
         let lease = Lease { queue: queue.0, position, token };
         self.out[usize::from(slot.0)] = Some(Out { lease, expires_at_ms, begun: false });
-        *self.ends.entry(expires_at_ms).or_default() += 1;
+        self.ends_at(expires_at_ms);
         (slot, lease)
     }
 
@@ -111,12 +111,17 @@ impl Leases {
         self.ends_no_more(out.expires_at_ms);
     }
 
+    fn ends_at(&mut self, expires_at_ms: u64) {
+        *self.ends.entry(expires_at_ms).or_default() += 1;
+        self.attempts.set_next_end_ms(self.next_end().unwrap_or(u64::MAX));
+    }
+
     fn ends_no_more(&mut self, expires_at_ms: u64) {
-        if let Some(count) = self.ends.get_mut(&expires_at_ms) {
-            *count -= 1;
-            if *count == 0 {
-                self.ends.remove(&expires_at_ms);
-            }
+        let count = self.ends.get_mut(&expires_at_ms).expect("each lease that is out is counted");
+        *count -= 1;
+        if *count == 0 {
+            self.ends.remove(&expires_at_ms);
+            self.attempts.set_next_end_ms(self.next_end().unwrap_or(u64::MAX));
         }
     }
 
@@ -129,7 +134,7 @@ impl Leases {
         let before = std::mem::replace(&mut out.expires_at_ms, until_ms);
         self.attempts.extend(slot, until_ms);
         self.ends_no_more(before);
-        *self.ends.entry(until_ms).or_default() += 1;
+        self.ends_at(until_ms);
         true
     }
 

@@ -204,6 +204,13 @@ impl Line {
         if self.fresh == 0 || listed.is_some_and(|listed| listed < self.fresh_from) {
             return listed.map(Next::Known);
         }
+        // It is mostly one of the next: that costs no walk.
+        let near = self.fresh_from..self.fresh_from.saturating_add(4);
+        let is_fresh = |position: &u64| self.entries.get(*position).is_some_and(|entry| entry.phase == Phase::Fresh);
+        if let Some(fresh) = near.into_iter().find(is_fresh) {
+            self.fresh_from = fresh;
+            return Some(Next::Known(listed.map_or(fresh, |listed| listed.min(fresh))));
+        }
         let mut walk = self.entries.iter_from(self.fresh_from);
         let (fresh, _) = walk.find(|(_, entry)| entry.phase == Phase::Fresh).expect("fresh messages are counted");
         self.fresh_from = fresh;
