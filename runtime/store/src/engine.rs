@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
+use crate::QueueName;
 use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
@@ -21,7 +22,6 @@ use crate::location::{FileId, Location};
 use crate::record::{self, QueueNumber};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
-use crate::QueueName;
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
 use crate::wal::{FramePlace, Wal, frame};
 
@@ -85,7 +85,7 @@ impl Engine {
         let remembered = self.remembered(waiting);
         let mut group = std::mem::take(&mut self.group);
         {
-            let state = &mut *self.shared.state();
+            let state = &mut *self.shared.state_soon();
             let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
             let mut bytes = 0;
             for (place, next) in waiting.iter_mut().enumerate() {
@@ -216,15 +216,12 @@ impl Engine {
             offset: place.payload_offset,
             len: 0,
         });
-        // A copy of its own length: the buffer is as large as the largest frame so far.
-        let cached = place
-            .filter(|_| puts.len() > 0)
-            .map(|place| (place, Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..])));
+        if let Some(place) = place.filter(|_| puts.len() > 0) {
+            // A copy of its own length: the buffer is as large as the largest frame so far.
+            self.shared.cache().push(place, Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]));
+        }
         let watchers: Vec<Watcher> = {
-            let state = &mut *self.shared.state();
-            if let Some((place, payload)) = cached {
-                state.cache.push(place, payload);
-            }
+            let state = &mut *self.shared.state_soon();
             let store_tag = self.wal.store_tag();
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
             for (one, Transaction { sends, .. }) in group.drain(..).zip(transactions) {

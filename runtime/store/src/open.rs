@@ -72,14 +72,8 @@ pub(crate) fn open(
     let tag = wal.store_tag();
     let attempts = Arc::new(Attempts::new(words));
     queues.serve(Leases::new(attempts.clone()));
-    let state = State {
-        queues,
-        cache: FrameCache::new(layout.cache_bytes_max),
-        chunks: Chunks::default(),
-        watchers: FxHashMap::default(),
-        stopped: None,
-    };
-    let shared = Arc::new(Shared::new(state, attempts, reader, clock, tag));
+    let state = State { queues, chunks: Chunks::default(), watchers: FxHashMap::default(), stopped: None };
+    let shared = Arc::new(Shared::new(state, attempts, FrameCache::new(layout.cache_bytes_max), reader, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
     let making = Making { store_tag: tag, chunk_bytes: layout.chunk_bytes, next_id };
     let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
-use crate::committer::{self, Inbox, Job, Purge};
+use crate::committer::{self, Caller, Inbox, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk};
 use crate::keeping::FILES_MIN;
 use crate::open::{self, Layout, Opened};
@@ -177,12 +177,13 @@ impl Store {
         transactions: Vec<Transaction>,
         done: impl FnOnce(Vec<Result<Receipt, Refusal>>) + Send + 'static,
     ) {
-        self.push(Job::All { transactions, done: Box::new(done) });
+        let caller = Caller::All(transactions.len(), Box::new(done));
+        self.answer(self.inbox.push_all(transactions, caller));
     }
 
     /// Puts one transaction on record; see [`Store::submit_all`].
     pub fn submit(&self, transaction: Transaction, done: impl FnOnce(Result<Receipt, Refusal>) + Send + 'static) {
-        self.push(Job::One { transaction, done: Box::new(done) });
+        self.answer(self.inbox.push(transaction, Caller::One(Box::new(done))));
     }
 
     /// Takes away all messages that are in a queue by now, also those that are being handled: what comes of those is
@@ -194,15 +195,24 @@ impl Store {
             state.queues.known(queue).map(|number| (number, state.queues.next_position(number)))
         };
         match known {
-            Some((queue, below)) => self.push(Job::Purge(Purge { queue, below, removed: 0, done: Box::new(done) })),
+            Some((queue, below)) => {
+                if let Some(purge) = self.inbox.push_purge(Purge { queue, below, removed: 0, done: Box::new(done) }) {
+                    (purge.done)(Err(self.closed()));
+                }
+            }
             None => done(Err(Refusal::NoSuchQueue(queue.clone()))),
         }
     }
 
-    fn push(&self, job: Job) {
-        if let Some(job) = self.inbox.push(job) {
-            job.refuse(&Refusal::Stopped(self.failure().unwrap_or_else(|| "it was closed".into())));
+    /// Tells a caller for whom nobody works any more.
+    fn answer(&self, refused: Option<Caller>) {
+        if let Some(caller) = refused {
+            caller.refuse(&self.closed());
         }
+    }
+
+    fn closed(&self) -> Refusal {
+        Refusal::Stopped(self.failure().unwrap_or_else(|| "it was closed".into()))
     }
 
     /// Leases up to `max` messages for so long, in the queue's order. Nothing is claimable: nothing is leased.
@@ -254,12 +264,7 @@ impl Store {
                     return Err(Refusal::Stopped(why.clone()));
                 }
                 let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
-                let before = claimed.len();
-                let claiming = claim(state, number, &mut claimed);
-                for one in claimed[before..].iter_mut().filter(|one| one.record.is_none()) {
-                    one.record = state.cache.get(one.location);
-                }
-                claiming
+                claim(state, number, &mut claimed)
             };
             match claiming {
                 Claiming::Done => break,
@@ -277,6 +282,10 @@ impl Store {
         }
         if !claimed.is_empty() {
             self.inbox.lease_ends(expires_at_ms);
+            let cache = self.shared.cache();
+            for one in claimed.iter_mut().filter(|one| one.record.is_none()) {
+                one.record = cache.get(one.location);
+            }
         }
         let mut deliveries = Vec::with_capacity(claimed.len());
         for mut one in claimed {
@@ -385,7 +394,8 @@ impl Store {
     /// Reads a message that was seen; none if it is gone. `last`: the chunk that was read last.
     fn look(&self, seen: Seen, last: &mut Option<LoadedChunk>) -> Result<Option<Peeked>, Arc<str>> {
         let found = match seen {
-            Seen::Known { wanted, record, state, attempts, due_at_ms } => {
+            Seen::Known { wanted, state, attempts, due_at_ms } => {
+                let record = self.shared.cache().get(wanted.location);
                 let Some(content) = self.content(&wanted, record)? else { return Ok(None) };
                 (wanted.sequence, content, state, attempts, due_at_ms)
             }
@@ -420,7 +430,7 @@ impl Store {
 
 /// A message that was seen while the queues could not change; it is read afterwards.
 enum Seen {
-    Known { wanted: Wanted, record: Option<Bytes>, state: MessageState, attempts: u32, due_at_ms: u64 },
+    Known { wanted: Wanted, state: MessageState, attempts: u32, due_at_ms: u64 },
     Cold { position: u64, segment: Arc<Segment>, chunk: ChunkId, ready: bool },
 }
 
@@ -430,7 +440,6 @@ impl Seen {
             Glimpse::Cold { position, segment, chunk, ready } => Seen::Cold { position, segment, chunk, ready },
             Glimpse::Known(position, entry) => Seen::Known {
                 wanted: Wanted { queue, position, sequence: entry.sequence, location: entry.location },
-                record: state.cache.get(entry.location),
                 state: match entry.phase() {
                     Phase::Fresh | Phase::Ready | Phase::Absent => MessageState::Ready,
                     Phase::Delayed { .. } => MessageState::Delayed,

@@ -26,6 +26,8 @@ struct Out {
     expires_at_ms: u64,
     /// Its attempt had begun when its end did.
     begun: bool,
+    /// Its end is on its way to the disk.
+    ending: bool,
 }
 
 impl Default for Leases {
@@ -60,16 +62,9 @@ impl Leases {
         let token = self.attempts.take(slot, self.next_number, expires_at_ms, attempt);
         self.next_number += 1;
         let lease = Lease { queue: queue.0, position, token };
-        self.out[usize::from(slot.0)] = Some(Out { lease, expires_at_ms, begun: false });
+        self.out[usize::from(slot.0)] = Some(Out { lease, expires_at_ms, begun: false, ending: false });
         self.ends_at(expires_at_ms);
         (slot, lease)
-    }
-
-    /// The slot of a lease that is out.
-    fn find(&mut self, lease: Lease) -> Option<(Slot, &mut Out)> {
-        let slot = self.attempts.slot(lease.token)?;
-        let out = self.out[usize::from(slot.0)].as_mut().filter(|out| out.lease == lease)?;
-        Some((slot, out))
     }
 
     /// Whether a lease is out and can still be settled.
@@ -87,25 +82,30 @@ impl Leases {
 
     /// The end of a lease begins: from here on it is nobody else's. Answers its slot, and whether its attempt has begun.
     pub(super) fn end(&mut self, lease: Lease) -> Option<(Slot, bool)> {
-        let attempts = self.attempts.clone();
-        let (slot, out) = self.find(lease)?;
-        out.begun = attempts.end(slot, lease.token)?;
+        let slot = self.attempts.slot(lease.token)?;
+        let out = self.out[usize::from(slot.0)].as_mut().filter(|out| out.lease == lease)?;
+        out.begun = self.attempts.end(slot, lease.token)?;
+        out.ending = true;
         Some((slot, out.begun))
     }
 
     /// The end of a lease was refused: it is what it was.
     pub(super) fn end_refused(&mut self, lease: Lease) {
-        let attempts = self.attempts.clone();
-        if let Some((slot, out)) = self.find(lease) {
-            attempts.end_refused(slot, lease.token, std::mem::take(&mut out.begun));
+        let Some(slot) = self.attempts.slot(lease.token) else { return };
+        let out = self.out[usize::from(slot.0)].as_mut();
+        if let Some(out) = out.filter(|out| out.lease == lease) {
+            out.ending = false;
+            self.attempts.end_refused(slot, lease.token, std::mem::take(&mut out.begun));
         }
     }
 
     /// A lease is over, and whatever ended it is durable or needs no record.
     pub(super) fn give_back(&mut self, slot: Slot) {
         let out = self.out[usize::from(slot.0)].take().expect("a slot is given back once");
-        // It may end without a settlement (a purge): then its attempt begins no more from here on.
-        self.attempts.end(slot, out.lease.token);
+        if !out.ending {
+            // It ends without a settlement (a purge): its attempt begins no more from here on.
+            self.attempts.end(slot, out.lease.token);
+        }
         self.attempts.give_back(slot);
         self.free.push(slot.0);
         self.ends_no_more(out.expires_at_ms);
@@ -130,7 +130,8 @@ impl Leases {
         if !self.is_out(lease) {
             return false;
         }
-        let Some((slot, out)) = self.find(lease) else { return false };
+        let Some(slot) = self.attempts.slot(lease.token) else { return false };
+        let Some(out) = &mut self.out[usize::from(slot.0)] else { return false };
         let before = std::mem::replace(&mut out.expires_at_ms, until_ms);
         self.attempts.extend(slot, until_ms);
         self.ends_no_more(before);
@@ -139,7 +140,7 @@ impl Leases {
     }
 
     /// When the next lease is over.
-    pub(super) fn next_end(&self) -> Option<u64> {
+    fn next_end(&self) -> Option<u64> {
         self.ends.first_key_value().map(|(at_ms, _)| *at_ms)
     }
 

@@ -113,8 +113,14 @@ impl Line {
 
     /// Takes a message away, whatever its phase. Answers the slot of the lease that was out.
     pub(super) fn take(&mut self, position: u64) -> Option<Slot> {
-        self.entries.get(position)?;
-        let slot = self.withdraw(position);
+        let slot = match self.entries.get(position)? {
+            // The way of most messages: there is no more to it than that.
+            Entry { phase: Phase::Leased { slot, .. }, rare: None, .. } => {
+                self.leased -= 1;
+                Some(*slot)
+            }
+            _ => self.withdraw(position),
+        };
         let entry = self.entries.remove(position).expect("it has just been seen");
         self.bytes -= u64::from(entry.bytes);
         if entry.location.file.is_segment() {
@@ -181,16 +187,23 @@ impl Line {
     }
 
     /// Leases a message that can be claimed and has an entry.
-    pub(super) fn lease(&mut self, position: u64, slot: Slot) -> &Entry {
-        let held_key = self.entries.get(position).is_some_and(Entry::holds_key);
-        self.withdraw(position);
+    pub(super) fn lease(&mut self, position: u64, slot: Slot) {
         let entry = self.entries.get_mut(position).expect("claimable messages are there");
+        if entry.phase == Phase::Fresh {
+            // It has no key: that is a matter of order.
+            entry.phase = Phase::Leased { slot, held_key: false };
+            self.fresh -= 1;
+            self.leased += 1;
+            return;
+        }
+        let held_key = entry.holds_key();
+        self.withdraw(position);
+        let entry = self.entries.get_mut(position).expect("it has just been seen");
         entry.phase = Phase::Leased { slot, held_key };
         self.leased += 1;
         if let Some(key) = entry.key() {
             self.keys.hold(key, &mut self.claimable);
         }
-        entry
     }
 
     pub(super) fn next_claimable(&mut self) -> Option<Next> {

@@ -46,18 +46,12 @@ impl Leasing<'_> {
     /// Leases a message that has an entry; there must be a free slot. `record`: the message's record, if it was read
     /// already.
     fn lease(&mut self, line: &mut Line, position: u64, record: Option<Bytes>) -> Claimed {
-        let attempts = line.entries.get(position).map_or(0, |entry| entry.state().attempts);
-        let attempt = attempts.saturating_add(1);
+        let entry = line.entries.get(position).expect("claimable messages are there");
+        let (sequence, location, state) = (entry.sequence, entry.location, entry.state());
+        let attempt = state.attempts.saturating_add(1);
         let (slot, lease) = self.leases.take(self.queue, position, self.expires_at_ms, attempt);
-        let entry = line.lease(position, slot);
-        Claimed {
-            lease,
-            sequence: entry.sequence,
-            location: entry.location,
-            attempt,
-            first_failed_at_ms: entry.state().first_failed_at_ms,
-            record,
-        }
+        line.lease(position, slot);
+        Claimed { lease, sequence, location, attempt, first_failed_at_ms: state.first_failed_at_ms, record }
     }
 }
 
@@ -175,11 +169,6 @@ impl Queues {
     /// Moves the end of a lease. False if it is over.
     pub(crate) fn extend(&mut self, lease: Lease, until_ms: u64) -> bool {
         self.leases.extend(lease, until_ms)
-    }
-
-    /// When the next lease is over.
-    pub(crate) fn next_expiry(&self) -> Option<u64> {
-        self.leases.next_end()
     }
 
     /// Leases that are over, and whether their attempts had begun.
