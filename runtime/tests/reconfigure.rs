@@ -483,14 +483,21 @@ fn more_than_the_workers_have_room_for_is_cut_and_too_many_consumers_are_refused
 fn retention_follows_the_file() {
     let site = site("[queues.work]\n[queues.other]");
     let runtime = site.start();
+    // Made when it is first needed.
+    let dead = |queue: &str| {
+        eventually("a dead letter", || {
+            let answer = site.request("GET", &format!("/queues/{queue}"), &[], b"").unwrap();
+            when(answer.body["ready"] == 1, &answer.body)
+        });
+    };
     site.send("work", "old");
     edit(&site, "[queues.work]\nretention = \"1s\"\n[queues.other]");
-    site.wait_messages("work.dead", 1);
+    dead("work.dead");
     edit(&site, "[queues.work]\nretention = \"1d\"\n[queues.other]");
     site.send("work", "stays");
     edit(&site, "[queues.other]\nretention = \"1s\"");
     site.send("other", "expires");
-    site.wait_messages("other.dead", 1);
+    dead("other.dead");
     assert_eq!(site.count("work"), 1);
     // Dead letters of a queue that has gone are there until somebody deletes them.
     assert_eq!(site.get("/queues/work.dead")["declared"], false);

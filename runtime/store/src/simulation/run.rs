@@ -93,6 +93,7 @@ pub(super) struct Run {
 }
 
 /// What is put on record at once.
+#[allow(clippy::large_enum_variant, reason = "there are a few of them, in tests")]
 enum Step {
     Commit(Transaction, u64),
     Purge(QueueName),
