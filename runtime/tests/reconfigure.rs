@@ -423,6 +423,12 @@ fn another_component_takes_over_at_once_and_one_that_is_missing_later() {
     assert_ne!(second["module_hash"], first["module_hash"]);
     assert_eq!((&second["state"], &second["reload_error"]), (&json!("running"), &Value::Null));
 
+    // The same bytes at another place are no other component.
+    fs::copy(site.path("other.wasm"), site.path("same.wasm")).unwrap();
+    edit(&site, &from("same.wasm"));
+    assert_eq!(ask(&site, "one", &who()), "one");
+    assert_eq!(site.consumer("one")["generation"], second["generation"]);
+
     // What is not there yet, or not good, is an error of the consumer, which goes on as it was.
     edit(&site, &from("later.wasm"));
     eventually("the reason", || {

@@ -118,7 +118,8 @@ impl AtWork {
         let (generations, follower) = if change.follower {
             follower.stop().await;
             let generations = generations.succeed(config.queue.as_str(), config.canary, seed);
-            if let Some((module, hash)) = loaded {
+            // The same bytes at another place are nothing new.
+            if let Some((module, hash)) = loaded.filter(|(_, hash)| generations.hash() != Some(*hash)) {
                 generations.swap(module, hash);
             }
             let follower = Follower::start(&config, generations.clone(), kitchen);
