@@ -9,6 +9,7 @@ pub mod dead_letter;
 pub mod delivery;
 pub mod dispatch;
 pub mod http;
+pub mod reconfigure;
 pub mod retention;
 pub mod sandbox;
 pub mod status;

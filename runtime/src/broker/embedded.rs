@@ -24,9 +24,16 @@ const REDRIVE_LEASE: Duration = Duration::from_secs(60);
 /// The queues of one folder on disk.
 pub struct Embedded {
     store: Store,
-    // Written when a queue is declared, read by every claim that has to wait.
-    arrivals: RwLock<HashMap<QueueName, Arc<Notify>>>,
+    // Written when a queue is declared or retracted, read by every claim.
+    arrivals: RwLock<HashMap<QueueName, Arrival>>,
     folder: PathBuf,
+}
+
+/// What wakes those that wait for messages of a queue.
+struct Arrival {
+    notify: Arc<Notify>,
+    /// The store goes on telling of one that is not.
+    declared: bool,
 }
 
 impl Embedded {
@@ -49,7 +56,8 @@ impl Embedded {
 
     fn arrival(&self, queue: &QueueName) -> Result<Arc<Notify>, BrokerError> {
         let arrivals = self.arrivals.read().unwrap_or_else(PoisonError::into_inner);
-        arrivals.get(queue).cloned().ok_or_else(|| BrokerError::NoSuchQueue(queue.clone()))
+        let arrival = arrivals.get(queue).filter(|arrival| arrival.declared);
+        arrival.map(|arrival| arrival.notify.clone()).ok_or_else(|| BrokerError::NoSuchQueue(queue.clone()))
     }
 
     /// Puts transactions on record and waits for it.
@@ -132,13 +140,24 @@ impl Broker for Embedded {
             let limits = linecook_store::QueueLimits { bytes_max: limits.bytes_max, dedup_window_ms };
             self.store.declare(&queue, limits);
             let mut arrivals = self.arrivals.write().unwrap_or_else(PoisonError::into_inner);
-            if !arrivals.contains_key(&queue) {
-                let arrival = Arc::new(Notify::new());
-                arrivals.insert(queue.clone(), arrival.clone());
-                self.store.watch(&queue, Arc::new(move || arrival.notify_one()));
+            if let Some(arrival) = arrivals.get_mut(&queue) {
+                arrival.declared = true;
+            } else {
+                let notify = Arc::new(Notify::new());
+                arrivals.insert(queue.clone(), Arrival { notify: notify.clone(), declared: true });
+                self.store.watch(&queue, Arc::new(move || notify.notify_one()));
             }
             Ok(())
         })
+    }
+
+    fn retract(&self, queue: &QueueName) -> Pending<'_, Result<(), BrokerError>> {
+        let mut arrivals = self.arrivals.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(arrival) = arrivals.get_mut(queue) {
+            arrival.declared = false;
+        }
+        self.store.retract(queue);
+        Box::pin(async { Ok(()) })
     }
 
     fn publish(
@@ -306,8 +325,8 @@ fn action(resolution: Resolution) -> Action {
 }
 
 fn stats(stats: linecook_store::QueueStats) -> QueueStats {
-    let linecook_store::QueueStats { name, ready, delayed, leased, bytes, oldest_enqueued_at_ms } = stats;
-    QueueStats { name, ready, delayed, leased, bytes, oldest_enqueued_at_ms }
+    let linecook_store::QueueStats { name, declared, ready, delayed, leased, bytes, oldest_enqueued_at_ms } = stats;
+    QueueStats { name, declared, ready, delayed, leased, bytes, oldest_enqueued_at_ms }
 }
 
 fn peeked(peeked: Peeked) -> PeekedMessage {

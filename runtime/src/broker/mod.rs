@@ -20,6 +20,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Makes a queue known. An existing queue keeps its messages and gets the new limits.
     fn declare(&self, queue: &QueueName, limits: QueueLimits) -> Pending<'_, Result<(), BrokerError>>;
 
+    /// Takes no more sends for a queue, and gives none of its messages away, until it is declared again: it has gone from
+    /// `queue.toml`. Its messages stay, and what is being handled may end: its settlement may also send there.
+    fn retract(&self, queue: &QueueName) -> Pending<'_, Result<(), BrokerError>>;
+
     /// Sends messages to one queue, all or none. Resolves once they are durable.
     fn publish(&self, queue: &QueueName, messages: Vec<NewMessage>)
     -> Pending<'_, Result<Vec<Published>, BrokerError>>;
@@ -61,10 +65,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Prolongs a lease to `lease` from now.
     fn extend(&self, lease: Lease, by: Duration) -> Result<(), BrokerError>;
 
-    /// All queues, by name.
+    /// All queues that are declared or hold messages, by name.
     fn queues(&self) -> Pending<'_, Result<Vec<QueueStats>, BrokerError>>;
 
-    /// One queue.
+    /// One queue, if it is declared or holds messages.
     fn queue(&self, queue: &QueueName) -> Pending<'_, Result<QueueStats, BrokerError>>;
 
     /// The first `limit` messages of a queue in its order, without claiming them.
@@ -104,6 +108,8 @@ pub struct Published {
 pub struct QueueStats {
     /// Its name.
     pub name: QueueName,
+    /// Whether it takes sends. One that does not is there for as long as it holds messages.
+    pub declared: bool,
     /// Messages that can be claimed now, or could if an earlier message of their key were not in the way.
     pub ready: u64,
     /// Messages that are not due yet.

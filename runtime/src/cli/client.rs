@@ -10,6 +10,7 @@ use ureq::http::{Request, Response};
 use ureq::{Agent, Body};
 
 use super::{Context, Failed};
+use crate::config::{self, ConfigErrors};
 
 /// How long it may take to get a connection. The runtime is on this machine, or close.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,11 +26,17 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 pub struct Client {
     agent: Agent,
     address: SocketAddr,
+    /// What is wrong with `queue.toml`. A runtime that was started before that can still be asked.
+    config_errors: Option<ConfigErrors>,
 }
 
 impl Client {
-    /// For the runtime that this `queue.toml` starts. Nothing is sent yet.
+    /// For the runtime that this `queue.toml` starts, or started before somebody edited it. Nothing is sent yet.
     pub fn new(context: &Context) -> Result<Client, Failed> {
+        let (listen, config_errors) = match config::load(&context.config_path) {
+            Ok(config) => (config.runtime.listen, None),
+            Err(errors) => (config::address(&context.config_path)?, Some(errors)),
+        };
         let config = Agent::config_builder()
             // A refusal has a body that says why.
             .http_status_as_error(false)
@@ -41,7 +48,7 @@ impl Client {
             // Well before the runtime closes an idle connection: a request must not meet a closing one.
             .max_idle_age(IDLE_MAX)
             .build();
-        Ok(Client { agent: Agent::new_with_config(config), address: reachable(context.load_config()?.runtime.listen) })
+        Ok(Client { agent: Agent::new_with_config(config), address: reachable(listen), config_errors })
     }
 
     /// `GET`.
@@ -107,6 +114,9 @@ impl Client {
             ureq::Error::Timeout(ureq::Timeout::Connect) | ureq::Error::ConnectionFailed => true,
             _ => false,
         };
+        if nobody && let Some(errors) = &self.config_errors {
+            return errors.clone().into();
+        }
         if nobody {
             return Failed::new(format!(
                 "no runtime answers at {address} (listen in queue.toml): is `linecook run` running?"

@@ -1,6 +1,5 @@
 //! `linecook run`: builds and starts what `queue.toml` declares, and runs until it is told to stop.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,24 +8,24 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
+use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
-use crate::broker::{Broker, QueueLimits};
 use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::http::{self, App};
+use crate::reconfigure::parts::{Consumers, Fixed, Queues, Retention};
+use crate::reconfigure::{Part, Reconfigurer};
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::status::Board;
 
 /// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
 const THREADS: usize = 2;
-/// The limits of a dead-letter queue that `[queues]` does not name.
-const DEAD_LETTERS: QueueLimits = QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO };
 /// How often to ask whether the queue engine still confirms.
 const FAILURE_CHECK: Duration = Duration::from_millis(250);
 /// How long HTTP clients have to get their answers once everything else has ended.
@@ -45,7 +44,8 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then drains. A second signal ends the process at once, with exit code 1.
 pub fn run(args: &Args, context: &Context) -> CommandResult {
-    let config = config::load_to_run(&context.config_path)?;
+    let text = config::read(&context.config_path)?;
+    let config = Arc::new(config::parse_to_run(&text, &context.config_path)?);
     logging::start(args.log_format, args.log_level);
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -54,7 +54,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         .enable_all()
         .build()
         .map_err(|error| Failed::new("can't start threads").because(error))?;
-    let result = runtime.block_on(serve(&config, args.log_format));
+    let result = runtime.block_on(serve(config, &text, args.log_format));
     // A load or a build that is still under way on a blocking thread must not hold up the end.
     runtime.shutdown_background();
     result
@@ -73,13 +73,15 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
+async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> CommandResult {
     let mut stop = StopSignals::new()?;
+    let mut hangup = listen(SignalKind::hangup())?;
     let listener = bind(config.runtime.listen).await?;
     let address = listener.local_addr().unwrap_or(config.runtime.listen);
     let store = open(&config.runtime.data_dir, config.runtime.log_bytes_max)?;
     let broker: Arc<dyn Broker> = store.clone();
-    declare(&*broker, config).await?;
+    let queues = Queues(broker.clone());
+    queues.follow(&config).await.map_err(|error| Failed::new("can't declare the queues").because(error))?;
 
     let consumers: Vec<_> = config.consumers.values().cloned().collect();
     let shares = Shares::new(&consumers, config.runtime.workers);
@@ -93,20 +95,26 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
     let board = Arc::new(Board::default());
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
+    let rules = Retention::new(&config);
+    let retention = tokio::spawn(retention::keep(broker.clone(), rules.rules()));
+    announce(&config, address, log_format);
+    dispatcher.tell_cut();
+    let dispatcher = Arc::new(Mutex::new(dispatcher));
+    // In this order; what else follows queue.toml goes behind what it needs.
+    let parts: Vec<Box<dyn Part>> =
+        vec![Box::new(Fixed), Box::new(queues), Box::new(Consumers::new(dispatcher.clone())), Box::new(rules)];
+    let mut reconfigurer = Reconfigurer::new(config, text, parts, board.clone());
     let (stop_http, http_stopped) = oneshot::channel::<()>();
     let mut http = tokio::spawn(http::serve(listener, App { broker: broker.clone(), board }, async {
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));
-    let retention = tokio::spawn(retention::keep(broker.clone(), retention::rules(config, DEAD_LETTERS)));
-    announce(config, address, &shares, log_format);
 
     let result = tokio::select! {
         name = stop.next() => {
-            let limit = humantime::format_duration(config.runtime.drain_timeout);
-            tracing::info!("{name}: finishing what is running, for up to {limit}; a second signal stops at once");
-            Ok(())
+            Ok(name)
         }
+        () = reconfigurer.follow(async || _ = hangup.recv().await) => unreachable!("it follows for ever"),
         why = failure(&*broker) => Err(Failed::new("the queue engine has stopped")
             .because(why)
             .hint("what was confirmed is safe; look at the disk, then start again")),
@@ -117,8 +125,15 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         })),
     };
     retention.abort();
+    let mut drain_timeout = Duration::ZERO;
+    if let Ok(name) = &result {
+        drain_timeout = reconfigurer.in_force().runtime.drain_timeout;
+        let limit = humantime::format_duration(drain_timeout);
+        tracing::info!("{name}: finishing what is running, for up to {limit}; a second signal stops at once");
+    }
+    drop(reconfigurer);
+    let dispatcher = Arc::into_inner(dispatcher).expect("nobody follows queue.toml any more").into_inner();
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
-    let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
     tokio::select! {
         () = wind_down(dispatcher, drain_timeout, stop_http, http) => {}
         name = stop.next() => {
@@ -128,7 +143,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
     }
     store.close();
     tracing::info!("stopped");
-    result
+    result.map(drop)
 }
 
 /// Lets deliveries end while HTTP still answers (so that `linecook status` shows the draining), then ends HTTP too.
@@ -170,20 +185,6 @@ fn open(data_dir: &Path, log_bytes_max: u64) -> Result<Arc<Embedded>, Failed> {
     Ok(Arc::new(store))
 }
 
-/// Makes all queues known: those of the file, and the dead-letter queues that it does not name.
-async fn declare(broker: &dyn Broker, config: &Config) -> CommandResult {
-    let dead: BTreeSet<&QueueName> = config.consumers.values().map(|consumer| &consumer.dead_letter_queue).collect();
-    let named = config.queues.iter().map(|(name, queue)| (name, queue.limits()));
-    let unnamed = dead.into_iter().filter(|name| !config.queues.contains_key(*name));
-    for (name, limits) in named.chain(unnamed.map(|name| (name, DEAD_LETTERS))) {
-        broker
-            .declare(name, limits)
-            .await
-            .map_err(|error| Failed::new(format!("can't declare queue {name}")).because(error))?;
-    }
-    Ok(())
-}
-
 /// Ends when the broker has stopped, and says why.
 async fn failure(broker: &dyn Broker) -> String {
     loop {
@@ -195,7 +196,7 @@ async fn failure(broker: &dyn Broker) -> String {
 }
 
 /// What was started, on stderr: for people a short table, for programs a log line.
-fn announce(config: &Config, address: SocketAddr, shares: &Shares, log_format: LogFormat) {
+fn announce(config: &Config, address: SocketAddr, log_format: LogFormat) {
     let version = env!("CARGO_PKG_VERSION");
     if log_format == LogFormat::Json {
         let (queues, consumers) = (config.queues.len(), config.consumers.len());
@@ -216,10 +217,10 @@ fn announce(config: &Config, address: SocketAddr, shares: &Shares, log_format: L
         // A closed stderr is no reason not to run.
         _ = io::stderr().write_all(text.as_bytes());
     }
-    if !shares.cut.is_empty() {
-        let consumers = shares.cut.join(", ");
-        tracing::warn!(consumers, "run fewer deliveries at once than max_concurrency: the workers have no more room");
-    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failed> {
+    signal(kind).map_err(|error| Failed::new("can't listen for signals").because(error))
 }
 
 /// SIGTERM and SIGINT.
@@ -231,7 +232,6 @@ struct StopSignals {
 impl StopSignals {
     /// From now on neither ends the process by itself.
     fn new() -> Result<StopSignals, Failed> {
-        let listen = |kind| signal(kind).map_err(|error| Failed::new("can't listen for signals").because(error));
         Ok(StopSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

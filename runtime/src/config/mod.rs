@@ -22,16 +22,19 @@ mod host;
 mod keys;
 mod limits;
 mod outside;
+mod place;
 mod read;
 mod reader;
 mod syntax;
 pub mod units;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
+pub use self::file::read;
 pub use self::grants::{DirGrant, Grants, Hosts, HttpGrant, Scheme, TcpGrant};
 pub use self::host::Host;
 pub(crate) use self::keys::nearest;
 pub use self::limits::Limits;
+pub use self::place::{address, refuse};
 
 /// Reads and checks a file. What it names outside itself may be missing: see [`check`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
@@ -41,7 +44,12 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// As [`load`], and the secrets that the file names must be in the environment of this process. What else is missing
 /// can come later: a component that is built, a folder that is made.
 pub fn load_to_run(path: &Path) -> Result<Config, ConfigErrors> {
-    examine(&file::read(path)?, path, outside::check_environment)
+    parse_to_run(&file::read(path)?, path)
+}
+
+/// As [`load_to_run`], of a text that was read from `path`.
+pub fn parse_to_run(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    examine(text, path, outside::check_environment)
 }
 
 /// As [`load`], and the packages, components, folders, files and secrets that the file names must be there.

@@ -19,6 +19,9 @@ mod limits;
 
 use self::grants::GrantSpans;
 
+/// Where the API is if nothing is said.
+pub(super) const LISTEN_PORT: u16 = 7878;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -161,7 +164,7 @@ pub(super) fn document(table: TableReader<'_>, folder: &Path, errors: &Errors) -
 fn default_runtime(folder: &Path) -> RuntimeConfig {
     RuntimeConfig {
         data_dir: folder.join("data"),
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7878)),
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, LISTEN_PORT)),
         drain_timeout: Duration::from_secs(25),
         workers: thread::available_parallelism().map_or(1, usize::from),
         log_bytes_max: 768 * MIB,

@@ -31,6 +31,9 @@ impl Broker for Scripted {
     fn declare(&self, _: &QueueName, _: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
         unreachable!()
     }
+    fn retract(&self, _: &QueueName) -> Pending<'_, Result<(), BrokerError>> {
+        unreachable!()
+    }
     fn publish(&self, _: &QueueName, _: Vec<NewMessage>) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         unreachable!()
     }

@@ -1,4 +1,4 @@
-//! `GET /consumers`: what the consumers are doing.
+//! `GET /consumers`: what the consumers are doing, and which `queue.toml` they come from.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,5 +8,5 @@ use super::Shared;
 
 /// All consumers, by name.
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Value> {
-    Json(json!({ "consumers": shared.board.all() }))
+    Json(json!({ "consumers": shared.board.all(), "config": shared.board.config() }))
 }

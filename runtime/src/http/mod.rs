@@ -54,7 +54,7 @@ struct Shared {
 fn router(app: App, timeouts: Timeouts) -> Router {
     Router::new()
         .route("/queues", get(queues::list))
-        .route("/queues/{queue}", get(queues::one))
+        .route("/queues/{queue}", get(queues::one).delete(purge::delete))
         .route("/queues/{queue}/messages", get(peek::peek).post(send::send).delete(purge::purge))
         .route("/queues/{queue}/messages/batch", post(batch::send))
         .route("/queues/{queue}/redrive", post(redrive::redrive))

@@ -99,11 +99,19 @@ impl Problem {
         }
     }
 
-    /// As [`Problem::broker`]; a queue that does not exist is answered with the one that was probably meant.
+    /// As [`Problem::broker`]; of a queue that does not exist it says whether it once did, or which one was probably meant.
     pub async fn of(error: BrokerError, broker: &dyn Broker) -> Problem {
         let mut problem = Problem::broker(&error);
-        if let BrokerError::NoSuchQueue(wanted) = &error
-            && let Ok(queues) = broker.queues().await
+        let BrokerError::NoSuchQueue(wanted) = &error else { return problem };
+        if broker.queue(wanted).await.is_ok() {
+            problem.detail = format!(
+                "queue {wanted} is not declared in queue.toml any more; what is in it is kept: declare [queues.{}] again, or \
+                 delete it with `linecook purge {wanted} --delete`",
+                toml_key(wanted.as_str())
+            );
+            return problem;
+        }
+        if let Ok(queues) = broker.queues().await
             && let Some(meant) = nearest(wanted.as_str(), queues.iter().map(|queue| queue.name.as_str()))
         {
             problem.detail = format!("{error}; did you mean {meant}?");

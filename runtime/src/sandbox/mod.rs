@@ -196,7 +196,26 @@ impl Sandbox {
             Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
+        self.try_out(&module, settings).await?;
+        Ok(module)
+    }
 
+    /// The same component under other settings of its consumer: its grants are opened anew and it is instantiated once, but
+    /// nothing is compiled.
+    pub async fn relink(&self, module: &Module, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
+        let (module, tls, granted) = (module.clone(), self.tls.clone(), settings.clone());
+        let relinked = tokio::task::spawn_blocking(move || {
+            let Loaded { hash, linked, .. } = &*module.0;
+            linked.iter().try_for_each(|linked| linked.check_batches(granted.max_batch_size))?;
+            Ok(Loaded { hash: *hash, linked: linked.clone(), access: Arc::new(Access::open(&granted, tls)?) })
+        });
+        let module = Module(Arc::new(relinked.await.map_err(LoadError::internal)??));
+        self.try_out(&module, settings).await?;
+        Ok(module)
+    }
+
+    /// Instantiates a component once, on a worker that has a place for that.
+    async fn try_out(&self, module: &Module, settings: Arc<InstanceSettings>) -> Result<(), LoadError> {
         let trial = self.trial.clone().lock_owned().await;
         let (answer, answered) = oneshot::channel();
         let tried = module.clone();
@@ -207,8 +226,7 @@ impl Sandbox {
             // Then nobody listens any more.
             let _ = answer.send(tried);
         });
-        answered.await.map_err(|_| LoadError::internal("the worker has stopped, or panicked"))??;
-        Ok(module)
+        answered.await.map_err(|_| LoadError::internal("the worker has stopped, or panicked"))?
     }
 
     /// Stops the workers once their tasks have ended, or drops the tasks after `patience`. Blocks until then.

@@ -194,8 +194,9 @@ impl Admitter<'_> {
         let mut admitted = Admitted { settle: None, sends: SmallVec::new() };
         let mut refused = None;
         let mut record_bytes = 0;
+        let settles = transaction.settle.is_some();
         for (name, message) in &transaction.sends {
-            match self.send(&mut record_bytes, name, message, remembered) {
+            match self.send(&mut record_bytes, settles, name, message, remembered) {
                 Ok(admission) => admitted.sends.push(admission),
                 Err(refusal) => {
                     refused = Some(refusal);
@@ -223,12 +224,15 @@ impl Admitter<'_> {
     fn send(
         &mut self,
         record_bytes: &mut u64,
+        settles: bool,
         name: &QueueName,
         message: &NewMessage,
         remembered: &Remembered,
     ) -> Result<Admission, Refusal> {
         let queues = &mut self.state.queues;
-        let queue = queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
+        // What began while the queue was declared may end.
+        let queue = if settles { queues.known(name) } else { queues.declared(name) };
+        let queue = queue.ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
         let put_bytes = record::put_bytes_max(message);
         let message_bytes_max = crate::room::message_bytes_max(self.room.file_bytes);
         if put_bytes > message_bytes_max {
@@ -316,7 +320,7 @@ fn admit_move(
     name: &QueueName,
     edit: AttributeEdit,
 ) -> Result<Effect, Refusal> {
-    let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
+    let queue = state.queues.known(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
     // The attributes that it gains are not known to the byte before it is read; this is never too little.
     let gained = edit.bytes_gained();
     room.check_move(u64::from(held.location.len) + gained)?;

@@ -148,7 +148,7 @@ impl Engine {
         for (place, transaction) in waiting.iter().enumerate() {
             let mut found = Ok(Remembered::default());
             for (name, message) in transaction.sends.iter().filter(|(_, message)| message.idempotency_key.is_some()) {
-                let Some(queue) = self.shared.state().queues.declared(name) else { continue };
+                let Some(queue) = self.shared.state().queues.known(name) else { continue };
                 let Some(key) = commit::idempotency(self.wal.store_tag(), queue, message) else { continue };
                 match (&mut found, self.dedup.find_in_runs(key)) {
                     (Ok(found), Ok(seen)) => found.extend(seen.map(|seen| (key, seen))),

@@ -86,6 +86,8 @@ pub struct Peeked {
 pub struct QueueStats {
     /// Its name.
     pub name: QueueName,
+    /// Whether it takes sends. One that does not is shown for as long as it holds messages.
+    pub declared: bool,
     /// Messages in state [`MessageState::Ready`].
     pub ready: u64,
     /// Messages in state [`MessageState::Delayed`].
@@ -160,6 +162,12 @@ impl Store {
     /// Makes a queue known, or changes its limits. It is in the log from its first message on.
     pub fn declare(&self, queue: &QueueName, limits: QueueLimits) {
         self.shared.state().queues.declare(queue, limits);
+    }
+
+    /// Takes no more sends for a queue, until it is declared again. Its messages stay, and what is leased may still be
+    /// settled; a settlement may also send to it, or move its message there, as when it was leased.
+    pub fn retract(&self, queue: &QueueName) {
+        self.shared.state().queues.retract(queue);
     }
 
     /// Calls `arrived` whenever a queue may have something new to claim, on the committer's thread: it must be quick.
@@ -364,8 +372,10 @@ impl Store {
         state.queues.advance(number, now_ms);
         let counts = state.queues.counts(number);
         let holds_any = counts.oldest_enqueued_at_ms.is_some();
-        (holds_any || state.queues.declared(queue).is_some()).then(|| QueueStats {
+        let declared = state.queues.declared(queue).is_some();
+        (holds_any || declared).then(|| QueueStats {
             name: queue.clone(),
+            declared,
             ready: counts.ready,
             delayed: counts.delayed,
             leased: counts.leased,

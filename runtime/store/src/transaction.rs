@@ -105,7 +105,7 @@ pub struct Sent {
 /// Why a transaction did not happen. Nothing of it did.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A queue that was never declared.
+    /// A queue that is not declared; for a settlement, one that never was.
     #[error("there is no queue {0}")]
     NoSuchQueue(QueueName),
     /// The queue's own limit.

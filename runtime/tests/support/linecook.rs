@@ -279,6 +279,12 @@ impl Runtime {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
     }
 
+    /// SIGHUP.
+    #[track_caller]
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(mut self) -> Ended {

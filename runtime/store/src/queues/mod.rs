@@ -132,6 +132,14 @@ impl Queues {
         number
     }
 
+    /// Takes no more sends for a queue. It keeps its messages, its limits and its number, and what is under way in it may end:
+    /// see [`Queues::known`].
+    pub(crate) fn retract(&mut self, name: &QueueName) {
+        if let Some(number) = self.known(name) {
+            line_mut(&mut self.lines, number).declared = false;
+        }
+    }
+
     fn number_or_new(&mut self, name: &QueueName) -> QueueNumber {
         if let Some(number) = self.numbers.get(name) {
             return *number;

@@ -69,6 +69,7 @@ pub(super) const LAYOUT: Layout = Layout {
 
 const QUEUES: [&str; 3] = ["a", "b", "a.dead"];
 const QUEUE_BYTES_MAX: u64 = 20_000;
+const LIMITS: QueueLimits = QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS };
 const LEASE_MS: u64 = 1000;
 
 pub(super) struct Run {
@@ -85,9 +86,14 @@ pub(super) struct Run {
     ids: BTreeMap<MessageId, Nonce>,
     /// What was on its way when the store stopped, and when it was committed.
     in_doubt: Vec<Step>,
+    /// Decides which queues take sends: whatever else happens in a run does not depend on it.
+    names: fastrand::Rng,
+    /// The queue that takes no sends, if there is one; settlements may go there all the same.
+    retracted: Option<QueueName>,
 }
 
 /// What is put on record at once.
+#[allow(clippy::large_enum_variant, reason = "there are a few of them, in tests")]
 enum Step {
     Commit(Transaction, u64),
     Purge(QueueName),
@@ -112,6 +118,8 @@ impl Run {
             next_nonce: 1,
             ids: BTreeMap::new(),
             in_doubt: Vec::new(),
+            names: fastrand::Rng::with_seed(!seed),
+            retracted: None,
         }
     }
 
@@ -237,10 +245,10 @@ impl Run {
             open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
-            let limits = QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS };
-            face.declare(&name(queue), limits);
+            face.declare(&name(queue), LIMITS);
         }
         self.store = Some(Harness { engine, face });
+        self.retracted = None;
         self.now_ms();
         Ok(())
     }
@@ -313,6 +321,9 @@ impl Run {
         }
         if self.random.u8(..) < 3 {
             return self.purge();
+        }
+        if self.names.u8(..) < 6 {
+            self.retract();
         }
         match self.random.u8(0..19) {
             0..=7 => self.publish(),
@@ -440,6 +451,19 @@ impl Run {
         }
     }
 
+    /// One queue takes no more sends, in place of the one that did not so far.
+    fn retract(&mut self) {
+        let next = self.names.bool().then(|| name(QUEUES[self.names.usize(..QUEUES.len())]));
+        let face = &self.store.as_ref().expect("the store is open").face;
+        if let Some(before) = self.retracted.take() {
+            face.declare(&before, LIMITS);
+        }
+        if let Some(next) = &next {
+            face.retract(next);
+        }
+        self.retracted = next;
+    }
+
     fn pass_time(&mut self) {
         self.clock.advance(self.random.u64(1..1500));
         let now_ms = self.now_ms();
@@ -458,6 +482,14 @@ impl Run {
         self.engine().commit(&mut transactions.clone(), &mut answers);
         assert_eq!(answers.len(), transactions.len());
         for (transaction, answer) in transactions.into_iter().zip(answers) {
+            let refused = |(queue, _): &(QueueName, NewMessage)| self.retracted.as_ref() == Some(queue);
+            let foreign = transaction.settle.is_none() && transaction.sends.iter().any(refused);
+            match &answer {
+                // Nor is it in doubt: it is refused before anything is written.
+                Err(Refusal::NoSuchQueue(_) | Refusal::Stopped(_)) if foreign => continue,
+                Ok(_) if foreign => panic!("a queue that was retracted has taken a message"),
+                _ => {}
+            }
             match answer {
                 Ok(receipt) => {
                     let duplicates = self.model.apply(&transaction, now_ms);
