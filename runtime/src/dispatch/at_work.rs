@@ -14,7 +14,9 @@ use super::hints::Hints;
 use super::policy::Policy;
 use super::puller::{Consumer, Puller};
 use super::reload::{self, Intake, SandboxLoader, Timing};
+use super::state;
 use super::{Kitchen, Shares};
+use crate::broker::Broker;
 use crate::config::{ConsumerConfig, Source};
 use crate::sandbox::{InstanceSettings, Module, ModuleHash};
 use crate::status::{Board, ConsumerState};
@@ -55,7 +57,8 @@ struct Follower(JoinHandle<()>);
 
 impl Follower {
     fn start(config: &ConsumerConfig, generations: Generations<Module>, kitchen: &Kitchen) -> Follower {
-        let loader = SandboxLoader { sandbox: kitchen.sandbox.clone(), settings: Arc::new(settings(config)) };
+        let loader =
+            SandboxLoader { sandbox: kitchen.sandbox.clone(), settings: Arc::new(settings(config, &kitchen.broker)) };
         let intake = Intake::new(loader, generations);
         let (hints, timing) = (Hints::new(), Timing::default());
         Follower(match &config.source {
@@ -171,12 +174,13 @@ impl Line {
         kitchen: &Kitchen,
         shares: &Shares,
     ) -> Line {
+        state::limit(config, &*kitchen.broker);
         let (claims, claiming) = mpsc::channel(1);
         let (ended, running) = mpsc::channel(1);
         let consumer = Consumer {
             broker: kitchen.broker.clone(),
             policy: Arc::new(Policy::new(config)),
-            settings: Arc::new(settings(config)),
+            settings: Arc::new(settings(config, &kitchen.broker)),
             batches: (config.max_batch_size > 1)
                 .then_some(BatchLimits { size_max: config.max_batch_size, wait_max: config.max_batch_timeout }),
             suspects: suspects.clone(),
@@ -219,7 +223,7 @@ impl Line {
 }
 
 /// What a consumer's instances may use.
-pub(super) fn settings(config: &ConsumerConfig) -> InstanceSettings {
+pub(super) fn settings(config: &ConsumerConfig, broker: &Arc<dyn Broker>) -> InstanceSettings {
     InstanceSettings {
         consumer: config.name.clone(),
         queue: config.queue.clone(),
@@ -228,6 +232,7 @@ pub(super) fn settings(config: &ConsumerConfig) -> InstanceSettings {
         max_batch_size: config.max_batch_size,
         limits: config.limits.clone(),
         config: config.config.clone(),
+        state: state::of(config, broker),
         grants: config.grants.clone(),
     }
 }

@@ -42,6 +42,7 @@ mod reload;
 mod room;
 mod settler;
 mod share;
+mod state;
 
 pub use self::canary::Canary;
 pub use self::change::Change;
@@ -183,7 +184,7 @@ impl Dispatcher {
 
     async fn prepare_one(&self, at_work: &AtWork, config: ConsumerConfig, change: Change) -> Result<Changed, String> {
         let sandbox = &self.kitchen.sandbox;
-        let settings = Arc::new(at_work::settings(&config));
+        let settings = Arc::new(at_work::settings(&config, &self.kitchen.broker));
         let in_force = at_work.generations.module();
         let relinked = match &in_force {
             Some((module, hash)) if change.relink => {

@@ -35,6 +35,12 @@ pub(crate) struct Purge {
     pub(crate) done: Box<dyn FnOnce(Result<u64, Refusal>) + Send>,
 }
 
+/// A space of durable state that is to go, and whom to tell.
+pub(crate) struct DropState {
+    pub(crate) space: Box<str>,
+    pub(crate) done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+}
+
 /// Messages in the log that a purge takes away between two groups.
 const PURGE_STEP: usize = 4096;
 
@@ -52,11 +58,13 @@ struct Work {
     transactions: Vec<Transaction>,
     callers: Vec<Caller>,
     purges: Vec<Purge>,
+    /// They come after what is committed with them.
+    drops: Vec<DropState>,
 }
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.callers.is_empty() && self.purges.is_empty()
+        self.callers.is_empty() && self.purges.is_empty() && self.drops.is_empty()
     }
 }
 
@@ -100,6 +108,11 @@ impl Inbox {
     /// Leaves a purge. Gives it back if the committer has ended.
     pub(crate) fn push_purge(&self, purge: Purge) -> Option<Purge> {
         self.leave(purge, |work, purge| work.purges.push(purge))
+    }
+
+    /// Leaves durable state to be dropped. Gives it back if the committer has ended.
+    pub(crate) fn push_drop(&self, drop: DropState) -> Option<DropState> {
+        self.leave(drop, |work, drop| work.drops.push(drop))
     }
 
     fn leave<T>(&self, left: T, leave: impl FnOnce(&mut Work, T)) -> Option<T> {
@@ -181,6 +194,7 @@ pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
     loop {
         let closing = inbox.take(&engine, more_to_do, &mut batch.work);
         batch.commit(&mut engine);
+        batch.drop_state(&mut engine);
         engine.expire();
         batch.purge(&mut engine);
         more_to_do = engine.maintain() || !batch.purges.is_empty();
@@ -209,6 +223,12 @@ impl Batch {
                 Caller::One(done) => done(answers.next().expect("one answer for each transaction")),
                 Caller::All(count, done) => done(answers.by_ref().take(count).collect()),
             }
+        }
+    }
+
+    fn drop_state(&mut self, engine: &mut Engine) {
+        for DropState { space, done } in self.work.drops.drain(..) {
+            done(engine.drop_state(&space));
         }
     }
 

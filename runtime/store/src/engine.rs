@@ -18,8 +18,9 @@ use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::Keeping;
+use crate::kv::admission::Admission as StateAdmission;
 use crate::location::{FileId, Location};
-use crate::record::{self, QueueNumber};
+use crate::record::{self, QueueNumber, StateChange};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
@@ -35,6 +36,7 @@ pub(crate) struct Engine {
     pub(crate) dedup: Dedup,
     /// Why nothing more is confirmed. The state says so too, to others.
     stopped: Option<Arc<str>>,
+    state_admission: StateAdmission,
     /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
     /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
@@ -52,6 +54,7 @@ impl Engine {
             keeping,
             dedup,
             stopped: None,
+            state_admission: StateAdmission::default(),
             frame: Vec::new(),
             group: Vec::new(),
             puts: Vec::new(),
@@ -83,14 +86,17 @@ impl Engine {
         let bytes_max = transaction_bytes_max(room.file_bytes);
         let store_tag = self.wal.store_tag();
         let remembered = self.remembered(waiting);
+        self.state_admission.begin(&self.shared, waiting, bytes_max);
         let mut group = std::mem::take(&mut self.group);
         {
             let state = &mut *self.shared.state_soon();
-            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
+            let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
+            let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
             let mut bytes = 0;
             for (place, next) in waiting.iter_mut().enumerate() {
                 bytes += commit::bytes_max(admitter.state, next);
-                if bytes > bytes_max && !group.is_empty() {
+                let alone = StateAdmission::stands_alone(next);
+                if (bytes > bytes_max || alone) && !group.is_empty() {
                     break;
                 }
                 group.push(match remembered.get(&place) {
@@ -98,6 +104,9 @@ impl Engine {
                     Some(Ok(remembered)) => admitter.admit(next, remembered),
                     None => admitter.admit(next, &Remembered::default()),
                 });
+                if alone {
+                    break;
+                }
             }
             // Queues that the log does not name yet come before the first message in them.
             for number in group.iter().flatten().flat_map(Admitted::queues) {
@@ -120,7 +129,7 @@ impl Engine {
         }
         for (one, transaction) in group.iter().zip(transactions) {
             if let Ok(admitted) = one {
-                commit::encode(admitted, &transaction.sends, store_tag, now_ms, &mut self.frame, &mut puts);
+                commit::encode(admitted, transaction, store_tag, now_ms, &mut self.frame, &mut puts);
             }
         }
         match self.write_frame() {
@@ -190,6 +199,9 @@ impl Engine {
         // What was taken for a duplicate of a message that will not come has no first one either.
         while let Some((place, refusal)) = unreadable.pop() {
             let Ok(admitted) = std::mem::replace(&mut group[place], Err(refusal.clone())) else { continue };
+            if StateAdmission::stands_alone(&transactions[place]) {
+                self.state_admission.abandon();
+            }
             for (later, one) in group.iter().enumerate().skip(place + 1) {
                 let lost = |one: &Admitted| one.duplicates().any(|first| admitted.is_first(first));
                 if one.as_ref().is_ok_and(lost) {
@@ -197,13 +209,14 @@ impl Engine {
                 }
             }
             let (state, store_tag) = (&mut *self.shared.state(), self.wal.store_tag());
-            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
+            let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
+            let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
             admitter.withdraw(admitted, &transactions[place].sends);
         }
     }
 
     fn apply(
-        &self,
+        &mut self,
         group: &mut Vec<Result<Admitted, Refusal>>,
         transactions: &[Transaction],
         puts: impl ExactSizeIterator<Item = commit::Span>,
@@ -223,6 +236,7 @@ impl Engine {
         let watchers: Vec<Watcher> = {
             let state = &mut *self.shared.state_soon();
             let store_tag = self.wal.store_tag();
+            self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
             for (one, Transaction { sends, .. }) in group.drain(..).zip(transactions) {
                 answers.push(one.map(|admitted| applier.apply(&admitted, sends)));
@@ -259,6 +273,16 @@ impl Engine {
         let mut state = self.shared.state();
         let removed = state.queues.purge(queue, bound).expect("all that stands in segments goes");
         Ok((removed, bound < below))
+    }
+
+    /// Takes away all durable state of a space.
+    pub(crate) fn drop_state(&mut self, space: &str) -> Result<(), Refusal> {
+        self.make_room().map_err(Refusal::Stopped)?;
+        self.begin_frame();
+        record::encode_state(&mut self.frame, StateChange::Drop { space });
+        self.write_frame().map_err(Refusal::Stopped)?;
+        self.shared.state().kv.drop_space(space);
+        Ok(())
     }
 
     /// Leases that are over: their messages are due again, and their attempts count if they had begun.

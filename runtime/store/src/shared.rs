@@ -9,6 +9,8 @@ use crate::attempts::Attempts;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
+use crate::kv::Kv;
+use crate::kv::file::StateFile;
 use crate::location::Location;
 use crate::queues::Queues;
 use crate::reader::Reader;
@@ -26,6 +28,7 @@ pub(crate) struct Shared {
     /// Of the leases that are out in `state`.
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) reader: Reader,
+    pub(crate) state_file: StateFile,
     /// Wakes the committer: something that was done beside it is finished.
     nudge: OnceLock<Watcher>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -35,6 +38,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) queues: Queues,
     pub(crate) chunks: Chunks,
+    pub(crate) kv: Kv,
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
     /// Why nothing more is confirmed.
     pub(crate) stopped: Option<Arc<str>>,
@@ -46,6 +50,7 @@ impl Shared {
         attempts: Arc<Attempts>,
         cache: FrameCache,
         reader: Reader,
+        state_file: StateFile,
         clock: Arc<dyn Clock>,
         store_tag: u64,
     ) -> Shared {
@@ -54,6 +59,7 @@ impl Shared {
             cache: Mutex::new(cache),
             attempts,
             reader,
+            state_file,
             nudge: OnceLock::new(),
             clock,
             store_tag,
