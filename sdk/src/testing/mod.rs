@@ -26,8 +26,8 @@
 //! assert_eq!(run.dropped[0].json::<u64>(), 202);
 //! ```
 //!
-//! In [`run`] every queue may be sent to; [`granting`] allows only some, as `queue.toml` does. [`config`] says what the values of
-//! `[consumers.NAME.config]` are, and [`http`] which servers there are and what they answer; both chain, as in
+//! In [`run`] every queue may be sent to; [`granting`] allows only some, as `queue.toml` does. [`config`](fn@config) says what the values of
+//! `[consumers.NAME.config]` are, and [`http`](fn@http) which servers there are and what they answer; both chain, as in
 //! `testing::granting(["audit"]).config([("greeting", "Hello")]).http(&web).run(…)`. Folders and environment
 //! variables are the machine's own: give the handler's inner function the folder as a parameter and pass a temporary
 //! one.
