@@ -3,17 +3,12 @@
 //! In the clear, as to a relay in one's own network; a server on the internet wants TLS, which its client brings no
 //! implementation for that compiles to WASI.
 
-use std::time::Duration;
-
 use lettre::message::Message;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::response::{Category, Severity};
 use lettre::{SmtpTransport, Transport};
 use linecook_sdk::Failure;
-
-/// A server that says nothing for so long is not there. Well below the default timeout of a delivery.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The port of a server that is named without one.
 const PORT: u16 = 25;
@@ -63,7 +58,7 @@ impl Server {
     ///
     /// A dead letter, if the server will never take this mail (55x: no such mailbox, say). Else a retry.
     pub(crate) fn send(&self, mail: &Message) -> Result<(), Failure> {
-        let mut client = SmtpTransport::builder_dangerous(&self.host).port(self.port).timeout(Some(TIMEOUT));
+        let mut client = SmtpTransport::builder_dangerous(&self.host).port(self.port).timeout(None);
         if let Some(domain) = mail.envelope().from().map(|from| from.domain().to_owned()) {
             client = client.hello_name(ClientId::Domain(domain));
         }
