@@ -81,6 +81,7 @@ pub mod http;
 pub mod logging;
 mod message;
 pub mod queues;
+pub mod state;
 
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

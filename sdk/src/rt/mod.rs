@@ -10,6 +10,9 @@ pub(crate) mod config;
 pub(crate) mod http;
 
 #[cfg(target_family = "wasm")]
+pub mod state;
+
+#[cfg(target_family = "wasm")]
 pub use bindings::{BatchGuest, Guest, RawAnswer, RawFailure, RawMessage, call, call_batch, export, export_batch};
 
 /// What a consumer can take.

@@ -26,6 +26,8 @@
 //! assert_eq!(run.dropped[0].json::<u64>(), 202);
 //! ```
 //!
+//! [`state()`](state()) is the consumer's durable state, to be filled before and looked at after.
+//!
 //! In [`run`] every queue may be sent to; [`granting`] allows only some, as `queue.toml` does. [`config`](fn@config) says what the values of
 //! `[consumers.NAME.config]` are, and [`http`](fn@http) which servers there are and what they answer; both chain, as in
 //! `testing::granting(["audit"]).config([("greeting", "Hello")]).http(&web).run(…)`. Folders and environment
@@ -34,6 +36,7 @@
 
 pub(crate) mod config;
 pub(crate) mod fake;
+pub(crate) mod state;
 pub(crate) mod web;
 
 use std::collections::BTreeMap;
@@ -42,6 +45,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::state::{State, state};
 use crate::__rt::BatchOutput;
 use crate::{Message, Outcome};
 
