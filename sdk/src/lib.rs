@@ -63,16 +63,21 @@
 //! make) stays, until the instance fails, has served `max_deliveries_per_instance`, or was idle for
 //! `instance_idle_timeout`. Nothing that matters may depend on it: that belongs in [`state`].
 //!
+//! What a consumer may reach outside of it, its grants in `queue.toml` say: [`queues`] to send to, servers for [`http`], and
+//! files, sockets and environment variables by the standard library. [`config`] reads the values that `queue.toml` has for it.
+//!
 //! `println!` and `eprintln!` reach the runtime's log, with the message's id, and so do the records of the `log` and
 //! `tracing` crates (see [`logging`]). The tail of stderr is kept with a dead letter.
 //!
 //! # Test
 //!
 //! On any other target than WebAssembly the function is an ordinary function, and [`testing`] stands in for the
-//! runtime: `cargo test` needs no runtime and no WebAssembly.
+//! runtime, with its queues and its values, and for servers: `cargo test` needs no runtime and no WebAssembly.
 
 pub mod batch;
+pub mod config;
 mod failure;
+pub mod http;
 pub mod logging;
 mod message;
 pub mod queues;

@@ -4,6 +4,10 @@ use crate::{Failure, Message, Outcome};
 
 #[cfg(target_family = "wasm")]
 pub mod bindings;
+#[cfg(target_family = "wasm")]
+pub(crate) mod config;
+#[cfg(target_family = "wasm")]
+pub(crate) mod http;
 
 #[cfg(target_family = "wasm")]
 pub mod state;
