@@ -19,6 +19,8 @@ use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::http::{self, App};
+use crate::producers::Producers;
+use crate::producers::clock::SystemClock;
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::status::Board;
@@ -93,11 +95,17 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
     let board = Arc::new(Board::default());
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
+    let producers = Producers::new(broker.clone(), board.clone(), Arc::new(SystemClock));
+    producers.apply(&config.producers).await;
     let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let mut http = tokio::spawn(http::serve(listener, App { broker: broker.clone(), board }, async {
-        // A sender that is dropped says the same.
-        _ = http_stopped.await;
-    }));
+    let mut http = tokio::spawn(http::serve(
+        listener,
+        App { broker: broker.clone(), board, webhooks: producers.webhooks() },
+        async {
+            // A sender that is dropped says the same.
+            _ = http_stopped.await;
+        },
+    ));
     let retention = tokio::spawn(retention::keep(broker.clone(), retention::rules(config, DEAD_LETTERS)));
     announce(config, address, &shares, log_format);
 
@@ -116,19 +124,31 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
             Err(error) => io::Error::other(error),
         })),
     };
+    // First, so that nothing new comes while the rest is finished.
+    producers_stopped(&producers, &mut stop).await?;
     retention.abort();
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
     let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
     tokio::select! {
         () = wind_down(dispatcher, drain_timeout, stop_http, http) => {}
-        name = stop.next() => {
-            let text = "stopped at once; deliveries that were running come back at the next start";
-            return Err(Failed::new(format!("a second signal ({name}): {text}")));
-        }
+        name = stop.next() => return Err(stopped_at_once(name)),
     }
     store.close();
     tracing::info!("stopped");
     result
+}
+
+/// Ends the producers. They only finish what they have begun to send, which takes as long as the disk takes.
+async fn producers_stopped(producers: &Producers, stop: &mut StopSignals) -> CommandResult {
+    tokio::select! {
+        () = producers.stop() => Ok(()),
+        name = stop.next() => Err(stopped_at_once(name)),
+    }
+}
+
+fn stopped_at_once(signal: &str) -> Failed {
+    let text = "stopped at once; deliveries that were running come back at the next start";
+    Failed::new(format!("a second signal ({signal}): {text}"))
 }
 
 /// Lets deliveries end while HTTP still answers (so that `linecook status` shows the draining), then ends HTTP too.
@@ -199,9 +219,13 @@ fn announce(config: &Config, address: SocketAddr, shares: &Shares, log_format: L
     let version = env!("CARGO_PKG_VERSION");
     if log_format == LogFormat::Json {
         let (queues, consumers) = (config.queues.len(), config.consumers.len());
-        tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, "listening");
+        let producers = config.producers.len();
+        tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, producers, "listening");
     } else {
         let mut text = format!("linecook {version}: http://{address}, data in {}\n", config.runtime.data_dir.display());
+        for (name, producer) in &config.producers {
+            text.push_str(&format!("  {name} ({}) → {}\n", producer.kind.name(), producer.queue));
+        }
         for (name, consumer) in &config.consumers {
             let from = match &consumer.source {
                 Source::Package(path) => format!("built from {}", path.display()),

@@ -1,4 +1,4 @@
-//! `linecook status`: what is in the queues, and what the consumers are doing.
+//! `linecook status`: what is in the queues, and what the consumers and the producers are doing.
 
 use serde_json::{Value, json};
 
@@ -19,14 +19,22 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     let client = Client::new(context)?;
     let queues = client.get("/queues")?["queues"].take();
     let consumers = client.get("/consumers")?["consumers"].take();
+    let producers = client.get("/producers")?["producers"].take();
     if args.json {
-        return terminal::print(json!({ "queues": queues, "consumers": consumers }));
+        return terminal::print(json!({ "queues": queues, "consumers": consumers, "producers": producers }));
     }
     terminal::print(queue_table(list(&queues)))?;
-    if list(&consumers).is_empty() {
-        return Ok(());
+    if !list(&producers).is_empty() {
+        terminal::print(format!("\n{}", producer_table(list(&producers))))?;
     }
-    terminal::print(format!("\n{}", consumer_table(list(&consumers))))?;
+    if !list(&consumers).is_empty() {
+        terminal::print(format!("\n{}", consumer_table(list(&consumers))))?;
+    }
+    for producer in list(&producers) {
+        if let (Some(error), Some(at)) = (producer["last_error"].as_str(), producer["last_error_at"].as_str()) {
+            terminal::print(format!("\n{}: {} (at {at})", cell(producer, "name"), one_line(error, 2000)))?;
+        }
+    }
     for consumer in list(&consumers) {
         if let Some(generation) = consumer["canary"]["generation"].as_u64() {
             terminal::print(format!("\n{}: generation {generation} is on trial", cell(consumer, "name")))?;
@@ -49,6 +57,13 @@ fn queue_table(queues: &[Value]) -> String {
         row
     });
     table(&["QUEUE", "READY", "DELAYED", "LEASED", "SIZE", "OLDEST", "CONSUMER"], &[1, 2, 3, 4, 5], rows)
+}
+
+fn producer_table(producers: &[Value]) -> String {
+    let names = ["name", "kind", "queue", "state", "sent", "refused", "missed", "last_sent_at", "next_run_at"];
+    let rows = producers.iter().map(|producer| names.map(|name| cell(producer, name)).into());
+    let header = ["PRODUCER", "KIND", "QUEUE", "STATE", "SENT", "REFUSED", "MISSED", "LAST SENT", "NEXT RUN"];
+    table(&header, &[4, 5, 6], rows)
 }
 
 fn consumer_table(consumers: &[Value]) -> String {

@@ -14,7 +14,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 /// Wakes up when something changes in the watched folders, not counting the folders in them.
-pub(super) struct Hints {
+pub(crate) struct Hints {
     watcher: Option<RecommendedWatcher>,
     /// With the inode, so that a folder that was deleted and made again is watched again.
     watched: BTreeMap<PathBuf, u64>,
@@ -23,7 +23,7 @@ pub(super) struct Hints {
 
 impl Hints {
     /// Watches nothing yet. Without help from the system there are no hints, only rescans.
-    pub(super) fn new() -> Hints {
+    pub(crate) fn new() -> Hints {
         let changed = Arc::new(Notify::new());
         let on_event = {
             let changed = changed.clone();
@@ -40,7 +40,7 @@ impl Hints {
     }
 
     /// Watches these folders and no others.
-    pub(super) fn watch(&mut self, folders: &BTreeSet<PathBuf>) {
+    pub(crate) fn watch(&mut self, folders: &BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
         let inode = |path: &Path| fs::metadata(path).map(|metadata| metadata.ino()).ok();
         self.watched.retain(|path, watched| {
@@ -62,7 +62,7 @@ impl Hints {
     }
 
     /// Waits for a hint, or until it is time for a rescan.
-    pub(super) async fn wait(&self, rescan: Duration) {
+    pub(crate) async fn wait(&self, rescan: Duration) {
         // Running out is as good as a hint.
         _ = tokio::time::timeout(rescan, self.changed.notified()).await;
     }
