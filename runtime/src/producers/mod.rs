@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod cron;
 mod outlet;
+pub mod tail;
 pub mod webhook;
 
 use std::collections::BTreeMap;
@@ -102,7 +103,8 @@ impl Producers {
         let task = tokio::spawn(async move {
             let ended = match &kind {
                 ProducerKind::Cron(cron) => cron::run(&outlet, cron, &clock).await,
-                ProducerKind::Tail(_) | ProducerKind::Watch(_) | ProducerKind::Webhook(_) => Ok(()),
+                ProducerKind::Tail(tail) => tail::run(&outlet, tail).await,
+                ProducerKind::Watch(_) | ProducerKind::Webhook(_) => Ok(()),
             };
             if let Err(Unsent::TooLarge) = ended {
                 let error = "its state is larger than the log takes in one step: raise log_max_bytes";
