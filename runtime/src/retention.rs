@@ -96,6 +96,7 @@ async fn sweep(broker: &dyn Broker, rule: &Rule) -> Result<(), BrokerError> {
                         resolution: Resolution::Release,
                         sends: Vec::new(),
                         state: Vec::new(),
+                        state_reads: Vec::new(),
                     });
                     refused = Some(error);
                 }
@@ -133,5 +134,5 @@ fn settlement(rule: &Rule, delivery: &Delivery, now_ms: u64) -> Settlement {
         last_failed_at_ms: now_ms,
     };
     let resolution = Resolution::DeadLetter { queue: rule.dead_letter_queue.clone(), facts: facts.attributes() };
-    Settlement { lease: delivery.lease, resolution, sends: Vec::new(), state: Vec::new() }
+    Settlement { lease: delivery.lease, resolution, sends: Vec::new(), state: Vec::new(), state_reads: Vec::new() }
 }

@@ -156,15 +156,23 @@ impl Broker for Embedded {
         state: Vec<StateWrite>,
     ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         let sends = sends.into_iter().map(|send| (send.queue, send.message)).collect();
-        self.send(Transaction { settle: None, sends, state })
+        self.send(Transaction { sends, state, ..Transaction::default() })
     }
 
-    fn state(&self, _space: &str, _key: &str) -> Result<Option<Bytes>, BrokerError> {
-        Err(BrokerError::Read("state is not kept yet".to_owned()))
+    fn state(&self, space: &str, key: &str) -> Result<Option<Bytes>, BrokerError> {
+        Ok(self.store.state_get(space, key)?)
     }
 
-    fn state_keys(&self, _space: &str, _after: Option<&str>, _limit: usize) -> Result<Vec<Box<str>>, BrokerError> {
-        Err(BrokerError::Read("state is not kept yet".to_owned()))
+    fn state_keys(&self, space: &str, after: Option<&str>, limit: usize) -> Result<Vec<Box<str>>, BrokerError> {
+        Ok(self.store.state_keys(space, after, limit)?)
+    }
+
+    fn state_bytes(&self, space: &str) -> Result<u64, BrokerError> {
+        Ok(self.store.state_bytes(space))
+    }
+
+    fn limit_state(&self, space: &str, bytes_max: u64) {
+        self.store.limit_state(space, bytes_max);
     }
 
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
@@ -218,6 +226,7 @@ impl Broker for Embedded {
                 settle: Some((settlement.lease, action(settlement.resolution))),
                 sends: settlement.sends.into_iter().map(|send| (send.queue, send.message)).collect(),
                 state: settlement.state,
+                state_reads: settlement.state_reads,
             })
             .collect();
         let commit = self.commit(transactions);
@@ -326,6 +335,9 @@ impl From<Refusal> for BrokerError {
             Refusal::QueueFull { queue, bytes_max } => BrokerError::QueueFull { queue, bytes_max },
             Refusal::TooLarge { bytes, bytes_max } => BrokerError::TooLarge { bytes, bytes_max },
             Refusal::LeaseLost => BrokerError::LeaseLost,
+            Refusal::StateKey { .. } => BrokerError::StateKey(refusal.to_string()),
+            Refusal::StateFull { space, bytes, bytes_max } => BrokerError::StateFull { space, bytes, bytes_max },
+            Refusal::StateChanged { space, key } => BrokerError::StateChanged { space, key },
             Refusal::Read(why) => BrokerError::Read(why.to_string()),
             Refusal::Stopped(why) => BrokerError::Stopped(why.to_string()),
             Refusal::DiskFull => BrokerError::StoreFull(refusal.to_string()),

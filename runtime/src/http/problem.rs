@@ -83,6 +83,13 @@ impl Problem {
                 format!("{detail}; nothing was stored, send again later"),
             ),
             BrokerError::TooLarge { .. } => Problem::too_large(format!("{detail}; send less in one message")),
+            BrokerError::StateKey(_) => Problem::new(StatusCode::BAD_REQUEST, "state-key", "No key of state", detail),
+            BrokerError::StateFull { .. } => {
+                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "state-full", "The state is full", detail)
+            }
+            BrokerError::StateChanged { .. } => {
+                Problem::new(StatusCode::CONFLICT, "state-changed", "The state has changed", detail)
+            }
             BrokerError::LeaseLost => Problem::new(StatusCode::CONFLICT, "lease-lost", "The lease is lost", detail),
             BrokerError::Stopped(_) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,

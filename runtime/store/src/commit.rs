@@ -6,14 +6,15 @@ use smallvec::SmallVec;
 
 use crate::NewMessage;
 use crate::dedup::{self, Dedup, KeyHash, Seen};
+use crate::kv::admission::{self, Admission as StateAdmission};
 use crate::location::Location;
 use crate::queues::Held;
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber};
+use crate::record::{self, DeliveryState, PutPlace, QueueNumber, StateChange};
 use crate::room::Room;
 use crate::shared::{Content, State, Wanted};
 use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Sent, Transaction};
 use crate::wal::frame;
-use crate::{Lease, MessageId, QueueName};
+use crate::{Lease, MessageId, QueueName, StateWrite};
 
 /// A transaction that was admitted: nothing but the disk can refuse it now.
 pub(crate) struct Admitted {
@@ -135,7 +136,7 @@ pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
         Some(_) => SETTLE_BYTES,
         None => 0,
     };
-    sends.sum::<u64>() + settle
+    sends.sum::<u64>() + settle + admission::record_bytes_max(transaction)
 }
 
 /// Step 1: checks transactions against the queues and holds what they need.
@@ -143,6 +144,7 @@ pub(crate) struct Admitter<'a> {
     pub(crate) state: &'a mut State,
     pub(crate) room: Room,
     pub(crate) dedup: &'a mut Dedup,
+    pub(crate) state_admission: &'a mut StateAdmission,
     pub(crate) store_tag: u64,
     pub(crate) now_ms: u64,
 }
@@ -163,7 +165,7 @@ impl Admitter<'_> {
         }
         let mut admitted = Admitted { settle: None, sends: SmallVec::new() };
         let mut refused = None;
-        let mut record_bytes = 0;
+        let mut record_bytes = admission::record_bytes_max(transaction);
         for (name, message) in &transaction.sends {
             match self.send(&mut record_bytes, name, message, remembered) {
                 Ok(admission) => admitted.sends.push(admission),
@@ -181,6 +183,10 @@ impl Admitter<'_> {
                 Err(refusal) => refused = Some(refusal),
             }
         }
+        if refused.is_none() && !(transaction.state.is_empty() && transaction.state_reads.is_empty()) {
+            // Last, since it can't be taken back.
+            refused = self.state(transaction).err();
+        }
         match refused {
             None => Ok(admitted),
             Some(refusal) => {
@@ -188,6 +194,16 @@ impl Admitter<'_> {
                 Err(refusal)
             }
         }
+    }
+
+    /// What it reads and writes of durable state. On a full disk, what only takes away goes on.
+    fn state(&mut self, transaction: &Transaction) -> Result<(), Refusal> {
+        let bytes = admission::record_bytes_max(transaction);
+        if transaction.state.iter().any(|write| write.value.is_some()) {
+            self.room.check_sends(bytes)?;
+        }
+        self.room.check_size(bytes)?;
+        self.state_admission.admit(&self.state.kv, transaction)
     }
 
     fn send(
@@ -305,7 +321,7 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
 /// the place of each message, in the order in which [`Applier`] asks for them.
 pub(crate) fn encode(
     admitted: &Admitted,
-    sends: &[(QueueName, NewMessage)],
+    Transaction { sends, state, .. }: &Transaction,
     store_tag: u64,
     now_ms: u64,
     frame: &mut Vec<u8>,
@@ -329,6 +345,13 @@ pub(crate) fn encode(
             let idempotency = idempotency(store_tag, placed.queue, message);
             puts.push(put(frame, &PutPlace { idempotency, ..sent_place(placed, message, now_ms) }, message));
         }
+    }
+    for StateWrite { space, key, value } in state {
+        let change = match value {
+            Some(value) => StateChange::Put { space, key, value },
+            None => StateChange::Remove { space, key },
+        };
+        record::encode_state(frame, change);
     }
 }
 

@@ -9,6 +9,10 @@ use crate::record::QueueNumber;
 use crate::transaction::{Refusal, Transaction};
 
 /// What was submitted together, and whom to tell, on the committer's thread: that must be quick and never wait.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all jobs are the large one: a box would cost each send an allocation"
+)]
 pub(crate) enum Job {
     One {
         transaction: Transaction,
@@ -20,6 +24,11 @@ pub(crate) enum Job {
         done: Box<dyn FnOnce(Vec<Answer>) + Send>,
     },
     Purge(Purge),
+    /// All durable state of a space is to go.
+    DropState {
+        space: Box<str>,
+        done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+    },
 }
 
 /// All messages of a queue that came before are to go, step by step.
@@ -42,6 +51,7 @@ impl Job {
             Job::One { done, .. } => done(Err(why.clone())),
             Job::All { transactions, done } => done(transactions.iter().map(|_| Err(why.clone())).collect()),
             Job::Purge(purge) => (purge.done)(Err(why.clone())),
+            Job::DropState { done, .. } => done(Err(why.clone())),
         }
     }
 }
@@ -148,6 +158,7 @@ pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
     loop {
         let closing = inbox.take(&engine, more_to_do, &mut batch.jobs);
         batch.commit(&mut engine);
+        batch.drop_state(&mut engine);
         engine.expire();
         batch.purge(&mut engine);
         more_to_do = engine.maintain() || !batch.purges.is_empty();
@@ -166,7 +177,12 @@ struct Batch {
     answers: Vec<Answer>,
     /// They end where the queues ended when they came.
     purges: VecDeque<Purge>,
+    /// They come after what is committed with them.
+    drops: Vec<DropState>,
 }
+
+/// A space of durable state, and whom to tell that it is gone.
+type DropState = (Box<str>, Box<dyn FnOnce(Result<(), Refusal>) + Send>);
 
 /// Who waits for the next answers.
 enum Caller {
@@ -186,6 +202,10 @@ impl Batch {
                     self.purges.push_back(purge);
                     continue;
                 }
+                Job::DropState { space, done } => {
+                    self.drops.push((space, done));
+                    continue;
+                }
                 Job::All { mut transactions, done } => {
                     let count = transactions.len();
                     self.transactions.append(&mut transactions);
@@ -201,6 +221,12 @@ impl Batch {
                 Caller::One(done) => done(answers.next().expect("one answer for each transaction")),
                 Caller::All(count, done) => done(answers.by_ref().take(count).collect()),
             }
+        }
+    }
+
+    fn drop_state(&mut self, engine: &mut Engine) {
+        for (space, done) in self.drops.drain(..) {
+            done(engine.drop_state(&space));
         }
     }
 

@@ -17,8 +17,9 @@ use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::Keeping;
+use crate::kv::admission::Admission as StateAdmission;
 use crate::location::{FileId, Location};
-use crate::record::{self, QueueNumber};
+use crate::record::{self, QueueNumber, StateChange};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
@@ -32,6 +33,7 @@ pub(crate) struct Engine {
     pub(crate) wal: Wal,
     pub(crate) keeping: Keeping,
     pub(crate) dedup: Dedup,
+    state_admission: StateAdmission,
     /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
     /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
@@ -41,7 +43,8 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(shared: Arc<Shared>, wal: Wal, keeping: Keeping, dedup: Dedup) -> Engine {
-        Engine { shared, wal, keeping, dedup, frame: Vec::new(), group: Vec::new(), puts: Vec::new() }
+        let state_admission = StateAdmission::default();
+        Engine { shared, wal, keeping, dedup, state_admission, frame: Vec::new(), group: Vec::new(), puts: Vec::new() }
     }
 
     /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
@@ -68,14 +71,17 @@ impl Engine {
         let bytes_max = transaction_bytes_max(room.file_bytes);
         let store_tag = self.wal.store_tag();
         let remembered = self.remembered(waiting);
+        self.state_admission.begin(&self.shared, waiting);
         let mut group = std::mem::take(&mut self.group);
         {
             let state = &mut *self.shared.state();
-            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
+            let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
+            let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
             let mut bytes = 0;
             for (place, next) in waiting.iter_mut().enumerate() {
                 bytes += commit::bytes_max(admitter.state, next);
-                if bytes > bytes_max && !group.is_empty() {
+                let alone = StateAdmission::stands_alone(next);
+                if (bytes > bytes_max || alone) && !group.is_empty() {
                     break;
                 }
                 group.push(match remembered.get(&place) {
@@ -83,6 +89,9 @@ impl Engine {
                     Some(Ok(remembered)) => admitter.admit(next, remembered),
                     None => admitter.admit(next, &Remembered::default()),
                 });
+                if alone {
+                    break;
+                }
             }
         }
         self.read_moved(&mut group, waiting, room, now_ms);
@@ -97,7 +106,7 @@ impl Engine {
         }
         for (one, transaction) in group.iter().zip(transactions) {
             if let Ok(admitted) = one {
-                commit::encode(admitted, &transaction.sends, store_tag, now_ms, &mut self.frame, &mut puts);
+                commit::encode(admitted, transaction, store_tag, now_ms, &mut self.frame, &mut puts);
             }
         }
         match self.write_frame() {
@@ -173,6 +182,9 @@ impl Engine {
         // What was taken for a duplicate of a message that will not come has no first one either.
         while let Some((place, refusal)) = unreadable.pop() {
             let Ok(admitted) = std::mem::replace(&mut group[place], Err(refusal.clone())) else { continue };
+            if StateAdmission::stands_alone(&transactions[place]) {
+                self.state_admission.abandon();
+            }
             for (later, one) in group.iter().enumerate().skip(place + 1) {
                 let lost = |one: &Admitted| one.duplicates().any(|first| admitted.is_first(first));
                 if one.as_ref().is_ok_and(lost) {
@@ -180,7 +192,8 @@ impl Engine {
                 }
             }
             let (state, store_tag) = (&mut *self.shared.state(), self.wal.store_tag());
-            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
+            let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
+            let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
             admitter.withdraw(admitted, &transactions[place].sends);
         }
     }
@@ -196,7 +209,7 @@ impl Engine {
     }
 
     fn apply(
-        &self,
+        &mut self,
         group: &mut Vec<Result<Admitted, Refusal>>,
         transactions: &[Transaction],
         puts: impl Iterator<Item = commit::Span>,
@@ -212,6 +225,7 @@ impl Engine {
         let watchers: Vec<Watcher> = {
             let state = &mut *self.shared.state();
             let store_tag = self.wal.store_tag();
+            self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
             for (one, Transaction { sends, .. }) in group.drain(..).zip(transactions) {
                 answers.push(one.map(|admitted| applier.apply(&admitted, sends)));
@@ -249,6 +263,16 @@ impl Engine {
         let (removed, slots) = state.queues.purge(queue, bound).expect("all that stands in segments goes");
         slots.into_iter().for_each(|slot| state.attempts.give_back(slot));
         Ok((removed, bound < below))
+    }
+
+    /// Takes away all durable state of a space.
+    pub(crate) fn drop_state(&mut self, space: &str) -> Result<(), Refusal> {
+        self.make_room().map_err(Refusal::Stopped)?;
+        self.begin_frame();
+        record::encode_state(&mut self.frame, StateChange::Drop { space });
+        self.write_frame().map_err(Refusal::Stopped)?;
+        self.shared.state().kv.drop_space(space);
+        Ok(())
     }
 
     /// Leases that are over: their messages are due again, and their attempts count if they had begun.

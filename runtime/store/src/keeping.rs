@@ -84,6 +84,8 @@ pub(crate) struct Tally {
     pub(crate) merged: u64,
     pub(crate) checkpoints: u64,
     pub(crate) removed: u64,
+    /// How often durable state was put into its file.
+    pub(crate) states: u64,
 }
 
 /// A copied file that is being taken in.
@@ -243,7 +245,9 @@ impl Engine {
         {
             return Some(order);
         }
-        full_file.map(Order::CopyLogFile)
+        let full_file = full_file?;
+        let state = self.shared.state().kv.freeze(self.wal.last_lsn());
+        Some(Order::CopyLogFile { file: full_file, state })
     }
 
     /// What keeps the folder small, when nothing is more urgent.
@@ -324,6 +328,7 @@ impl Engine {
             lsn: self.wal.last_lsn(),
             start_epoch: self.keeping.copied_epoch + 1,
             next_sequence: state.queues.next_sequence(),
+            state_lsn: state.kv.filed_lsn(),
             // The keeper knows it.
             next_segment: 0,
             now_ms: self.shared.clock.now_ms(),
@@ -367,6 +372,12 @@ impl Engine {
         match result {
             Ok(Done::Copied { segments, run }) => {
                 self.keeping.work_failed_at_ms = None;
+                let filed = self.shared.state().kv.thaw();
+                #[cfg(test)]
+                if filed.is_some() {
+                    self.keeping.tally.states += 1;
+                }
+                drop(filed);
                 let epoch = self.wal.full_after(self.keeping.copied_epoch).expect("it was copied").header.epoch;
                 self.keeping.taking_in = Some(TakingIn { epoch, copied: segments.into_iter(), run, current: None });
             }

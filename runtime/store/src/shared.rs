@@ -9,6 +9,8 @@ use crate::attempts::AttemptTable;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
+use crate::kv::Kv;
+use crate::kv::file::StateFile;
 use crate::location::Location;
 use crate::queues::Queues;
 use crate::reader::Reader;
@@ -22,6 +24,7 @@ pub(crate) struct Shared {
     // Short sections, no I/O and no callbacks in them: callers claim under it, the committer checks and applies under it.
     state: Mutex<State>,
     pub(crate) reader: Reader,
+    pub(crate) state_file: StateFile,
     /// Wakes the committer: something that was done beside it is finished.
     nudge: OnceLock<Watcher>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -33,14 +36,21 @@ pub(crate) struct State {
     pub(crate) attempts: AttemptTable,
     pub(crate) cache: FrameCache,
     pub(crate) chunks: Chunks,
+    pub(crate) kv: Kv,
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
     /// Why nothing more is confirmed.
     pub(crate) stopped: Option<Arc<str>>,
 }
 
 impl Shared {
-    pub(crate) fn new(state: State, reader: Reader, clock: Arc<dyn Clock>, store_tag: u64) -> Shared {
-        Shared { state: Mutex::new(state), reader, nudge: OnceLock::new(), clock, store_tag }
+    pub(crate) fn new(
+        state: State,
+        reader: Reader,
+        state_file: StateFile,
+        clock: Arc<dyn Clock>,
+        store_tag: u64,
+    ) -> Shared {
+        Shared { state: Mutex::new(state), reader, state_file, nudge: OnceLock::new(), clock, store_tag }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

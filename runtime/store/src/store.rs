@@ -15,6 +15,8 @@ use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Inbox, Job, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk};
 use crate::keeping::FILES_MIN;
+use crate::kv::Found;
+use crate::kv::file::FiledKeys;
 use crate::open::{self, Layout, Opened};
 use crate::queues::{Claimed, Claiming, ExpiredClaim, Glimpse, Phase};
 use crate::record::QueueNumber;
@@ -414,6 +416,57 @@ impl Store {
             attempts,
             due_at_ms: (due_at_ms != 0).then_some(due_at_ms),
         }))
+    }
+
+    /// The value of a key of durable state (see [`crate::StateWrite::space`]). It may be read from disk.
+    pub fn state_get(&self, space: &str, key: &str) -> Result<Option<Bytes>, Refusal> {
+        {
+            let state = self.shared.state();
+            if let Found::Here(value) = state.kv.find(space, key) {
+                return Ok(value.cloned());
+            }
+        }
+        self.shared.state_file.get(space, key).map_err(Refusal::Read)
+    }
+
+    /// Keys of a space of durable state, in the order of their bytes: the first ones after `after`.
+    pub fn state_keys(&self, space: &str, after: Option<&str>, limit: usize) -> Result<Vec<Box<str>>, Refusal> {
+        let mut all = Vec::new();
+        let mut after: Option<Box<str>> = after.map(Into::into);
+        while all.len() < limit {
+            let wanted = limit - all.len();
+            let thaws = self.shared.state().kv.thaws();
+            let FiledKeys { keys, more } =
+                self.shared.state_file.keys(space, after.as_deref(), wanted).map_err(Refusal::Read)?;
+            let last = keys.last().filter(|_| more).cloned();
+            let state = self.shared.state();
+            if state.kv.thaws() != thaws {
+                // What was in memory may have gone into the file since that was read.
+                continue;
+            }
+            all.extend(state.kv.merge_keys(space, after.as_deref(), keys, last.as_deref(), wanted));
+            match last {
+                // All of these may have been removed since.
+                Some(last) => after = Some(last),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Bytes of the keys and values of a space of durable state.
+    pub fn state_bytes(&self, space: &str) -> u64 {
+        self.shared.state().kv.bytes(space)
+    }
+
+    /// Limits the bytes of a space of durable state. What is there stays; what would make it larger is refused.
+    pub fn limit_state(&self, space: &str, bytes_max: u64) {
+        self.shared.state().kv.set_limit(space, bytes_max);
+    }
+
+    /// Takes away all durable state of a space, at once. `done` is called on the committer's thread.
+    pub fn drop_state(&self, space: &str, done: impl FnOnce(Result<(), Refusal>) + Send + 'static) {
+        self.push(Job::DropState { space: space.into(), done: Box::new(done) });
     }
 
     /// Why the store has stopped confirming, if it has.

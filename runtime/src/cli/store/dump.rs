@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use linecook_store::inspect::{DumpOptions, Entry, Finding, QueueRef, Recorded, StateRef, StoredMessage};
+use linecook_store::inspect::{
+    DumpOptions, Entry, Finding, QueueRef, Recorded, StateRecorded, StateRef, StoredMessage,
+};
 use serde_json::{Map, Value, json};
 
 use super::Place;
@@ -125,6 +127,15 @@ fn record_of(record: &Recorded<'_>, now_ms: u64) -> Value {
             });
             put_state(&mut value, state, now_ms);
             value
+        }
+        Recorded::State(StateRecorded { space, key, value }) => {
+            let mut json = json!({ "type": "state", "space": space, "key": key, "removed": value.is_none() });
+            match value.map(|value| (std::str::from_utf8(value), value)) {
+                Some((Ok(text), _)) => json["value"] = text.into(),
+                Some((Err(_), bytes)) => json["value_base64"] = BASE64_STANDARD.encode(bytes).into(),
+                None => {}
+            }
+            json
         }
         Recorded::Time { now_ms } => json!({ "type": "time", "at": rfc3339(*now_ms) }),
         Recorded::Purge { queue, below } => json!({

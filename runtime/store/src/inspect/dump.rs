@@ -7,7 +7,7 @@ use super::segments::{Role, SegmentFile};
 use super::survey::{InLog, RunFile, Survey, SurveyedQueue, read_all};
 use crate::cold::checkpoint::RawCheckpoint;
 use crate::disk::DiskError;
-use crate::record::{self, DeliveryState, Malformed, Put, QueueNumber, Record, Records};
+use crate::record::{self, DeliveryState, Malformed, Put, QueueNumber, Record, Records, StateChange};
 use crate::wal::{LogFile, file, frame};
 use crate::{MessageId, QueueName};
 
@@ -197,11 +197,35 @@ pub enum Recorded<'a> {
         /// The position.
         below: u64,
     },
+    /// Durable key-value state changed.
+    State(StateRecorded<'a>),
     /// It was this late when what stands around it was written.
     Time {
         /// Milliseconds of the Unix epoch.
         now_ms: u64,
     },
+}
+
+/// A change of durable key-value state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRecorded<'a> {
+    /// Whose state it is: `consumer/NAME` or `producer/NAME`.
+    pub space: &'a str,
+    /// The key; none if all keys of the space are gone.
+    pub key: Option<&'a str>,
+    /// The new value; none if the key is gone.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> From<StateChange<'a>> for StateRecorded<'a> {
+    fn from(change: StateChange<'a>) -> StateRecorded<'a> {
+        let (space, key, value) = match change {
+            StateChange::Put { space, key, value } => (space, Some(key), Some(value)),
+            StateChange::Remove { space, key } => (space, Some(key), None),
+            StateChange::Drop { space } => (space, None, None),
+        };
+        StateRecorded { space, key, value }
+    }
 }
 
 /// A queue, by number and name.
@@ -526,7 +550,8 @@ impl<'s> View<'s> {
             Record::Queue { number, next_position, .. } => Recorded::Queue { queue: shown(number)?, next_position },
             Record::Next { sequence } if self.only.is_none() => Recorded::Next { sequence },
             Record::Time { now_ms } if self.only.is_none() => Recorded::Time { now_ms },
-            Record::Next { .. } | Record::Time { .. } => return None,
+            Record::State(change) if self.only.is_none() => Recorded::State(change.into()),
+            Record::Next { .. } | Record::Time { .. } | Record::State(_) => return None,
             Record::Put(ref put) => {
                 shown(put.place.queue)?;
                 Recorded::Put(self.stored(put, put.place.state))

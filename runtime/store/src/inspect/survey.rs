@@ -333,7 +333,7 @@ impl Survey {
         let queues = &mut self.queues;
         match record {
             Record::Queue { number, name, .. } => queues.entry(*number).or_default().name = QueueName::new(name).ok(),
-            Record::Next { .. } | Record::Time { .. } => {}
+            Record::Next { .. } | Record::Time { .. } | Record::State(_) => {}
             Record::Put(put) => {
                 let queue = queues.entry(put.place.queue).or_default();
                 // A segment that nobody could vouch for may have been copied from here.

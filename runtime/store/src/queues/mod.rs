@@ -249,6 +249,8 @@ impl Queues {
                 self.latest_ms = self.latest_ms.max(*now_ms);
                 Ok(())
             }
+            // It is no queue's.
+            Record::State(_) => Ok(()),
             Record::Put(put) => {
                 self.latest_ms = self.latest_ms.max(put.place.enqueued_at_ms);
                 self.check_number(put.place.queue)?;
