@@ -9,14 +9,16 @@
 
 pub mod clock;
 pub mod cron;
+mod file_id;
 mod outlet;
 pub mod tail;
+pub mod watch;
 pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, watch as flag};
 use tokio::task::JoinHandle;
 
 use self::clock::Clock;
@@ -45,7 +47,7 @@ struct Running {
 }
 
 enum Work {
-    Task { stop: watch::Sender<bool>, task: JoinHandle<()> },
+    Task { stop: flag::Sender<bool>, task: JoinHandle<()> },
     Webhook(Option<(String, Arc<Webhook>)>),
 }
 
@@ -97,14 +99,16 @@ impl Producers {
             let route = route.map(|route| (webhook.path.clone(), Arc::new(route)));
             return Running { config: config.clone(), work: Work::Webhook(route) };
         }
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = flag::channel(false);
         let outlet = Outlet::new(self.broker.clone(), config, entry, stopped);
         let (kind, clock) = (config.kind.clone(), self.clock.clone());
         let task = tokio::spawn(async move {
             let ended = match &kind {
                 ProducerKind::Cron(cron) => cron::run(&outlet, cron, &clock).await,
                 ProducerKind::Tail(tail) => tail::run(&outlet, tail).await,
-                ProducerKind::Watch(_) | ProducerKind::Webhook(_) => Ok(()),
+                ProducerKind::Watch(watch) => watch::run(&outlet, watch).await,
+                // It has no task.
+                ProducerKind::Webhook(_) => Ok(()),
             };
             if let Err(Unsent::TooLarge) = ended {
                 let error = "its state is larger than the log takes in one step: raise log_max_bytes";
@@ -129,5 +133,24 @@ async fn end(running: BTreeMap<String, Running>) {
         {
             tracing::error!(producer = name, %error, "the producer did not end well");
         }
+    }
+}
+
+/// Does what blocks on the file system where that holds up nobody.
+async fn blocking<S: Send + 'static, T: Send + 'static>(
+    mut state: S,
+    work: impl FnOnce(&mut S) -> T + Send + 'static,
+) -> (S, T) {
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work(&mut state);
+        (state, result)
+    });
+    match done.await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process is ending.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

@@ -12,8 +12,9 @@ use bytes::Bytes;
 
 use super::lines::{Framing, Next, Progress};
 use super::listing::{Folders, Found, Listing, Seen};
-use super::position::{FileId, Head, Record, begin_alike, fill, read_up_to};
+use super::position::{Head, Record, begin_alike, fill, read_up_to};
 use crate::config::producers::{Start, TailConfig};
+use crate::producers::file_id::FileId;
 
 /// Bytes that are read at once; more if a line may be longer.
 const CHUNK_BYTES: usize = 256 << 10;

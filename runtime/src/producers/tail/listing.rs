@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use glob::MatchOptions;
 
-use super::position::FileId;
+use crate::producers::file_id::FileId;
 
 /// Files that one producer follows. More are left alone, which is said.
 pub(super) const FILES_MAX: usize = 20_000;

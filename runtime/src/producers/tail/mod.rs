@@ -31,7 +31,9 @@ mod position;
 use std::time::{Duration, Instant};
 
 use self::follower::{Batch, Follower, Line, Patience};
-use self::position::{FileId, KEY_PREFIX, Record};
+use self::position::Record;
+use super::blocking;
+use super::file_id::{FileId, KEY_PREFIX};
 use super::outlet::{Outlet, Unsent};
 use crate::config::producers::TailConfig;
 use crate::delivery::{NewMessage, StateWrite};
@@ -104,25 +106,6 @@ pub(super) async fn run(outlet: &Outlet, config: &TailConfig) -> Result<(), Unse
         }
     }
     Ok(())
-}
-
-/// Does what blocks on the file system where that holds up nobody.
-async fn blocking<T: Send + 'static>(
-    mut follower: Follower,
-    work: impl FnOnce(&mut Follower) -> T + Send + 'static,
-) -> (Follower, T) {
-    let done = tokio::task::spawn_blocking(move || {
-        let result = work(&mut follower);
-        (follower, result)
-    });
-    match done.await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The process is ending.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 /// Puts the lines on record, each with how far its file was read; in smaller steps if the engine wants them.

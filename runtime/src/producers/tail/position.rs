@@ -3,9 +3,9 @@
 //! A file is its device and inode. As an inode is given to another file when its file is gone, and as the content of a
 //! file can be replaced in place (copy-truncate), the first bytes of what was read are kept as well, as a hash.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -16,33 +16,6 @@ use super::lines::Progress;
 
 /// Bytes at the beginning of a file by which it is known again.
 const HEAD_BYTES: usize = 1024;
-
-/// What the keys of files begin with.
-pub(super) const KEY_PREFIX: &str = "file/";
-
-/// A file, whatever its name is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct FileId {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-}
-
-impl FileId {
-    pub(super) fn of(metadata: &Metadata) -> FileId {
-        FileId { device: metadata.dev(), inode: metadata.ino() }
-    }
-
-    /// Its key in the producer's state.
-    pub(super) fn key(self) -> String {
-        format!("{KEY_PREFIX}{:x}-{:x}", self.device, self.inode)
-    }
-
-    pub(super) fn from_key(key: &str) -> Option<FileId> {
-        let (device, inode) = key.strip_prefix(KEY_PREFIX)?.split_once('-')?;
-        let number = |text| u64::from_str_radix(text, 16).ok();
-        Some(FileId { device: number(device)?, inode: number(inode)? })
-    }
-}
 
 /// The value of a file in the producer's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,14 +153,5 @@ mod tests {
         std::fs::write(&path, b"other\nsecond\n").unwrap();
         assert_eq!(record.head_of(&file, 13).unwrap(), None);
         assert!(!head.is_of(&file, 6).unwrap());
-    }
-
-    #[test]
-    fn the_key_of_a_file_says_which_it_is() {
-        let id = FileId { device: 0xfe01, inode: u64::MAX };
-        assert_eq!(id.key(), "file/fe01-ffffffffffffffff");
-        assert_eq!(FileId::from_key(&id.key()), Some(id));
-        assert_eq!(FileId::from_key("position"), None);
-        assert_eq!(FileId::from_key("file/x-1"), None);
     }
 }
