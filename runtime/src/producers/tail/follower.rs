@@ -24,6 +24,8 @@ const OPEN_MAX: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_LINES: usize = 8192;
 const BATCH_FILES: usize = 256;
+/// Chunks that are read for one step: a line without an end may be as long as its file.
+const BATCH_READS: usize = 256;
 /// What a line costs beside its bytes: its record's other fields and its attributes, roughly.
 const LINE_OVERHEAD: usize = 160;
 
@@ -360,7 +362,10 @@ impl Follower {
     /// Reads what is new, until the batch is full or there is nothing left. True if there may be more.
     pub(super) fn collect(&mut self, batch: &mut Batch) -> bool {
         let mut touched = BTreeSet::new();
-        while !batch.is_full(self.bytes_max) && touched.len() < BATCH_FILES {
+        for _ in 0..BATCH_READS {
+            if batch.is_full(self.bytes_max) || touched.len() >= BATCH_FILES {
+                break;
+            }
             let Some(id) = self.ready.pop_front() else { return false };
             if let Some(file) = self.files.get_mut(&id) {
                 file.ready = false;
@@ -560,7 +565,7 @@ fn end_of_last_line(file: &File, size: u64) -> io::Result<u64> {
     const LOOK_BACK: u64 = 1 << 20;
     let from = size.saturating_sub(LOOK_BACK);
     let bytes = read_up_to(file, from, (size - from) as usize)?;
-    Ok(match bytes.iter().rposition(|byte| *byte == b'\n') {
+    Ok(match memchr::memrchr(b'\n', &bytes) {
         Some(end) => from + end as u64 + 1,
         None if from == 0 => 0,
         None => size,

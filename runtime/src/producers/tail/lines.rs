@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::producers::LongLines;
@@ -51,7 +52,7 @@ impl Framing {
     pub(super) fn next(&self, progress: &mut Progress, bytes: &[u8], last: bool) -> Next {
         let mut start = 0;
         if progress.skipping {
-            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let end = memchr(b'\n', bytes);
             start = end.map_or(bytes.len(), |end| end + 1);
             progress.offset += start as u64;
             progress.skipping = end.is_none() && !last;
@@ -61,7 +62,7 @@ impl Framing {
         }
         let rest = &bytes[start..];
         let window = &rest[..rest.len().min(self.window())];
-        let (line, consumed) = match window.iter().position(|byte| *byte == b'\n') {
+        let (line, consumed) = match memchr(b'\n', window) {
             Some(end) => (without_return(&window[..end]), end + 1),
             None if rest.len() < self.window() => {
                 if !last || rest.is_empty() {
