@@ -243,6 +243,14 @@ fn a_producer_has_defaults() {
 }
 
 #[test]
+fn the_example_has_a_producer_of_each_kind() {
+    let config = config::load(Path::new("../examples/producers/queue.toml")).unwrap();
+    let mut kinds: Vec<_> = config.producers.values().map(|producer| producer.kind.name()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["cron", "cron", "tail", "watch", "webhook"]);
+}
+
+#[test]
 fn the_demo_is_right_in_itself() {
     let config = config::load(Path::new("../queue.toml")).unwrap();
     assert_eq!(

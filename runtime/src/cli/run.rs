@@ -125,7 +125,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         })),
     };
     // First, so that nothing new comes while the rest is finished.
-    producers_stopped(&producers, &mut stop).await?;
+    producers_stopped(&producers, config.runtime.drain_timeout, &mut stop).await?;
     retention.abort();
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
     let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
@@ -139,9 +139,15 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
 }
 
 /// Ends the producers. They only finish what they have begun to send, which takes as long as the disk takes.
-async fn producers_stopped(producers: &Producers, stop: &mut StopSignals) -> CommandResult {
+/// A file system that does not answer is not waited for longer than for anything else.
+async fn producers_stopped(producers: &Producers, timeout: Duration, stop: &mut StopSignals) -> CommandResult {
     tokio::select! {
-        () = producers.stop() => Ok(()),
+        ended = tokio::time::timeout(timeout.max(HTTP_PATIENCE), producers.stop()) => {
+            if ended.is_err() {
+                tracing::warn!("not all producers have ended in time; they go on where they were at the next start");
+            }
+            Ok(())
+        }
         name = stop.next() => Err(stopped_at_once(name)),
     }
 }

@@ -19,7 +19,7 @@ use jiff::tz::TimeZone;
 pub struct Schedule {
     text: String,
     zone_name: String,
-    cron: Cron,
+    cron: Box<Cron>,
     zone: TimeZone,
 }
 
@@ -33,7 +33,7 @@ impl Schedule {
         }
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let cron = parser.parse(text).map_err(|error| reason(&error.to_string()))?;
-        Ok(Schedule { text: text.to_owned(), zone_name: zone_name.to_owned(), cron, zone })
+        Ok(Schedule { text: text.to_owned(), zone_name: zone_name.to_owned(), cron: Box::new(cron), zone })
     }
 
     /// The expression as it was written.
