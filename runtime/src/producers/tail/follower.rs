@@ -184,15 +184,17 @@ impl Follower {
         self.bytes_max = (self.bytes_max / 2).max(4096);
     }
 
-    /// The first start: passes over what is in the files by now, if that is wanted. Answers what goes on record.
-    pub(super) fn begin(&mut self, start: Start, now: Instant) -> Vec<(FileId, Record)> {
-        if start == Start::Beginning {
+    /// A start with patterns that are new: passes over what is in their files by now, if that is wanted. `before` are the
+    /// patterns of the start before, if there was one. Answers what goes on record.
+    pub(super) fn begin(&mut self, start: Start, before: &[String], now: Instant) -> Vec<(FileId, Record)> {
+        if start == Start::Beginning || self.patterns.iter().all(|pattern| before.contains(pattern)) {
             return Vec::new();
         }
         let mut records = Vec::new();
+        let followed_before = Listing::take(before).files;
         for (id, found) in Listing::take(&self.patterns).files {
-            // What a start before this one has passed over stays so.
-            if self.files.contains_key(&id) {
+            // What was passed over before stays so, and what came since then to where it is followed is read.
+            if self.files.contains_key(&id) || followed_before.contains_key(&id) {
                 continue;
             }
             let passed = open(&found.path, id).and_then(|file| {

@@ -3,7 +3,7 @@
 //! | key | meaning |
 //! | --- | --- |
 //! | `files` | patterns of paths, one or an array, as a shell expands them (`logs/*.log`, `/var/log/**/*.log`) |
-//! | `start` | in files that are there when the producer starts for the first time: `"beginning"` (the default) or `"end"`. Files that come later are always read from their beginning |
+//! | `start` | in files that are there when the producer first starts with a pattern: `"beginning"` (the default) or `"end"`. Files that come later are always read from their beginning |
 //! | `max_line` | the longest line, without its end; `"64KiB"` by default, up to `"1MiB"` |
 //! | `long_lines` | what becomes of longer ones: `"split"` (the default) into several messages, or `"refuse"`, which counts them |
 //!
@@ -40,7 +40,7 @@ use crate::delivery::{NewMessage, StateWrite};
 use crate::hints::Hints;
 use crate::status::producers::ProducerState;
 
-/// Says that files which are new from now on are read from their beginning.
+/// The patterns whose new files are read from their beginning.
 const STARTED: &str = "started";
 /// How often to look without a hint of the file system.
 const RESCAN: Duration = Duration::from_secs(1);
@@ -56,14 +56,17 @@ pub(super) async fn run(outlet: &Outlet, config: &TailConfig) -> Result<(), Unse
     let records = outlet.states(KEY_PREFIX).await?.into_iter();
     let records = records.filter_map(|(key, value)| Some((FileId::from_key(&key)?, Record::from_bytes(&value)?)));
     let mut follower = Follower::new(config, Patience::default(), records.collect(), Instant::now());
-    if outlet.state(STARTED).await?.is_none() {
-        let (start, begun) = (config.start, Instant::now());
+    let before = outlet.state(STARTED).await?;
+    let before = before.and_then(|value| serde_json::from_slice::<Vec<String>>(&value).ok());
+    if before.as_ref() != Some(&config.files) {
+        let (start, before, begun) = (config.start, before.unwrap_or_default(), Instant::now());
         let passed;
-        (follower, passed) = blocking(follower, move |follower| follower.begin(start, begun)).await;
+        (follower, passed) = blocking(follower, move |follower| follower.begin(start, &before, begun)).await;
         for part in passed.chunks(WRITES_MAX) {
             outlet.commit(Vec::new(), part.iter().map(|(id, record)| write(outlet, *id, record)).collect()).await?;
         }
-        outlet.commit(Vec::new(), vec![outlet.write(STARTED, Some("yes".into()))]).await?;
+        let patterns = serde_json::to_vec(&config.files).expect("texts are JSON");
+        outlet.commit(Vec::new(), vec![outlet.write(STARTED, Some(patterns.into()))]).await?;
     }
     let mut hints = Hints::new();
     let mut looked: Option<Instant> = None;

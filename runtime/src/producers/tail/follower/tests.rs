@@ -16,7 +16,7 @@ struct Scene {
     records: BTreeMap<FileId, Record>,
     lines: Vec<String>,
     refused: u64,
-    started: bool,
+    started: Vec<String>,
     now: Instant,
 }
 
@@ -32,7 +32,7 @@ impl Scene {
             records: BTreeMap::new(),
             lines: Vec::new(),
             refused: 0,
-            started: false,
+            started: Vec::new(),
             now: Instant::now(),
         }
     }
@@ -76,10 +76,8 @@ impl Scene {
             };
             let records = self.records.clone().into_iter().collect();
             let mut follower = Follower::new(&config, Patience::default(), records, self.now);
-            if !self.started {
-                self.records.extend(follower.begin(self.start, self.now));
-                self.started = true;
-            }
+            self.records.extend(follower.begin(self.start, &self.started, self.now));
+            self.started = vec![self.pattern.clone()];
             self.follower = Some(follower);
         }
         self.follower.as_mut().unwrap()
@@ -166,6 +164,16 @@ fn what_was_there_before_can_be_passed_over() {
     scene.append("latest.log", "also after a restart\n");
     scene.step();
     assert_eq!(scene.lines.last().unwrap(), "also after a restart");
+
+    // A pattern that is new passes over what only it names.
+    scene.append("a.txt", "old\n");
+    scene.append("another.log", "while it was down\n");
+    scene.pattern = scene.pattern.replace("*.log", "*");
+    scene.crash();
+    scene.step();
+    scene.append("a.txt", "new\n");
+    scene.step();
+    assert_eq!(scene.lines[4..], ["while it was down", "new"]);
 }
 
 #[test]
