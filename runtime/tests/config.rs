@@ -116,6 +116,7 @@ fn every_key_says_what_it_says() {
             log_bytes: 1000,
             sends: 7,
             send_bytes: 1 << 10,
+            state_bytes: 1 << 30,
         }
     );
     assert_eq!(mail.config, BTreeMap::from([("greeting", "Hello"), ("empty", "")].map(|(k, v)| (k.into(), v.into()))));
@@ -140,6 +141,7 @@ fn every_key_says_what_it_says() {
                 DirGrant { host: "etc/templates".into(), guest: "/templates".into(), write: false },
                 DirGrant { host: "/srv/outbox".into(), guest: "/".into(), write: true },
             ],
+            state: true,
         }
     );
 }

@@ -76,6 +76,7 @@ mod failure;
 pub mod logging;
 mod message;
 pub mod queues;
+pub mod state;
 
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

@@ -44,7 +44,6 @@ pub(super) struct LaterKey {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Accepted {
     Text(&'static str),
-    False,
     EmptyArray,
 }
 
@@ -63,7 +62,6 @@ const LATER: &[LaterKey] = &[
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
     only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
-    only(Table::Grants, "state", Accepted::False),
 ];
 
 impl Table {
@@ -110,7 +108,7 @@ impl Table {
                 "config",
                 "grants",
             ],
-            Table::Grants => &["send", "http", "tcp", "env", "secrets", "dirs"],
+            Table::Grants => &["send", "http", "tcp", "env", "secrets", "dirs", "state"],
             Table::Canary => &["share", "deliveries"],
             Table::Dir => &["host", "guest", "access"],
             Table::Limits => &[
@@ -123,6 +121,7 @@ impl Table {
                 "log_bytes",
                 "sends",
                 "send_bytes",
+                "state_bytes",
             ],
             Table::Producer => &["kind"],
             Table::Cron => {

@@ -184,13 +184,16 @@ impl<'d> Value<'d> {
         value
     }
 
-    /// True or false.
-    pub(super) fn boolean(&self) -> Option<bool> {
-        let value = self.value.as_bool();
-        if value.is_none() {
-            self.refuse_type("true or false", self.example("true"));
-        }
-        value
+    /// Yes or no.
+    pub(super) fn flag(&self) -> Option<bool> {
+        let DeValue::Boolean(flag) = self.value else {
+            self.refuse_type(
+                "a boolean",
+                format!("write `{} = true` or `{} = false`, without quotes", self.key, self.key),
+            );
+            return None;
+        };
+        Some(*flag)
     }
 
     /// A share, such as `"10%"`, within the limits.
@@ -356,7 +359,6 @@ impl<'d> Value<'d> {
     fn check_later(&self, later: &LaterKey) {
         let accepted = match later.accepted {
             Some(Accepted::Text(text)) => self.value.as_str() == Some(text),
-            Some(Accepted::False) => self.value.as_bool() == Some(false),
             Some(Accepted::EmptyArray) => self.value.as_array().is_some_and(|items| items.is_empty()),
             None => false,
         };
@@ -365,7 +367,6 @@ impl<'d> Value<'d> {
         }
         let hint = match later.accepted {
             Some(Accepted::Text(text)) => format!("leave it out, or write its default: `{} = {text:?}`", self.key),
-            Some(Accepted::False) => format!("leave it out, or write its default: `{} = false`", self.key),
             Some(Accepted::EmptyArray) => format!("leave it out, or write its default: `{} = []`", self.key),
             None => "leave it out".to_owned(),
         };

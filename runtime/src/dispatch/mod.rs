@@ -34,6 +34,7 @@ mod puller;
 mod reload;
 mod settler;
 mod share;
+mod state;
 
 pub use self::canary::Canary;
 pub use self::generation::{Generation, InForce, Serving};
@@ -103,6 +104,7 @@ impl Dispatcher {
                 max_batch_size: config.max_batch_size,
                 limits: config.limits.clone(),
                 config: config.config.clone(),
+                state: state::of(config, &broker),
                 grants: config.grants.clone(),
             });
             let (name, queue) = (&config.name, config.queue.as_str());

@@ -19,7 +19,7 @@ use super::gather::{BatchLimits, Gathered, Suspects, Waiting};
 use super::generation::{Generation, InForce, Serving};
 use super::pace::Pace;
 use super::policy::Policy;
-use super::settler::{Handled, Settler, Stopped};
+use super::settler::{Effects, Handled, Settler, Stopped};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Reuse;
 use crate::delivery::{Delivery, MessageId, Outcome};
@@ -294,7 +294,10 @@ impl Puller {
                 let handled = Handled::new(&delivery, generation.hash, report.stderr_tail);
                 match self.on_trial(&generation, delivery.message.id, &report.outcome) {
                     true => self.settler.put_back(handled, report.outcome),
-                    false => self.settler.settle(handled, report.outcome, report.sends),
+                    false => {
+                        let effects = Effects { sends: report.sends, state: report.state };
+                        self.settler.settle(handled, report.outcome, effects);
+                    }
                 }
                 if report.elapsed > SEND_AFTER {
                     self.settler.send();
@@ -338,8 +341,9 @@ impl Puller {
         match (answers, deliveries) {
             (Ok(answers), _) => {
                 let settled = deliveries.iter().zip(answers);
-                let settled =
-                    settled.map(|(delivery, Answered { outcome, sends })| (handled(delivery), outcome, sends));
+                let settled = settled.map(|(delivery, Answered { outcome, sends, state })| {
+                    (handled(delivery), outcome, Effects { sends, state })
+                });
                 self.settler.settle_batch(settled.collect(), shared_sends);
             }
             (Err(reason), [delivery]) => {

@@ -17,13 +17,14 @@ use self::grants::Access;
 use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
 use crate::config::{Grants, Limits};
-use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
+use crate::delivery::{Delivery, Outcome, Outgoing, QueueName, StateUse};
 
 mod bindings;
 mod cache;
 mod call;
 mod core_module;
 mod cpu;
+mod durable;
 mod engine;
 mod grants;
 mod imports;
@@ -36,6 +37,7 @@ mod state;
 mod worker;
 
 pub use self::call::Target;
+pub use self::durable::{DurableState, StateReader};
 pub use self::engine::engine_config;
 pub use self::load::LoadError;
 pub use self::reuse::{InstanceCount, Instances};
@@ -99,6 +101,8 @@ pub struct InstanceSettings {
     pub limits: Limits,
     /// What it finds with `wasi:config`.
     pub config: BTreeMap<String, String>,
+    /// Its durable state, if that is granted.
+    pub state: Option<DurableState>,
     /// Everything else that it may do.
     pub grants: Grants,
 }
@@ -110,6 +114,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// What it sent. To be dropped unless the outcome is `Ack`.
     pub sends: Vec<Outgoing>,
+    /// What it did with its durable state. Likewise.
+    pub state: StateUse,
     /// The last 4 KiB that it wrote to stderr.
     pub stderr_tail: String,
     /// How long it ran.
@@ -137,6 +143,8 @@ pub struct Answered {
     pub outcome: Outcome,
     /// What was sent with its acknowledgement. To be dropped unless the outcome is `Ack`.
     pub sends: Vec<Outgoing>,
+    /// What was done with the durable state for it. Likewise.
+    pub state: StateUse,
 }
 
 impl Sandbox {
@@ -256,6 +264,7 @@ impl InstanceSettings {
             max_batch_size: 1,
             limits: Limits::default(),
             config: BTreeMap::new(),
+            state: None,
             grants: Grants::default(),
         }
     }

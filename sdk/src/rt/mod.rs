@@ -6,6 +6,9 @@ use crate::{Failure, Message, Outcome};
 pub mod bindings;
 
 #[cfg(target_family = "wasm")]
+pub mod state;
+
+#[cfg(target_family = "wasm")]
 pub use bindings::{BatchGuest, Guest, RawAnswer, RawFailure, RawMessage, call, call_batch, export, export_batch};
 
 /// What a consumer can take.

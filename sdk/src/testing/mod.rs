@@ -26,17 +26,21 @@
 //! assert_eq!(run.dropped[0].json::<u64>(), 202);
 //! ```
 //!
+//! [`state()`](state()) is the consumer's durable state, to be filled before and looked at after.
+//!
 //! In [`run`] every queue may be sent to; [`granting`] allows only some, as `queue.toml` does. Folders and environment
 //! variables are the machine's own: give the handler's inner function the folder as a parameter and pass a temporary
 //! one.
 
 pub(crate) mod fake;
+pub(crate) mod state;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::state::{State, state};
 use crate::__rt::BatchOutput;
 use crate::{Message, Outcome};
 

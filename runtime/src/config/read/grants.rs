@@ -64,6 +64,7 @@ pub(super) fn read(table: TableReader<'_>, folder: &Path) -> (Grants, GrantSpans
         grants.dirs.push(grant);
         spans.dirs.push(span);
     }
+    grants.state = table.get("state").and_then(|value| value.flag()).unwrap_or(false);
     table.finish();
     (grants, spans)
 }

@@ -23,7 +23,7 @@ pub(super) fn read(table: &TableReader<'_>, folder: &Path, spans: &mut ProducerS
     let watched = table.require("folder", "\"inbox\"").and_then(|value| value.path("\"inbox\""));
     spans.folder = watched.as_ref().map(|path| path.span.clone());
     let watched = watched.map(|path| folder.join(path.value));
-    let recursive = table.get("recursive").map_or(Some(false), |value| value.boolean());
+    let recursive = table.get("recursive").map_or(Some(false), |value| value.flag());
     let files = match table.get("files") {
         Some(_) => patterns(table, "\"*.csv\"").iter().map(|pattern| pattern.value.to_owned()).collect(),
         None => vec!["*".to_owned()],
