@@ -71,7 +71,7 @@ impl Engine {
         let bytes_max = transaction_bytes_max(room.file_bytes);
         let store_tag = self.wal.store_tag();
         let remembered = self.remembered(waiting);
-        self.state_admission.begin(&self.shared, waiting);
+        self.state_admission.begin(&self.shared, waiting, bytes_max);
         let mut group = std::mem::take(&mut self.group);
         {
             let state = &mut *self.shared.state();

@@ -23,6 +23,7 @@ use crate::cold::keeper::{Done, Keeper, Order};
 use crate::cold::segment::{self, Segment};
 use crate::dedup::run::{self, Run};
 use crate::engine::Engine;
+use crate::kv::Frozen;
 use crate::location::FileId;
 use crate::room::Room;
 
@@ -71,6 +72,8 @@ pub(crate) struct Keeping {
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
     small_bytes: u64,
+    /// State that is in its file by now: a lot to let go of, which is better done beside the committer.
+    retired: Option<Arc<Frozen>>,
     #[cfg(test)]
     pub(crate) tally: Tally,
 }
@@ -128,6 +131,7 @@ impl Keeping {
             tidied_at_ms: 0,
             unreadable: Vec::new(),
             small_bytes,
+            retired: None,
             #[cfg(test)]
             tally: Tally::default(),
         }
@@ -233,7 +237,8 @@ impl Engine {
 
     fn next_order(&mut self) -> Option<Order> {
         if self.keeping.pair.is_some() {
-            return Some(Order::Checkpoint(Box::new(self.checkpoint())));
+            let checkpoint = Box::new(self.checkpoint());
+            return Some(Order::Checkpoint { checkpoint, retired: self.keeping.retired.take() });
         }
         if !self.keeping.unneeded.is_empty() {
             return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
@@ -372,12 +377,11 @@ impl Engine {
         match result {
             Ok(Done::Copied { segments, run }) => {
                 self.keeping.work_failed_at_ms = None;
-                let filed = self.shared.state().kv.thaw();
+                self.keeping.retired = self.shared.state().kv.thaw();
                 #[cfg(test)]
-                if filed.is_some() {
+                if self.keeping.retired.is_some() {
                     self.keeping.tally.states += 1;
                 }
-                drop(filed);
                 let epoch = self.wal.full_after(self.keeping.copied_epoch).expect("it was copied").header.epoch;
                 self.keeping.taking_in = Some(TakingIn { epoch, copied: segments.into_iter(), run, current: None });
             }

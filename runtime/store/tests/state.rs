@@ -1,11 +1,12 @@
 //! Durable state on a real disk: more than the log holds, over several lives, from several threads.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::mpsc::channel;
 
 use bytes::Bytes;
-use linecook_store::inspect::{FileKind, Folder};
+use linecook_store::inspect::{DumpOptions, Entry, FileKind, Folder, Recorded, StateRecorded};
 use linecook_store::{OpenError, Options, Refusal, StateRead, StateWrite, Store, Transaction};
 
 const SPACE: &str = "consumer/counts";
@@ -77,6 +78,26 @@ fn more_state_than_the_log_holds_is_there_after_each_restart() {
             _ => None,
         });
         assert!(keys > Some(100), "it must be in the file by now: {:#?}", report.files);
+        // What the file has and the log says after that make it up.
+        let mut dumped = BTreeMap::new();
+        let mut take = |state: &StateRecorded<'_>| match (state.space, state.key, state.value) {
+            (SPACE, Some(key), Some(value)) => drop(dumped.insert(key.to_owned(), value.to_vec())),
+            (SPACE, Some(key), None) => drop(dumped.remove(key)),
+            _ => {}
+        };
+        let mut is_given_up = false;
+        let done = Folder::open(folder.path()).unwrap().dump(&DumpOptions::default(), |entry| {
+            match &entry {
+                Entry::Log { given_up, .. } => is_given_up = *given_up,
+                Entry::State { state, .. } => take(state),
+                Entry::Record { record: Recorded::State(state), .. } if !is_given_up => take(state),
+                Entry::Finding(finding) => panic!("{finding}"),
+                _ => {}
+            }
+            Ok::<(), Infallible>(())
+        });
+        done.unwrap().unwrap();
+        assert_eq!(dumped, expected, "life {life}");
     }
     // What is in the file is not in the log any more.
     let file = folder.path().join("state.redb");

@@ -21,18 +21,13 @@ use crate::wal::{LogFile, Preparation};
 pub(crate) enum Order {
     /// Copy what lives in a full file of the log to new segments, and put durable state that the file may hold where it
     /// stays.
-    CopyLogFile {
-        file: LogFile,
-        state: Option<Arc<Frozen>>,
-    },
+    CopyLogFile { file: LogFile, state: Option<Arc<Frozen>> },
     /// Copy what lives in these segments, which stand side by side in one queue, to new ones.
     Rewrite(Vec<Arc<Segment>>),
     /// Make one run of these, without what is older.
-    MergeRuns {
-        old: Vec<Arc<Run>>,
-        before_ms: u64,
-    },
-    Checkpoint(Box<Checkpoint>),
+    MergeRuns { old: Vec<Arc<Run>>, before_ms: u64 },
+    /// Write a checkpoint, and let go of state that is in its file.
+    Checkpoint { checkpoint: Box<Checkpoint>, retired: Option<Arc<Frozen>> },
     /// Remove files that nobody needs.
     Remove(Vec<String>),
 }
@@ -173,7 +168,8 @@ impl Workshop {
                 }
                 Ok(Done::Merged { old, new: merged?.map(Arc::new) })
             }
-            Order::Checkpoint(mut checkpoint) => {
+            Order::Checkpoint { mut checkpoint, retired } => {
+                drop(retired);
                 checkpoint.header.next_segment = making.next_id;
                 checkpoint.write(&**disk)?;
                 Ok(Done::CheckpointWritten)

@@ -34,24 +34,38 @@ enum Filed {
 }
 
 impl Admission {
-    /// Begins a group: reads what the file has of the keys that these name. Most transactions name none.
-    pub(crate) fn begin(&mut self, shared: &Shared, transactions: &[Transaction]) {
+    /// Begins a group of the first of these, as many as have at most `bytes_max` in a frame: reads what the file has of the
+    /// keys that they name. Most transactions name none.
+    pub(crate) fn begin(&mut self, shared: &Shared, transactions: &[Transaction], bytes_max: u64) {
         self.filed.clear();
         self.abandon();
-        for Transaction { state, state_reads, .. } in transactions {
-            for StateRead { space, key, .. } in state_reads {
-                self.look_up(shared, space, key, || shared.state_file.get(space, key).map(Filed::Value));
+        let mut bytes = 0;
+        let group = transactions.iter().take_while(|transaction| {
+            let is_first = bytes == 0;
+            bytes += record_bytes_max(transaction);
+            bytes <= bytes_max || is_first
+        });
+        for Transaction { state, state_reads, .. } in group {
+            if state.is_empty() && state_reads.is_empty() {
+                continue;
             }
-            for StateWrite { space, key, .. } in state {
-                self.look_up(shared, space, key, || shared.state_file.value_bytes(space, key).map(Filed::Len));
+            let (reads, writes) = {
+                let kv = &shared.state().kv;
+                let in_file = |space: &str, key: &str| kv.find(space, key) == Found::Before;
+                let reads: Vec<_> = state_reads.iter().filter(|read| in_file(&read.space, &read.key)).collect();
+                let writes: Vec<_> = state.iter().filter(|write| in_file(&write.space, &write.key)).collect();
+                (reads, writes)
+            };
+            for StateRead { space, key, .. } in reads {
+                self.look_up(space, key, || shared.state_file.get(space, key).map(Filed::Value));
+            }
+            for StateWrite { space, key, .. } in writes {
+                self.look_up(space, key, || shared.state_file.value_bytes(space, key).map(Filed::Len));
             }
         }
     }
 
-    fn look_up(&mut self, shared: &Shared, space: &str, key: &str, read: impl FnOnce() -> Result<Filed, Arc<str>>) {
-        if shared.state().kv.find(space, key) != Found::Before {
-            return;
-        }
+    fn look_up(&mut self, space: &str, key: &str, read: impl FnOnce() -> Result<Filed, Arc<str>>) {
         match self.filed.entry((space.into(), key.into())) {
             Entry::Vacant(vacant) => drop(vacant.insert(read())),
             Entry::Occupied(mut known) if matches!(known.get(), Ok(Filed::Len(_))) => drop(known.insert(read())),

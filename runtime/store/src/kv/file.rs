@@ -45,6 +45,8 @@ enum State {
     /// Nothing was ever put into it.
     Missing,
     Open(Open),
+    /// It could not be opened again after an error. It is tried with the next changes.
+    Failed(Arc<str>),
     Closed,
 }
 
@@ -105,7 +107,7 @@ impl StateFile {
     pub(crate) fn lsn(&self) -> Result<u64, OpenError> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(open) => open.lsn().map_err(|error| open.refusal(error)),
-            State::Missing | State::Closed => Ok(0),
+            State::Missing | State::Failed(_) | State::Closed => Ok(0),
         }
     }
 
@@ -113,7 +115,7 @@ impl StateFile {
     pub(crate) fn spaces(&self) -> Result<BTreeMap<Box<str>, u64>, OpenError> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(open) => open.spaces().map_err(|error| open.refusal(error)),
-            State::Missing | State::Closed => Ok(BTreeMap::new()),
+            State::Missing | State::Failed(_) | State::Closed => Ok(BTreeMap::new()),
         }
     }
 
@@ -135,6 +137,7 @@ impl StateFile {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(open) => read(open).map_err(|error| open.failed(error).to_string().into()),
             State::Missing => Ok(missing),
+            State::Failed(why) => Err(why.clone()),
             State::Closed => Err(format!("{NAME} is closed").into()),
         }
     }
@@ -142,16 +145,19 @@ impl StateFile {
     /// Puts changes into the file, durably.
     pub(crate) fn take_in(&self, frozen: &Frozen, store_tag: u64) -> Result<(), DiskError> {
         self.make(store_tag)?;
+        self.reopen_if(|state| matches!(state, State::Failed(_)))?;
         let failed = match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(open) => match open.take_in(frozen) {
                 Ok(()) => return Ok(()),
                 Err(error) => open.failed(error),
             },
-            State::Missing | State::Closed => DiskError::new("write", NAME, io::Error::other("it is closed")),
+            State::Missing | State::Failed(_) | State::Closed => {
+                DiskError::new("write", NAME, io::Error::other("it is closed"))
+            }
         };
         if failed.is_full() {
             // After an error redb wants to be opened anew. What was committed before is there.
-            self.reopen()?;
+            self.reopen_if(|state| matches!(state, State::Open(_)))?;
         }
         Err(failed)
     }
@@ -183,17 +189,38 @@ impl StateFile {
         }
     }
 
-    fn reopen(&self) -> Result<(), DiskError> {
+    fn reopen_if(&self, wanted: impl FnOnce(&State) -> bool) -> Result<(), DiskError> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let State::Open(_) = &*state else { return Ok(()) };
+        if !wanted(&state) {
+            return Ok(());
+        }
         // Nobody may open it twice.
-        *state = State::Closed;
-        let sectors = Sectors::open(NAME, self.disk.open(NAME)?).map_err(|error| match error {
-            OpenError::Disk(error) => error,
-            other => DiskError::new("open", NAME, io::Error::new(io::ErrorKind::InvalidData, other.to_string())),
-        })?;
-        *state = State::Open(Open::new(sectors, failed)?);
-        Ok(())
+        *state = State::Failed(format!("{NAME} is being opened").into());
+        let opened = (|| {
+            let sectors = Sectors::open(NAME, self.disk.open(NAME)?).map_err(|error| match error {
+                OpenError::Disk(error) => error,
+                other => DiskError::new("open", NAME, io::Error::new(io::ErrorKind::InvalidData, other.to_string())),
+            })?;
+            Open::new(sectors, failed)
+        })();
+        match opened {
+            Ok(open) => {
+                *state = State::Open(open);
+                Ok(())
+            }
+            Err(error) => {
+                *state = State::Failed(error.to_string().into());
+                Err(error)
+            }
+        }
+    }
+
+    /// Hands every space, key and value to `take`, in order, until that answers no. The error is where it can't be read.
+    pub(crate) fn each(&self, mut take: impl FnMut(&str, &str, &[u8]) -> bool) -> Result<(), DiskError> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Open(open) => open.each(&mut take).map_err(|error| open.failed(error)),
+            State::Missing | State::Failed(_) | State::Closed => Ok(()),
+        }
     }
 
     /// Lets go of the file: nothing is written to it from here on.
@@ -274,9 +301,21 @@ impl Open {
                 found.more = true;
                 break;
             }
-            found.keys.push(key_of(space, at.value())?.into());
+            found.keys.push(space_and_key(at.value())?.1.into());
         }
         Ok(found)
+    }
+
+    fn each(&self, take: &mut dyn FnMut(&str, &str, &[u8]) -> bool) -> Result<(), redb::Error> {
+        let state = self.database.begin_read()?.open_table(STATE)?;
+        for one in state.iter()? {
+            let (at, value) = one?;
+            let (space, key) = space_and_key(at.value())?;
+            if !take(space, key, value.value()) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn count(&self) -> Result<u64, redb::Error> {
@@ -363,9 +402,9 @@ fn end_of(space: &str) -> Vec<u8> {
     [space.as_bytes(), &[1]].concat()
 }
 
-fn key_of<'a>(space: &str, place: &'a [u8]) -> Result<&'a str, redb::Error> {
-    let key = place.get(space.len() + 1..).and_then(|key| std::str::from_utf8(key).ok());
-    key.ok_or_else(|| redb::Error::Corrupted("a key of the state is no text".to_owned()))
+fn space_and_key(place: &[u8]) -> Result<(&str, &str), redb::Error> {
+    let text = std::str::from_utf8(place).ok().and_then(|place| place.split_once('\0'));
+    text.ok_or_else(|| redb::Error::Corrupted("a key of the state is no text".to_owned()))
 }
 
 /// What redb's error comes from.
