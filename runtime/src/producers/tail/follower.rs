@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::batch::{BATCH_BYTES, BATCH_FILES, BATCH_READS, Batch, LINE_OVERHEAD, Line};
 use super::lines::{Framing, Next, Progress};
 use super::listing::{Folders, Found, Listing, Seen};
 use super::position::{Head, Record, begin_alike, fill, read_up_to};
@@ -20,15 +20,6 @@ use crate::producers::file_id::FileId;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Files that are kept open. The others are opened when there is something new in them.
 const OPEN_MAX: usize = 256;
-/// What goes on record in one step, unless the engine takes less.
-const BATCH_BYTES: usize = 1 << 20;
-const BATCH_LINES: usize = 8192;
-const BATCH_FILES: usize = 256;
-/// Chunks that are read for one step: a line without an end may be as long as its file.
-const BATCH_READS: usize = 256;
-/// What a line costs beside its bytes: its record's other fields and its attributes, roughly.
-const LINE_OVERHEAD: usize = 160;
-
 /// How patient the following is.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -45,33 +36,6 @@ impl Default for Patience {
     fn default() -> Patience {
         Patience { renamed: Duration::from_secs(60), deleted: Duration::from_secs(5), copied: Duration::from_secs(3) }
     }
-}
-
-/// A line on its way to the queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) file: FileId,
-    pub(super) path: PathBuf,
-    pub(super) offset: u64,
-    pub(super) part: Option<String>,
-    pub(super) body: Bytes,
-    /// How far its file is read with it.
-    progress: Progress,
-}
-
-/// What goes on record in one step.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) lines: Vec<Line>,
-    /// What the files of the lines begin with: from which line on, and up to the next.
-    heads: Vec<(usize, Head)>,
-    /// Files that have come further than their last line, or have moved. To be written with the last line.
-    pub(super) others: BTreeMap<FileId, Record>,
-    /// Files that are no more. To be taken away after that.
-    pub(super) forgotten: BTreeSet<FileId>,
-    /// Lines that were too long.
-    pub(super) refused: u64,
-    bytes: usize,
 }
 
 /// See the module.
@@ -114,29 +78,6 @@ struct Followed {
     ending: bool,
     /// It comes from the state and was not yet seen since the start.
     restored: Option<Record>,
-}
-
-impl Batch {
-    /// Nothing to put on record.
-    pub(super) fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.others.is_empty() && self.forgotten.is_empty()
-    }
-
-    /// What the records of the files are once these lines are on record.
-    pub(super) fn records(&self, lines: Range<usize>) -> BTreeMap<FileId, Record> {
-        let mut last: BTreeMap<FileId, usize> = BTreeMap::new();
-        last.extend(lines.map(|index| (self.lines[index].file, index)));
-        let record = |(file, index): (FileId, usize)| {
-            let line = &self.lines[index];
-            let head = self.heads.partition_point(|(from, _)| *from <= index) - 1;
-            (file, Record::new(&line.path, line.progress, &self.heads[head].1))
-        };
-        last.into_iter().map(record).collect()
-    }
-
-    fn is_full(&self, bytes_max: usize) -> bool {
-        self.bytes >= bytes_max || self.lines.len() >= BATCH_LINES || self.others.len() >= BATCH_FILES
-    }
 }
 
 impl Follower {

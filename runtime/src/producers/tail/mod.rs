@@ -23,6 +23,7 @@
 //!
 //! How far each file was read is committed with the messages themselves. While the queue takes nothing, nothing is read.
 
+mod batch;
 mod follower;
 mod lines;
 mod listing;
@@ -30,7 +31,8 @@ mod position;
 
 use std::time::{Duration, Instant};
 
-use self::follower::{Batch, Follower, Line, Patience};
+use self::batch::{Batch, Line};
+use self::follower::{Follower, Patience};
 use self::position::Record;
 use super::blocking;
 use super::file_id::{FileId, KEY_PREFIX};

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::producers::LongLines;
+use crate::producers::tail::batch::BATCH_LINES;
 
 /// A folder with logs, somebody who follows them, and what of that is on record.
 struct Scene {
