@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub mod limits;
+
 pub use linecook_store::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, StateRead, StateWrite};
 
 /// How a handler, or what became of it, answers for a delivery.

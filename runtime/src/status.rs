@@ -1,11 +1,14 @@
 //! What the consumers are doing, for people and programs: dispatch writes it, HTTP and the command line read it.
 
+pub mod producers;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use self::producers::ProducerBoard;
 use crate::sandbox::InstanceCount;
 
 /// One consumer, as `GET /consumers` shows it.
@@ -106,6 +109,7 @@ pub struct Board {
     config: Mutex<ConfigStatus>,
     /// Whether every consumer of the start has loaded its first module, or failed to.
     started: AtomicBool,
+    producers: ProducerBoard,
 }
 
 #[derive(Debug)]
@@ -164,6 +168,11 @@ fn add(count: &AtomicU64, amount: u64) {
 }
 
 impl Board {
+    /// What the producers are doing.
+    pub fn producers(&self) -> &ProducerBoard {
+        &self.producers
+    }
+
     /// Changes one consumer's entry, or makes it. The counts are not to be changed here: see [`Board::counters`].
     pub fn update(&self, name: &str, queue: &str, change: impl FnOnce(&mut ConsumerStatus)) {
         self.with_entry(name, queue, |entry| change(&mut entry.status));

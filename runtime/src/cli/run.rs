@@ -18,7 +18,9 @@ use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::http::{self, App};
-use crate::reconfigure::parts::{Consumers, Fixed, Queues, Retention};
+use crate::producers::Producers;
+use crate::producers::clock::SystemClock;
+use crate::reconfigure::parts::{self, Consumers, Fixed, Queues, Retention};
 use crate::reconfigure::{Part, Reconfigurer};
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
@@ -95,17 +97,25 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
     let board = Arc::new(Board::default());
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
+    let producers = Arc::new(Producers::new(broker.clone(), board.clone(), Arc::new(SystemClock)));
+    producers.apply(&config.producers).await;
     let rules = Retention::new(&config);
     let retention = tokio::spawn(retention::keep(broker.clone(), rules.rules()));
     announce(&config, address, log_format);
     dispatcher.tell_cut();
     let dispatcher = Arc::new(Mutex::new(dispatcher));
     // In this order; what else follows queue.toml goes behind what it needs.
-    let parts: Vec<Box<dyn Part>> =
-        vec![Box::new(Fixed), Box::new(queues), Box::new(Consumers::new(dispatcher.clone())), Box::new(rules)];
+    let parts: Vec<Box<dyn Part>> = vec![
+        Box::new(Fixed),
+        Box::new(queues),
+        Box::new(Consumers::new(dispatcher.clone())),
+        Box::new(rules),
+        Box::new(parts::Producers(producers.clone())),
+    ];
     let mut reconfigurer = Reconfigurer::new(config, text, parts, board.clone());
     let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let mut http = tokio::spawn(http::serve(listener, App { broker: broker.clone(), board }, async {
+    let app = App { broker: broker.clone(), board, webhooks: producers.webhooks() };
+    let mut http = tokio::spawn(http::serve(listener, app, async {
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));
@@ -124,6 +134,8 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
             Err(error) => io::Error::other(error),
         })),
     };
+    // First, so that nothing new comes while the rest is finished.
+    producers_stopped(&producers, reconfigurer.in_force().runtime.drain_timeout, &mut stop).await?;
     retention.abort();
     let mut drain_timeout = Duration::ZERO;
     if let Ok(name) = &result {
@@ -136,14 +148,30 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
     tokio::select! {
         () = wind_down(dispatcher, drain_timeout, stop_http, http) => {}
-        name = stop.next() => {
-            let text = "stopped at once; deliveries that were running come back at the next start";
-            return Err(Failed::new(format!("a second signal ({name}): {text}")));
-        }
+        name = stop.next() => return Err(stopped_at_once(name)),
     }
     store.close();
     tracing::info!("stopped");
     result.map(drop)
+}
+
+/// Ends the producers. They only finish what they have begun to send, which takes as long as the disk takes.
+/// A file system that does not answer is not waited for longer than for anything else.
+async fn producers_stopped(producers: &Producers, timeout: Duration, stop: &mut StopSignals) -> CommandResult {
+    tokio::select! {
+        ended = tokio::time::timeout(timeout.max(HTTP_PATIENCE), producers.stop()) => {
+            if ended.is_err() {
+                tracing::warn!("not all producers have ended in time; they go on where they were at the next start");
+            }
+            Ok(())
+        }
+        name = stop.next() => Err(stopped_at_once(name)),
+    }
+}
+
+fn stopped_at_once(signal: &str) -> Failed {
+    let text = "stopped at once; deliveries that were running come back at the next start";
+    Failed::new(format!("a second signal ({signal}): {text}"))
 }
 
 /// Lets deliveries end while HTTP still answers (so that `linecook status` shows the draining), then ends HTTP too.
@@ -200,9 +228,13 @@ fn announce(config: &Config, address: SocketAddr, log_format: LogFormat) {
     let version = env!("CARGO_PKG_VERSION");
     if log_format == LogFormat::Json {
         let (queues, consumers) = (config.queues.len(), config.consumers.len());
-        tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, "listening");
+        let producers = config.producers.len();
+        tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, producers, "listening");
     } else {
         let mut text = format!("linecook {version}: http://{address}, data in {}\n", config.runtime.data_dir.display());
+        for (name, producer) in &config.producers {
+            text.push_str(&format!("  {name} ({}) → {}\n", producer.kind.name(), producer.queue));
+        }
         for (name, consumer) in &config.consumers {
             let from = match &consumer.source {
                 Source::Package(path) => format!("built from {}", path.display()),

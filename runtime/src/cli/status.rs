@@ -1,4 +1,4 @@
-//! `linecook status`: what is in the queues, and what the consumers are doing.
+//! `linecook status`: what is in the queues, and what the consumers and the producers are doing.
 
 use serde_json::{Value, json};
 
@@ -20,8 +20,11 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     let queues = client.get("/queues")?["queues"].take();
     let mut answer = client.get("/consumers")?;
     let (consumers, config) = (answer["consumers"].take(), answer["config"].take());
+    let producers = client.get("/producers")?["producers"].take();
     if args.json {
-        return terminal::print(json!({ "queues": queues, "consumers": consumers, "config": config }));
+        return terminal::print(
+            json!({ "queues": queues, "consumers": consumers, "producers": producers, "config": config }),
+        );
     }
     terminal::print(queue_table(list(&queues)))?;
     for queue in list(&queues).iter().filter(|queue| queue["declared"] == false) {
@@ -31,7 +34,20 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
              it with `linecook purge {name} --delete`"
         ))?;
     }
+    print_producers(list(&producers))?;
     consumers_and_config(list(&consumers), &config)
+}
+
+fn print_producers(producers: &[Value]) -> CommandResult {
+    if !producers.is_empty() {
+        terminal::print(format!("\n{}", producer_table(producers)))?;
+    }
+    for producer in producers {
+        if let (Some(error), Some(at)) = (producer["last_error"].as_str(), producer["last_error_at"].as_str()) {
+            terminal::print(format!("\n{}: {} (at {at})", cell(producer, "name"), one_line(error, 2000)))?;
+        }
+    }
+    Ok(())
 }
 
 fn consumers_and_config(consumers: &[Value], config: &Value) -> CommandResult {
@@ -73,6 +89,13 @@ fn queue_table(queues: &[Value]) -> String {
         row
     });
     table(&["QUEUE", "READY", "DELAYED", "LEASED", "SIZE", "OLDEST", "CONSUMER"], &[1, 2, 3, 4, 5], rows)
+}
+
+fn producer_table(producers: &[Value]) -> String {
+    let names = ["name", "kind", "queue", "state", "sent", "refused", "missed", "last_sent_at", "next_run_at"];
+    let rows = producers.iter().map(|producer| names.map(|name| cell(producer, name)).into());
+    let header = ["PRODUCER", "KIND", "QUEUE", "STATE", "SENT", "REFUSED", "MISSED", "LAST SENT", "NEXT RUN"];
+    table(&header, &[4, 5, 6], rows)
 }
 
 fn consumer_table(consumers: &[Value]) -> String {

@@ -19,6 +19,16 @@ pub(super) enum Table {
     Dir,
     /// `[consumers.NAME.limits]`.
     Limits,
+    /// `[producers.NAME]` before its kind is known.
+    Producer,
+    /// `[producers.NAME]` of the kind `cron`.
+    Cron,
+    /// `[producers.NAME]` of the kind `tail`.
+    Tail,
+    /// `[producers.NAME]` of the kind `watch`.
+    Watch,
+    /// `[producers.NAME]` of the kind `webhook`.
+    Webhook,
 }
 
 /// A key of the design that this version does not have.
@@ -47,7 +57,6 @@ const fn only(table: Table, key: &'static str, accepted: Accepted) -> LaterKey {
 
 /// A key moves from here to [`Table::keys`] when it starts to work.
 const LATER: &[LaterKey] = &[
-    later(Table::File, "producers"),
     later(Table::Runtime, "auth"),
     later(Table::Runtime, "tls"),
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
@@ -56,7 +65,7 @@ const LATER: &[LaterKey] = &[
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 8] = [
+    pub(super) const ALL: [Table; 13] = [
         Table::File,
         Table::Runtime,
         Table::Queue,
@@ -65,12 +74,17 @@ impl Table {
         Table::Canary,
         Table::Dir,
         Table::Limits,
+        Table::Producer,
+        Table::Cron,
+        Table::Tail,
+        Table::Watch,
+        Table::Webhook,
     ];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
-            Table::File => &["runtime", "queues", "consumers"],
+            Table::File => &["runtime", "queues", "consumers", "producers"],
             Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
             Table::Queue => &["retention", "max_bytes", "dedup_window"],
             Table::Consumer => &[
@@ -109,6 +123,40 @@ impl Table {
                 "send_bytes",
                 "state_bytes",
             ],
+            Table::Producer => &["kind"],
+            Table::Cron => {
+                &["kind", "queue", "schedule", "timezone", "body", "catch_up", "content_type", "key", "attributes"]
+            }
+            Table::Tail => {
+                &["kind", "queue", "files", "start", "max_line", "long_lines", "content_type", "key", "attributes"]
+            }
+            Table::Watch => &[
+                "kind",
+                "queue",
+                "folder",
+                "files",
+                "recursive",
+                "settle",
+                "body",
+                "after",
+                "move_to",
+                "content_type",
+                "key",
+                "attributes",
+            ],
+            Table::Webhook => &[
+                "kind",
+                "queue",
+                "path",
+                "signature",
+                "secret_env",
+                "tolerance",
+                "id_header",
+                "headers",
+                "content_type",
+                "key",
+                "attributes",
+            ],
         }
     }
 
@@ -128,6 +176,11 @@ impl Table {
             Table::Canary => "[consumers.NAME.canary]",
             Table::Dir => "an item of `dirs`",
             Table::Limits => "[consumers.NAME.limits]",
+            Table::Producer => "[producers.NAME]",
+            Table::Cron => "[producers.NAME] of the kind \"cron\"",
+            Table::Tail => "[producers.NAME] of the kind \"tail\"",
+            Table::Watch => "[producers.NAME] of the kind \"watch\"",
+            Table::Webhook => "[producers.NAME] of the kind \"webhook\"",
         }
     }
 

@@ -23,8 +23,10 @@ mod keys;
 mod limits;
 mod outside;
 mod place;
+pub mod producers;
 mod read;
 mod reader;
+mod schedule;
 mod syntax;
 pub mod units;
 
@@ -35,6 +37,7 @@ pub use self::host::Host;
 pub(crate) use self::keys::nearest;
 pub use self::limits::Limits;
 pub use self::place::{address, refuse};
+pub use self::producers::ProducerConfig;
 
 /// Reads and checks a file. What it names outside itself may be missing: see [`check`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
@@ -92,6 +95,8 @@ pub struct Config {
     pub queues: BTreeMap<QueueName, QueueConfig>,
     /// `[consumers.*]`, by name.
     pub consumers: BTreeMap<String, ConsumerConfig>,
+    /// `[producers.*]`, by name.
+    pub producers: BTreeMap<String, ProducerConfig>,
 }
 
 /// `[runtime]`.
@@ -212,8 +217,20 @@ mod tests {
                 Table::Canary => "[consumers.a.canary]\n",
                 Table::Dir => "[[consumers.a.grants.dirs]]\n",
                 Table::Limits => "[consumers.a.limits]\n",
+                Table::Producer => "[producers.a]\n",
+                Table::Cron => "[producers.a]\nkind = \"cron\"\n",
+                Table::Tail => "[producers.a]\nkind = \"tail\"\n",
+                Table::Watch => "[producers.a]\nkind = \"watch\"\n",
+                Table::Webhook => "[producers.a]\nkind = \"webhook\"\n",
             };
             for key in table.keys() {
+                // What has to be there for other keys to be looked at, or for this one to matter.
+                let before = match *key {
+                    "kind" if table != Table::Producer => continue,
+                    "move_to" => format!("{before}after = \"move\"\n"),
+                    "secret_env" | "tolerance" => format!("{before}signature = \"stripe\"\n"),
+                    _ => before.to_owned(),
+                };
                 // No key takes a time, so that one that is read is refused.
                 let errors = parse(&format!("{before}{key} = 00:00:00\n"), Path::new("queue.toml")).unwrap_err();
                 let refused = format!("`{key}` must be ");

@@ -88,6 +88,11 @@ impl<'d> TableReader<'d> {
         value
     }
 
+    /// The same table, now that it is known which of several it is.
+    pub(super) fn of_kind(self, kind: Table) -> TableReader<'d> {
+        TableReader { kind, ..self }
+    }
+
     /// Reports every key that nobody knows. To be called last.
     pub(super) fn finish(self) {
         for (key, value) in self.entries {
@@ -304,6 +309,23 @@ impl<'d> Value<'d> {
             errors: self.errors,
         };
         items.iter().map(item).collect()
+    }
+
+    /// The items of an array, or the value itself if it is a text.
+    pub(super) fn texts(&self, example: &str) -> Vec<Value<'d>> {
+        match self.value {
+            DeValue::String(_) => vec![self.clone()],
+            DeValue::Array(_) => self.items(example),
+            _ => {
+                self.refuse_type("a string or an array of strings", self.example(example));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether it is an array without items.
+    pub(super) fn is_empty_array(&self) -> bool {
+        self.value.as_array().is_some_and(|items| items.is_empty())
     }
 
     /// A table whose keys are ours.

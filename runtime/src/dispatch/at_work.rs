@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 use super::change::Change;
 use super::gather::{BatchLimits, Suspects};
 use super::generation::{Generations, Seed};
-use super::hints::Hints;
 use super::policy::Policy;
 use super::puller::{Consumer, Puller};
 use super::reload::{self, Intake, SandboxLoader, Timing};
@@ -18,6 +17,7 @@ use super::state;
 use super::{Kitchen, Shares};
 use crate::broker::Broker;
 use crate::config::{ConsumerConfig, Source};
+use crate::hints::Hints;
 use crate::sandbox::{InstanceSettings, Module, ModuleHash};
 use crate::status::{Board, ConsumerState};
 

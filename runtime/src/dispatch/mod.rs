@@ -34,7 +34,6 @@ pub mod change;
 pub(crate) mod fingerprint;
 mod gather;
 mod generation;
-pub(crate) mod hints;
 mod pace;
 pub mod policy;
 mod puller;

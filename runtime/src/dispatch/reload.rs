@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::build::Builder;
 use super::fingerprint::{Fingerprint, Tree};
 use super::generation::Generations;
-use super::hints::Hints;
+use crate::hints::Hints;
 use crate::sandbox::{InstanceSettings, Module, ModuleHash, Sandbox};
 
 /// Bad modules that are remembered. More than anybody makes by hand; then it starts anew.

@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use self::limits::Timeouts;
 use self::problem::Problem;
 use crate::broker::Broker;
+use crate::producers::webhook::Webhooks;
 use crate::status::Board;
 
 mod batch;
@@ -25,6 +26,7 @@ pub mod limits;
 mod path;
 mod peek;
 pub mod problem;
+mod producers;
 mod purge;
 mod queues;
 mod redrive;
@@ -38,8 +40,10 @@ pub use self::server::{serve, serve_with};
 pub struct App {
     /// The queues.
     pub broker: Arc<dyn Broker>,
-    /// The consumers.
+    /// The consumers and the producers.
     pub board: Arc<Board>,
+    /// The routes of webhooks.
+    pub webhooks: Arc<Webhooks>,
 }
 
 /// What every handler gets.
@@ -47,6 +51,7 @@ pub struct App {
 struct Shared {
     broker: Arc<dyn Broker>,
     board: Arc<Board>,
+    webhooks: Arc<Webhooks>,
     timeouts: Timeouts,
 }
 
@@ -59,12 +64,13 @@ fn router(app: App, timeouts: Timeouts) -> Router {
         .route("/queues/{queue}/messages/batch", post(batch::send))
         .route("/queues/{queue}/redrive", post(redrive::redrive))
         .route("/consumers", get(consumers::list))
+        .route("/producers", get(producers::list))
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
         })
-        .fallback(async |uri: Uri| Problem::no_such_route(uri.path()))
+        .fallback(producers::webhook)
         .layer(middleware::from_fn(headers::check_size))
-        .with_state(Shared { broker: app.broker, board: app.board, timeouts })
+        .with_state(Shared { broker: app.broker, board: app.board, webhooks: app.webhooks, timeouts })
 }

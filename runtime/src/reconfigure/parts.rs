@@ -9,6 +9,7 @@ use super::{Part, Refusal};
 use crate::broker::{Broker, BrokerError, Pending};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Prepared};
+use crate::producers;
 use crate::retention::{self, Rule};
 
 /// What is decided when the runtime starts.
@@ -119,6 +120,19 @@ impl Part for Consumers {
                 self.dispatcher.lock().await.apply(prepared).await;
             }
         })
+    }
+}
+
+/// What feeds the queues of itself.
+pub struct Producers(pub Arc<producers::Producers>);
+
+impl Part for Producers {
+    fn withdraw<'a>(&'a mut self, _old: &'a Config, new: &'a Config) -> Pending<'a, ()> {
+        Box::pin(self.0.withdraw(&new.producers))
+    }
+
+    fn apply<'a>(&'a mut self, _old: &'a Config, new: &'a Config) -> Pending<'a, ()> {
+        Box::pin(self.0.apply(&new.producers))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::dispatch::fingerprint::Fingerprint;
-use crate::dispatch::hints::Hints;
+use crate::hints::Hints;
 
 /// A file that has not changed for so long is taken to be whole.
 const QUIET: Duration = Duration::from_millis(150);

@@ -34,7 +34,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let app = App { broker: Arc::clone(&broker) as _, board: Arc::clone(&board) };
+        let app = App { broker: Arc::clone(&broker) as _, board: Arc::clone(&board), webhooks: Arc::default() };
         let ended = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {

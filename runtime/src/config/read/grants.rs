@@ -69,9 +69,9 @@ pub(super) fn read(table: TableReader<'_>, folder: &Path) -> (Grants, GrantSpans
     (grants, spans)
 }
 
-const VARIABLE_RULE: &str = "a name is not empty and has no `=` and no zero byte";
+pub(super) const VARIABLE_RULE: &str = "a name is not empty and has no `=` and no zero byte";
 
-fn names_a_variable(text: &str) -> bool {
+pub(super) fn names_a_variable(text: &str) -> bool {
     !text.is_empty() && !text.contains(['=', '\0'])
 }
 
