@@ -13,7 +13,7 @@ use serde_json::json;
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod guests;
 #[path = "support/kitchen.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared by several test crates")]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
 mod kitchen;
 
 use kitchen::{Kitchen, LOG, component, reason, sent, settings};

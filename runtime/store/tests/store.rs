@@ -155,7 +155,7 @@ fn a_backlog_larger_than_the_log_is_kept_and_drained_in_order() {
             let done = done.clone();
             let sends = [(name("orders"), message)].into();
             store.submit(Transaction { sends, ..Transaction::default() }, move |answer| {
-                done.send(answer.map(drop)).unwrap()
+                done.send(answer.map(drop)).unwrap();
             });
         }
         drop(done);
@@ -250,7 +250,7 @@ fn a_purge_takes_away_what_was_there_and_nothing_that_comes_later() {
             let message = NewMessage { delay_ms: number % 5 * 1_000_000, ..message(&[1; 2000]) };
             let sends = [(name("orders"), message)].into();
             store.submit(Transaction { sends, ..Transaction::default() }, move |answer| {
-                done.send(answer.is_ok()).unwrap()
+                done.send(answer.is_ok()).unwrap();
             });
         }
         drop(done);
