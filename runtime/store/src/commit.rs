@@ -6,9 +6,10 @@ use smallvec::SmallVec;
 
 use crate::NewMessage;
 use crate::dedup::{self, Dedup, KeyHash, Seen};
+use crate::history::Recent;
 use crate::location::Location;
 use crate::queues::Held;
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber};
+use crate::record::{self, DeliveryState, KeptPlace, PutPlace, QueueNumber};
 use crate::room::Room;
 use crate::shared::{Content, State, Wanted};
 use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Sent, Transaction};
@@ -32,6 +33,9 @@ pub(crate) struct Settle {
 /// What a settlement does.
 pub(crate) enum Effect {
     Remove,
+    /// Gone from the queue, and in its history at this position. `content`: if the put stands in an earlier file than the
+    /// one that this goes to.
+    Keep { position: u64, content: Option<Content> },
     Update(DeliveryState),
     Move { queue: QueueNumber, position: u64, edit: AttributeEdit, content: Option<Content>, bytes: u64 },
     Release,
@@ -131,6 +135,9 @@ pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
         Some((lease, Action::Move { attributes, .. })) => {
             let location = state.queues.held(*lease).map_or(0, |held| u64::from(held.location.len));
             location + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
+        }
+        Some((lease, Action::Ack)) if state.history.keeps(QueueNumber(lease.queue)) => {
+            state.queues.held(*lease).map_or(0, |held| u64::from(held.location.len)) + 2 * SETTLE_BYTES
         }
         Some(_) => SETTLE_BYTES,
         None => 0,
@@ -256,6 +263,10 @@ pub(crate) fn idempotency(store_tag: u64, queue: QueueNumber, message: &NewMessa
 fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, now_ms: u64) -> Result<Settle, Refusal> {
     let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
+        // How it is kept is seen to before it is encoded.
+        Action::Ack if state.history.keeps(QueueNumber(lease.queue)) => {
+            Ok(Effect::Keep { position: 0, content: None })
+        }
         Action::Ack => Ok(Effect::Remove),
         Action::Release => Ok(Effect::Release),
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
@@ -315,6 +326,18 @@ pub(crate) fn encode(
         let (from, at) = (settle.queue(), settle.lease.position);
         match &settle.effect {
             Effect::Remove => record::encode_remove(frame, from, at, settle.held.bytes),
+            Effect::Keep { position, content } => {
+                let kept = KeptPlace { position: *position, acked_at_ms: now_ms };
+                match content {
+                    None => record::encode_keep(frame, from, at, settle.held.bytes, kept),
+                    Some(content) => {
+                        record::encode_remove(frame, from, at, settle.held.bytes);
+                        record::encode_kept(frame, kept, |frame| {
+                            puts.push(put(frame, &kept_place(settle), &content.message));
+                        });
+                    }
+                }
+            }
             Effect::Update(state) => record::encode_update(frame, from, at, state),
             Effect::Move { queue, position, content, .. } => {
                 let content = content.as_ref().expect("read before anything is encoded");
@@ -372,6 +395,17 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
         self.touch(from);
         match &settle.effect {
             Effect::Remove => self.state.queues.remove(from, at),
+            Effect::Keep { position, content } => {
+                let kept = KeptPlace { position: *position, acked_at_ms: self.now_ms };
+                let location = match content {
+                    None => settle.held.location,
+                    Some(_) => self.next_put(),
+                };
+                let Held { sequence, bytes, .. } = settle.held;
+                let recent = Recent { sequence, acked_at_ms: self.now_ms, location, bytes };
+                self.state.history.add(from, kept, recent).expect("positions were drawn in this order");
+                self.state.queues.remove(from, at);
+            }
             Effect::Update(update) => self.state.queues.update(from, at, *update),
             Effect::Move { queue, position, content, bytes, .. } => {
                 let message = &content.as_ref().expect("it was encoded").message;
@@ -385,10 +419,15 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
     }
 
     fn put(&mut self, place: &PutPlace, message: &NewMessage, bytes: u32) {
-        let span = self.puts.next().expect("each message that was encoded has its place");
-        let location = Location { offset: self.payload_at.offset + span.offset, len: span.len, ..self.payload_at };
+        let location = self.next_put();
         self.state.queues.put(place, message.key.as_deref(), bytes, location);
         self.touch(place.queue);
+    }
+
+    /// Where the next message that was encoded lies.
+    fn next_put(&mut self) -> Location {
+        let span = self.puts.next().expect("each message that was encoded has its place");
+        Location { offset: self.payload_at.offset + span.offset, len: span.len, ..self.payload_at }
     }
 
     fn touch(&mut self, queue: QueueNumber) {
@@ -405,6 +444,20 @@ fn sent_place(placed: &Placed, message: &NewMessage, now_ms: u64) -> PutPlace {
         sequence: placed.sequence,
         enqueued_at_ms: now_ms,
         state: DeliveryState { due_at_ms: due_at(now_ms, message.delay_ms), ..DeliveryState::default() },
+        holds_key: false,
+        idempotency: None,
+    }
+}
+
+/// An acknowledged message, as it stood in its queue.
+fn kept_place(settle: &Settle) -> PutPlace {
+    let Settle { lease, held, .. } = settle;
+    PutPlace {
+        queue: settle.queue(),
+        position: lease.position,
+        sequence: held.sequence,
+        enqueued_at_ms: held.enqueued_at_ms,
+        state: DeliveryState { due_at_ms: 0, ..held.state },
         holds_key: false,
         idempotency: None,
     }

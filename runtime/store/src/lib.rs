@@ -22,6 +22,7 @@ mod formats;
 #[cfg(test)]
 mod fuzz;
 mod header;
+mod history;
 pub mod inspect;
 mod keeping;
 mod location;
@@ -40,6 +41,7 @@ mod wal;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::OpenError;
+pub use history::{HistoryMessage, HistoryPage, HistoryRange};
 pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
 };

@@ -9,6 +9,7 @@ use crate::attempts::AttemptTable;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
+use crate::history::History;
 use crate::location::Location;
 use crate::queues::Queues;
 use crate::reader::Reader;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
 
 pub(crate) struct State {
     pub(crate) queues: Queues,
+    pub(crate) history: History,
     pub(crate) attempts: AttemptTable,
     pub(crate) cache: FrameCache,
     pub(crate) chunks: Chunks,

@@ -14,6 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Inbox, Job, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk};
+use crate::history::{self, HistoryPage, HistoryRange};
 use crate::keeping::FILES_MIN;
 use crate::open::{self, Layout, Opened};
 use crate::queues::{Claimed, Claiming, ExpiredClaim, Glimpse, Phase};
@@ -97,6 +98,12 @@ pub struct QueueStats {
     pub bytes: u64,
     /// When the oldest message was sent, in milliseconds of the Unix epoch.
     pub oldest_enqueued_at_ms: Option<u64>,
+    /// Acknowledged messages in the queue's history. They count for nothing else.
+    pub history: u64,
+    /// What those counted for in `bytes`.
+    pub history_bytes: u64,
+    /// Acknowledged messages that had to go before their time, because the disk was full.
+    pub history_given_up: u64,
 }
 
 /// The queues of one folder. All methods may be called from any thread.
@@ -160,7 +167,9 @@ impl Store {
 
     /// Makes a queue known, or changes its limits. It is in the log from its first message on.
     pub fn declare(&self, queue: &QueueName, limits: QueueLimits) {
-        self.shared.state().queues.declare(queue, limits);
+        let state = &mut *self.shared.state();
+        let number = state.queues.declare(queue, limits);
+        state.history.declare(number, limits.history_ms);
     }
 
     /// Calls `arrived` whenever a queue may have something new to claim, on the committer's thread: it must be quick.
@@ -358,7 +367,8 @@ impl Store {
         let number = state.queues.known(queue)?;
         state.queues.advance(number, now_ms);
         let counts = state.queues.counts(number);
-        let holds_any = counts.oldest_enqueued_at_ms.is_some();
+        let history = state.history.counts(number);
+        let holds_any = counts.oldest_enqueued_at_ms.is_some() || history.messages > 0;
         (holds_any || state.queues.declared(queue).is_some()).then(|| QueueStats {
             name: queue.clone(),
             ready: counts.ready,
@@ -366,7 +376,17 @@ impl Store {
             leased: counts.leased,
             bytes: counts.bytes,
             oldest_enqueued_at_ms: counts.oldest_enqueued_at_ms,
+            history: history.messages,
+            history_bytes: history.bytes,
+            history_given_up: history.given_up,
         })
+    }
+
+    /// Acknowledged messages of a queue with [`QueueLimits::history_ms`], in the order in which they were acknowledged.
+    /// Messages that are too old, or were purged, are not among them.
+    pub fn history(&self, queue: &QueueName, range: &HistoryRange) -> Result<HistoryPage, Refusal> {
+        let number = self.shared.state().queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
+        history::page(&self.shared, number, range).map_err(Refusal::Read)
     }
 
     /// The first messages of a queue in its order, without claiming them.

@@ -61,11 +61,13 @@ pub struct QueueLimits {
     pub bytes_max: u64,
     /// For how long a message with the same idempotency key is a duplicate, in milliseconds. 0 remembers none.
     pub dedup_window_ms: u64,
+    /// How long acknowledged messages are kept for replay, in milliseconds. 0 keeps none.
+    pub history_ms: u64,
 }
 
 impl Default for QueueLimits {
     fn default() -> QueueLimits {
-        QueueLimits { bytes_max: u64::MAX, dedup_window_ms: 0 }
+        QueueLimits { bytes_max: u64::MAX, dedup_window_ms: 0, history_ms: 0 }
     }
 }
 
@@ -274,6 +276,16 @@ impl Queues {
             Record::Purge { queue, below } => {
                 self.check_number(*queue)?;
                 self.purge(*queue, *below).map(drop)
+            }
+            // What it means for the history is the history's.
+            Record::Kept(kept) => {
+                self.latest_ms = self.latest_ms.max(kept.kept.acked_at_ms);
+                self.check_number(kept.put.place.queue)
+            }
+            Record::Forget { queue, .. } => self.check_number(*queue),
+            Record::Keep { queue, position, bytes, kept } => {
+                self.latest_ms = self.latest_ms.max(kept.acked_at_ms);
+                self.apply(&Record::Remove { queue: *queue, position: *position, bytes: *bytes }, location)
             }
             Record::Remove { queue, position, bytes } => {
                 self.check_number(*queue)?;

@@ -168,6 +168,11 @@ impl Wal {
         self.full.len() as u64
     }
 
+    /// The epoch of the file that frames are appended to.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.current.header.epoch
+    }
+
     /// LSN of the last frame.
     pub(crate) fn last_lsn(&self) -> u64 {
         self.next_lsn - 1
