@@ -8,6 +8,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod delivery;
 pub mod dispatch;
+pub mod history;
 pub mod http;
 pub mod retention;
 pub mod sandbox;

@@ -18,6 +18,7 @@ use crate::broker::{Broker, QueueLimits};
 use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
+use crate::history;
 use crate::http::{self, App};
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
@@ -26,7 +27,8 @@ use crate::status::Board;
 /// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
 const THREADS: usize = 2;
 /// The limits of a dead-letter queue that `[queues]` does not name.
-const DEAD_LETTERS: QueueLimits = QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO };
+const DEAD_LETTERS: QueueLimits =
+    QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO, history: Duration::ZERO };
 /// How often to ask whether the queue engine still confirms.
 const FAILURE_CHECK: Duration = Duration::from_millis(250);
 /// How long HTTP clients have to get their answers once everything else has ended.
@@ -99,6 +101,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         _ = http_stopped.await;
     }));
     let retention = tokio::spawn(retention::keep(broker.clone(), retention::rules(config, DEAD_LETTERS)));
+    let given_up = tokio::spawn(history::tell_what_is_given_up(broker.clone()));
     announce(config, address, &shares, log_format);
 
     let result = tokio::select! {
@@ -117,6 +120,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         })),
     };
     retention.abort();
+    given_up.abort();
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
     let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
     tokio::select! {

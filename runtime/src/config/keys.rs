@@ -33,7 +33,6 @@ pub(super) struct LaterKey {
 /// A value that is accepted although the key is not there yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Accepted {
-    Text(&'static str),
     False,
     EmptyArray,
 }
@@ -52,7 +51,6 @@ const LATER: &[LaterKey] = &[
     later(Table::Runtime, "auth"),
     later(Table::Runtime, "tls"),
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
-    only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
     only(Table::Grants, "state", Accepted::False),
 ];
@@ -74,7 +72,7 @@ impl Table {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
             Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
-            Table::Queue => &["retention", "max_bytes", "dedup_window"],
+            Table::Queue => &["retention", "max_bytes", "dedup_window", "history"],
             Table::Consumer => &[
                 "queue",
                 "source",

@@ -21,6 +21,7 @@ mod consumers;
 mod fields;
 pub mod headers;
 mod health;
+mod history;
 pub mod limits;
 mod path;
 mod peek;
@@ -28,6 +29,7 @@ pub mod problem;
 mod purge;
 mod queues;
 mod redrive;
+mod replay;
 mod send;
 mod server;
 
@@ -58,6 +60,7 @@ fn router(app: App, timeouts: Timeouts) -> Router {
         .route("/queues/{queue}/messages", get(peek::peek).post(send::send).delete(purge::purge))
         .route("/queues/{queue}/messages/batch", post(batch::send))
         .route("/queues/{queue}/redrive", post(redrive::redrive))
+        .route("/queues/{queue}/replay", post(replay::replay))
         .route("/consumers", get(consumers::list))
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))

@@ -35,9 +35,18 @@ pub(crate) enum Effect {
     Remove,
     /// Gone from the queue, and in its history at this position. `content`: if the put stands in an earlier file than the
     /// one that this goes to.
-    Keep { position: u64, content: Option<Content> },
+    Keep {
+        position: u64,
+        content: Option<Content>,
+    },
     Update(DeliveryState),
-    Move { queue: QueueNumber, position: u64, edit: AttributeEdit, content: Option<Content>, bytes: u64 },
+    Move {
+        queue: QueueNumber,
+        position: u64,
+        edit: AttributeEdit,
+        content: Option<Content>,
+        bytes: u64,
+    },
     Release,
 }
 
@@ -264,9 +273,7 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
     let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
         // How it is kept is seen to before it is encoded.
-        Action::Ack if state.history.keeps(QueueNumber(lease.queue)) => {
-            Ok(Effect::Keep { position: 0, content: None })
-        }
+        Action::Ack if state.history.keeps(QueueNumber(lease.queue)) => Ok(Effect::Keep { position: 0, content: None }),
         Action::Ack => Ok(Effect::Remove),
         Action::Release => Ok(Effect::Release),
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {

@@ -18,7 +18,10 @@ use crate::open::{self, Layout, Opened};
 use crate::record::Records;
 use crate::wal::file::{self, FileHeader};
 use crate::wal::{Preparation, frame};
-use crate::{Action, AttributeEdit, Delivery, HistoryMessage, HistoryRange, NewMessage, QueueLimits, QueueName, Store, Transaction};
+use crate::{
+    Action, AttributeEdit, Delivery, HistoryMessage, HistoryRange, NewMessage, QueueLimits, QueueName, Store,
+    Transaction,
+};
 
 const QUEUES: [&str; 7] = ["orders", "orders.dead", "keyed", "delayed", "once", "purged", "kept"];
 
@@ -230,7 +233,15 @@ fn the_folder_of_format_1_opens_with_all_that_is_in_it() {
         let copy = copy();
         let mut writer = Writer::open(copy.path(), &layout);
         assert_eq!(contents(&writer.face), expected);
-        for (queue, messages) in [("orders", 42), ("orders.dead", 6), ("keyed", 71), ("delayed", 6), ("once", 7), ("kept", 6), ("history", 16)] {
+        for (queue, messages) in [
+            ("orders", 42),
+            ("orders.dead", 6),
+            ("keyed", 71),
+            ("delayed", 6),
+            ("once", 7),
+            ("kept", 6),
+            ("history", 16),
+        ] {
             let counted = expected.lines().filter(|line| line.split(' ').next() == Some(queue)).count();
             assert_eq!(counted, messages, "{queue}");
         }

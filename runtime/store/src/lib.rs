@@ -46,5 +46,5 @@ pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
 };
 pub use queues::QueueLimits;
-pub use store::{MessageState, Options, Peeked, QueueStats, Store};
+pub use store::{MessageState, Options, PeekPage, PeekRange, Peeked, QueueStats, Store};
 pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, StateWrite, Transaction};

@@ -41,19 +41,46 @@ pub(crate) struct QueueNumber(pub(crate) u32);
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
-    Queue { number: QueueNumber, name: &'a str, next_position: u64 },
-    Next { sequence: u64 },
+    Queue {
+        number: QueueNumber,
+        name: &'a str,
+        next_position: u64,
+    },
+    Next {
+        sequence: u64,
+    },
     Put(Put<'a>),
-    Update { queue: QueueNumber, position: u64, state: DeliveryState },
-    Remove { queue: QueueNumber, position: u64, bytes: u32 },
-    Purge { queue: QueueNumber, below: u64 },
-    Time { now_ms: u64 },
+    Update {
+        queue: QueueNumber,
+        position: u64,
+        state: DeliveryState,
+    },
+    Remove {
+        queue: QueueNumber,
+        position: u64,
+        bytes: u32,
+    },
+    Purge {
+        queue: QueueNumber,
+        below: u64,
+    },
+    Time {
+        now_ms: u64,
+    },
     /// A message is acknowledged, and its queue's history has it from now on. Its put stands in the same file of the log.
-    Keep { queue: QueueNumber, position: u64, bytes: u32, kept: KeptPlace },
+    Keep {
+        queue: QueueNumber,
+        position: u64,
+        bytes: u32,
+        kept: KeptPlace,
+    },
     /// The same of a message whose put stands elsewhere: the whole message, for the history only.
     Kept(Kept<'a>),
     /// What stands before a position of a queue's history is gone.
-    Forget { queue: QueueNumber, below: u64 },
+    Forget {
+        queue: QueueNumber,
+        below: u64,
+    },
 }
 
 /// Where an acknowledged message stands in its queue's history.

@@ -83,6 +83,26 @@ pub struct Peeked {
     pub due_at_ms: Option<u64>,
 }
 
+/// Which messages of a queue are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeekRange {
+    /// Only those after this position: [`PeekPage::next`] of the page before.
+    pub after: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+    /// Ends with the message with which the bodies have so many bytes.
+    pub bytes_max: usize,
+}
+
+/// Some messages of a queue, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeekPage {
+    /// The messages.
+    pub messages: Vec<Peeked>,
+    /// If there may be more: after which position they stand.
+    pub next: Option<u64>,
+}
+
 /// The counts of one queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueStats {
@@ -389,21 +409,38 @@ impl Store {
         history::page(&self.shared, number, range).map_err(Refusal::Read)
     }
 
-    /// The first messages of a queue in its order, without claiming them.
+    /// The first messages of a queue in its order, without claiming them. All of them are in memory at once.
     pub fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<Peeked>, Refusal> {
+        Ok(self.peek_page(queue, &PeekRange { after: None, limit, bytes_max: usize::MAX })?.messages)
+    }
+
+    /// The next messages of a queue in its order, without claiming them.
+    pub fn peek_page(&self, queue: &QueueName, range: &PeekRange) -> Result<PeekPage, Refusal> {
+        let PeekRange { after, limit, bytes_max } = *range;
+        let from = after.map_or(0, |after| after.saturating_add(1));
         let now_ms = self.shared.clock.now_ms();
         let seen: Vec<Seen> = {
             let mut state = self.shared.state();
             let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
             state.queues.advance(number, now_ms);
-            state.queues.peek(number, limit).map(|glimpse| Seen::new(number, glimpse, &state.cache)).collect()
+            state.queues.peek(number, from, limit).map(|glimpse| Seen::new(number, glimpse, &state.cache)).collect()
         };
-        let mut peeked = Vec::with_capacity(seen.len());
-        let mut last: Option<LoadedChunk> = None;
+        let mut page = PeekPage { messages: Vec::with_capacity(seen.len()), next: None };
+        let is_full = seen.len() == limit;
+        let (mut last, mut bytes) = (None::<LoadedChunk>, 0);
         for one in seen {
-            peeked.extend(self.look(one, &mut last).map_err(Refusal::Read)?);
+            if bytes >= bytes_max {
+                return Ok(page);
+            }
+            page.next = Some(one.position());
+            let Some(peeked) = self.look(one, &mut last).map_err(Refusal::Read)? else { continue };
+            bytes += peeked.message.body.len();
+            page.messages.push(peeked);
         }
-        Ok(peeked)
+        if !is_full {
+            page.next = None;
+        }
+        Ok(page)
     }
 
     /// Reads a message that was seen; none if it is gone. `last`: the chunk that was read last.
@@ -449,6 +486,13 @@ enum Seen {
 }
 
 impl Seen {
+    fn position(&self) -> u64 {
+        match self {
+            Seen::Known { wanted, .. } => wanted.position,
+            Seen::Cold { position, .. } => *position,
+        }
+    }
+
     fn new(queue: QueueNumber, glimpse: Glimpse<'_>, cache: &FrameCache) -> Seen {
         match glimpse {
             Glimpse::Cold { position, segment, chunk, ready } => Seen::Cold { position, segment, chunk, ready },

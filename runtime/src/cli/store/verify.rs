@@ -81,6 +81,10 @@ fn what(file: &FileReport) -> String {
             let queue = queue.as_ref().map_or("an unknown queue", |queue| queue.as_str());
             format!("segment of {queue}: {}, {live} live", count(*messages, "message"))
         }
+        FileKind::History { queue, messages } => {
+            let queue = queue.as_ref().map_or("an unknown queue", |queue| queue.as_str());
+            format!("history of {queue}: {}", count(*messages, "message"))
+        }
         FileKind::Run { keys } => count(*keys, "idempotency key"),
         FileKind::Confirmed { lsn: Some(lsn) } => format!("frames up to {lsn} were confirmed"),
         FileKind::Confirmed { lsn: None } => "no frame was confirmed".to_owned(),
@@ -115,6 +119,9 @@ fn json_of_file(file: &FileReport) -> Value {
         FileKind::Segment { queue, messages, live } => {
             let queue = queue.as_ref().map(QueueName::as_str);
             json!({ "kind": "segment", "queue": queue, "messages": messages, "live": live })
+        }
+        FileKind::History { queue, messages } => {
+            json!({ "kind": "history", "queue": queue.as_ref().map(QueueName::as_str), "messages": messages })
         }
         FileKind::Run { keys } => json!({ "kind": "run", "keys": keys }),
         FileKind::Confirmed { lsn } => json!({ "kind": "confirmed", "lsn": lsn }),

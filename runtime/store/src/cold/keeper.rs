@@ -152,9 +152,7 @@ impl Workshop {
     fn carry_out(&mut self, order: Order) -> Result<Done, CopyError> {
         let Workshop { disk, shared, making } = self;
         match order {
-            Order::CopyLogFile(file) => {
-                copy::copy_log_file(&**disk, shared, &file, making).map(Done::Copied)
-            }
+            Order::CopyLogFile(file) => copy::copy_log_file(&**disk, shared, &file, making).map(Done::Copied),
             Order::Rewrite(old) => {
                 let new = copy::rewrite(&**disk, shared, &old, making)?;
                 Ok(Done::Rewritten { old, new })
@@ -172,8 +170,7 @@ impl Workshop {
             Order::JoinHistory { old, begin } => {
                 let id = making.next_id;
                 making.next_id += 1;
-                let joined =
-                    history_file::join(&**disk, &old, begin, id, making.chunk_bytes, making.store_tag);
+                let joined = history_file::join(&**disk, &old, begin, id, making.chunk_bytes, making.store_tag);
                 let synced = joined.and_then(|new| {
                     disk.sync_folder().map_err(JoinError::Disk)?;
                     Ok(new.map(Arc::new))

@@ -205,9 +205,7 @@ fn decode_footer(footer: &[u8], span: u64, data_end: u32) -> Option<Vec<Chunk>> 
     let starts = chunks.first().is_some_and(|chunk| chunk.position == 0 && chunk.offset as usize == HEADER_BYTES);
     let ends = chunks.last().is_some_and(|chunk| u64::from(chunk.position) < span && chunk.offset < data_end);
     let ordered = chunks.windows(2).all(|two| {
-        two[0].position < two[1].position
-            && two[0].offset < two[1].offset
-            && two[0].acked_at_ms <= two[1].acked_at_ms
+        two[0].position < two[1].position && two[0].offset < two[1].offset && two[0].acked_at_ms <= two[1].acked_at_ms
     });
     (starts && ends && ordered).then_some(chunks)
 }
@@ -385,9 +383,9 @@ pub(crate) fn join(
                 }
                 let writer = match &mut writer {
                     Some(writer) => writer,
-                    none => none.insert(
-                        HistoryWriter::new(disk, id, file.queue, chunk_bytes).map_err(JoinError::Disk)?,
-                    ),
+                    none => {
+                        none.insert(HistoryWriter::new(disk, id, file.queue, chunk_bytes).map_err(JoinError::Disk)?)
+                    }
                 };
                 writer.copy(kept, put.message_bytes(), record).map_err(JoinError::Disk)?;
             }

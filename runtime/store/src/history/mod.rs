@@ -102,11 +102,8 @@ impl Line {
     }
 
     fn counts(&self) -> HistoryCounts {
-        let mut counts = HistoryCounts {
-            messages: self.recent.len() as u64,
-            bytes: self.recent_bytes,
-            given_up: self.given_up,
-        };
+        let mut counts =
+            HistoryCounts { messages: self.recent.len() as u64, bytes: self.recent_bytes, given_up: self.given_up };
         for file in &self.files {
             let (messages, bytes) = file.left_from(self.begin);
             counts.messages += messages;
@@ -347,4 +344,3 @@ impl History {
         }
     }
 }
-

@@ -398,18 +398,18 @@ impl Queues {
         }
     }
 
-    /// The first messages of a queue in its order.
-    pub(crate) fn peek(&self, queue: QueueNumber, limit: usize) -> impl Iterator<Item = Glimpse<'_>> {
+    /// The first messages of a queue in its order, from a position on.
+    pub(crate) fn peek(&self, queue: QueueNumber, from: u64, limit: usize) -> impl Iterator<Item = Glimpse<'_>> {
         let line = self.line(queue);
         // What is on the shelf stands before what is only in the log.
-        let shelved = line.shelf.iter_from(0).map(|position| match line.entries.get(position) {
+        let shelved = line.shelf.iter_from(from).map(|position| match line.entries.get(position) {
             Some(entry) => Glimpse::Known(position, entry),
             None => {
                 let (segment, chunk) = line.shelf.chunk_of(position).expect("it is on the shelf");
                 Glimpse::Cold { position, segment, chunk, ready: line.shelf.is_fresh(position) }
             }
         });
-        let in_log = line.entries.iter_from(0).filter(|(_, entry)| !entry.location.file.is_segment());
+        let in_log = line.entries.iter_from(from).filter(|(_, entry)| !entry.location.file.is_segment());
         shelved.chain(in_log.map(|(position, entry)| Glimpse::Known(position, entry))).take(limit)
     }
 }

@@ -115,10 +115,7 @@ impl Run {
             clock: Arc::new(ManualClock::new(1_000_000)),
             reached_ms: 0,
             store: None,
-            model: Model {
-                windows_ms: QUEUES.into_iter().map(name).zip(HISTORIES_MS).collect(),
-                ..Model::default()
-            },
+            model: Model { windows_ms: QUEUES.into_iter().map(name).zip(HISTORIES_MS).collect(), ..Model::default() },
             gave_up: BTreeSet::new(),
             disk_is_small: false,
             next_nonce: 1,
