@@ -22,7 +22,7 @@ const STEP_MESSAGES: usize = 256;
 const STEP_BYTES: usize = 64 << 10;
 
 /// How often it is looked for histories that had to make room.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What is replayed, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,13 +145,21 @@ fn copy(replay_id: &str, original: &HistoryMessage) -> NewMessage {
     }
 }
 
-/// Says it when histories had to make room on a full disk, at most once in [`LOOK_EVERY`].
+/// Says it when sends are refused because something is missing, when they are taken again, and when histories had to make
+/// room on a full disk. At most once in [`LOOK_EVERY`].
 pub async fn tell_what_is_given_up(broker: Arc<dyn Broker>) {
     let mut told: HashMap<QueueName, u64> = HashMap::new();
+    let mut shortage = None;
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
+        let before = std::mem::replace(&mut shortage, broker.shortage());
+        match (&before, &shortage) {
+            (_, Some(why)) if before != shortage => tracing::error!("sends are refused: {why}"),
+            (Some(_), None) => tracing::info!("there is room again: sends are taken"),
+            _ => {}
+        }
         // What is wrong with the queues is said by others.
         for queue in broker.queues().await.unwrap_or_default() {
             let before = told.insert(queue.name.clone(), queue.history_given_up);

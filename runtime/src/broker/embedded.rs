@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use linecook_store::disk::Shortage;
 use linecook_store::{
     Action, AttributeEdit, OpenError, Options, PeekRange, Peeked, Receipt, Refusal, Sent, Store, Transaction,
 };
@@ -326,6 +327,14 @@ impl Broker for Embedded {
         Box::pin(async move { Ok(purged.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())))?) })
     }
 
+    fn shortage(&self) -> Option<String> {
+        let refusal = match self.store.shortage()? {
+            Shortage::Disk => Refusal::DiskFull,
+            Shortage::OpenFiles => Refusal::OutOfFiles,
+        };
+        Some(refusal.to_string())
+    }
+
     fn failure(&self) -> Option<String> {
         self.store.failure().map(|why| why.to_string())
     }
@@ -374,7 +383,7 @@ impl From<Refusal> for BrokerError {
             Refusal::LeaseLost => BrokerError::LeaseLost,
             Refusal::Read(why) => BrokerError::Read(why.to_string()),
             Refusal::Stopped(why) => BrokerError::Stopped(why.to_string()),
-            Refusal::DiskFull => BrokerError::StoreFull(refusal.to_string()),
+            Refusal::DiskFull | Refusal::OutOfFiles => BrokerError::StoreFull(refusal.to_string()),
         }
     }
 }

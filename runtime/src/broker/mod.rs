@@ -96,6 +96,11 @@ pub trait Broker: Send + Sync + 'static {
     /// discarded. Answers how many went.
     fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>>;
 
+    /// What is missing while sends are refused, and what to do about it. Everything else goes on.
+    fn shortage(&self) -> Option<String> {
+        None
+    }
+
     /// Why the engine has stopped confirming, if it has.
     fn failure(&self) -> Option<String>;
 }

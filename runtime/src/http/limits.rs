@@ -43,7 +43,7 @@ pub const REPLAY_MESSAGES_MAX: usize = 10_000;
 /// The name of a replay.
 pub const REPLAY_ID_BYTES_MAX: usize = 128;
 
-/// Connections that are open at once. Further ones wait in the kernel's backlog.
+/// Connections that are open at once, or a quarter of the files that the process may open, if that is less. Further ones wait in the kernel's backlog.
 pub const CONNECTIONS_MAX: usize = 1024;
 
 /// How long the parts of a conversation may take.

@@ -22,6 +22,7 @@ use crate::cold::copy::{Copied, CopiedFile, CopyError};
 use crate::cold::keeper::{Done, Keeper, Order};
 use crate::cold::segment::{self, Segment};
 use crate::dedup::run::{self, Run};
+use crate::disk::Shortage;
 use crate::engine::Engine;
 use crate::history::file::{self as history_file, HistoryFile};
 use crate::location::FileId;
@@ -75,6 +76,10 @@ pub(crate) struct Keeping {
     forgot_at_ms: u64,
     /// Sends were refused because the disk is full: histories go first.
     is_short: bool,
+    /// What was missing when something last failed for lack of it.
+    shortage: Shortage,
+    /// What is missing now, as everybody is told.
+    told_shortage: Option<Shortage>,
     /// Segments, history files and runs that can't be rewritten, because they are damaged.
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
@@ -137,6 +142,8 @@ impl Keeping {
             tidied_at_ms: 0,
             forgot_at_ms: 0,
             is_short: false,
+            shortage: Shortage::Disk,
+            told_shortage: None,
             unreadable: Vec::new(),
             small_bytes,
             #[cfg(test)]
@@ -161,8 +168,14 @@ impl Engine {
                 break;
             }
         }
-        self.keeping.is_short |= !self.has_room();
+        let shortage = (!self.has_room()).then_some(self.keeping.shortage);
+        self.keeping.is_short |= shortage == Some(Shortage::Disk);
+        if self.keeping.told_shortage != shortage {
+            self.keeping.told_shortage = shortage;
+            self.shared.state().shortage = shortage;
+        }
         Ok(Room {
+            shortage: self.keeping.shortage,
             file_bytes: self.wal.options().file_bytes,
             sends: self.has_room(),
             moves: self.wal.spares() > 0 || self.wal.fits_any_group(),
@@ -178,6 +191,10 @@ impl Engine {
     pub(crate) fn maintain(&mut self) -> bool {
         if self.stopped().is_some() || self.collect(false).is_err() {
             return false;
+        }
+        if self.keeping.told_shortage.is_some() && self.has_room() {
+            self.keeping.told_shortage = None;
+            self.shared.state().shortage = None;
         }
         if self.tend_histories().is_err() {
             return false;
@@ -241,11 +258,14 @@ impl Engine {
     fn collect(&mut self, wait: bool) -> Result<(), Arc<str>> {
         match self.wal.collect(wait) {
             Ok(()) => Ok(()),
-            Err(error) if error.is_full() => {
-                self.keeping.grow_failed_at_ms = Some(self.shared.clock.now_ms());
-                Ok(())
-            }
-            Err(error) => Err(self.stop(&error.to_string())),
+            Err(error) => match error.shortage() {
+                Some(shortage) => {
+                    self.keeping.shortage = shortage;
+                    self.keeping.grow_failed_at_ms = Some(self.shared.clock.now_ms());
+                    Ok(())
+                }
+                None => Err(self.stop(&error.to_string())),
+            },
         }
     }
 
@@ -469,7 +489,12 @@ impl Engine {
                 // There may be room now.
                 self.keeping.work_failed_at_ms = None;
             }
+            Err(CopyError::Disk(error)) if error.is_out_of_files() => {
+                self.keeping.shortage = Shortage::OpenFiles;
+                self.keeping.work_failed_at_ms = Some(self.shared.clock.now_ms());
+            }
             Err(CopyError::Disk(error)) if error.is_full() => {
+                self.keeping.shortage = Shortage::Disk;
                 self.keeping.work_failed_at_ms = Some(self.shared.clock.now_ms());
                 // A spare file makes room for what is copied; the file that it is copied from is spare then.
                 if self.wal.spares() > 1 && self.keeping.unneeded.is_empty() {

@@ -81,6 +81,7 @@ pub(crate) fn open(
         chunks: Chunks::default(),
         watchers: FxHashMap::default(),
         stopped: None,
+        shortage: None,
     };
     let shared = Arc::new(Shared::new(state, reader, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);

@@ -9,6 +9,7 @@ use crate::attempts::AttemptTable;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
+use crate::disk::Shortage;
 use crate::history::History;
 use crate::location::Location;
 use crate::queues::Queues;
@@ -38,6 +39,8 @@ pub(crate) struct State {
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
     /// Why nothing more is confirmed.
     pub(crate) stopped: Option<Arc<str>>,
+    /// Why sends are refused for now.
+    pub(crate) shortage: Option<Shortage>,
 }
 
 impl Shared {

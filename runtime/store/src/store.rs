@@ -13,7 +13,7 @@ use crate::cache::FrameCache;
 use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Inbox, Job, Purge};
-use crate::disk::{Disk, FolderLock, RealDisk};
+use crate::disk::{Disk, FolderLock, RealDisk, Shortage};
 use crate::history::{self, HistoryPage, HistoryRange};
 use crate::keeping::FILES_MIN;
 use crate::open::{self, Layout, Opened};
@@ -471,6 +471,11 @@ impl Store {
             attempts,
             due_at_ms: (due_at_ms != 0).then_some(due_at_ms),
         }))
+    }
+
+    /// What is missing while sends are refused. They are taken again when it is there.
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.shared.state().shortage
     }
 
     /// Why the store has stopped confirming, if it has.
