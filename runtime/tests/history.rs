@@ -172,3 +172,23 @@ fn requests_that_make_no_sense_are_told_what_does() {
     assert_eq!(site.run_well(&["replay", "audit"]), "replayed 0 messages of audit into audit\n");
     runtime.stop();
 }
+
+#[test]
+fn a_look_into_a_queue_ends_in_time_and_goes_on_on_the_next_page() {
+    let site = Site::with_runtime("log_max_bytes = \"128MiB\"", "[queues.large]");
+    let runtime = site.start();
+    let body = "x".repeat(1 << 20);
+    let sent: Vec<String> = (0..12).map(|_| site.send("large", &body)).collect();
+    let mut first = site.get("/queues/large/messages?limit=100");
+    assert_eq!(
+        (&first["truncated"], of(first["messages"].as_array().unwrap(), "id")),
+        (&json!(true), of_ids(&sent[..8]))
+    );
+    let rest = site.get(&format!("/queues/large/messages?limit=100&after={}", first["next"].take()));
+    assert_eq!((&rest["next"], of(rest["messages"].as_array().unwrap(), "id")), (&Value::Null, of_ids(&sent[8..])));
+    runtime.stop();
+}
+
+fn of_ids(ids: &[String]) -> Vec<&str> {
+    ids.iter().map(String::as_str).collect()
+}

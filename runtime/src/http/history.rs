@@ -54,7 +54,10 @@ pub(super) async fn look(
             shown
         })
         .collect();
-    let mut answer = json!({ "messages": messages, "next": page.next });
+    let mut answer = json!({ "messages": messages });
+    if let Some(next) = page.next {
+        answer["next"] = next.into();
+    }
     if page.unreadable > 0 {
         answer["unreadable"] = page.unreadable.into();
     }

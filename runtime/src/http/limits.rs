@@ -36,6 +36,8 @@ pub const DELAY_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// Messages in one look into a queue.
 pub const PEEK_MESSAGES_MAX: usize = 1000;
+/// The bodies in one look into a queue, whatever the engine hands out: the answer ends after the message that reaches this.
+pub const PEEK_BYTES_MAX: usize = 16 << 20;
 /// The messages in one look into a history: the answer ends after the message that reaches this.
 pub const HISTORY_BYTES_MAX: usize = 8 << 20;
 /// Messages that one request replays.

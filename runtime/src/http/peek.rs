@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::Shared;
 use super::history;
-use super::limits::PEEK_MESSAGES_MAX;
+use super::limits::{PEEK_BYTES_MAX, PEEK_MESSAGES_MAX};
 use super::path::Queue;
 use super::problem::Problem;
 use crate::broker::PeekedMessage;
@@ -64,10 +64,22 @@ pub(super) async fn peek(
         Ok(page) => page,
         Err(error) => return Err(Problem::of(error, &*shared.broker).await),
     };
-    let messages: Vec<Value> = page.messages.iter().map(show).collect();
-    let mut answer = json!({ "messages": messages, "next": page.next });
+    let mut bytes = 0;
+    let mut messages = Vec::new();
+    for message in &page.messages {
+        if bytes >= PEEK_BYTES_MAX {
+            break;
+        }
+        bytes += message.message.body.len();
+        messages.push(show(message));
+    }
+    let is_cut = messages.len() < page.messages.len();
+    let mut answer = json!({ "messages": messages });
+    if let Some(next) = page.next.filter(|_| !is_cut) {
+        answer["next"] = next.into();
+    }
     // Fewer than were asked for, because they are large.
-    if page.next.is_some() && messages.len() < limit {
+    if is_cut || (page.next.is_some() && messages.len() < limit) {
         answer["truncated"] = true.into();
     }
     Ok(Json(answer))

@@ -318,7 +318,7 @@ impl Engine {
         {
             return Some(order);
         }
-        full_file.map(Order::CopyLogFile)
+        full_file.map(|file| Order::CopyLogFile { last_lsn: self.wal.last_lsn_of(file.header.epoch), file })
     }
 
     /// What keeps the folder small, when nothing is more urgent.
@@ -504,6 +504,7 @@ impl Engine {
                 self.give_up_history(log_file)?;
             }
             Err(CopyError::Disk(error)) => return Err(self.stop(&error.to_string())),
+            Err(CopyError::LogDamaged(why)) => return Err(self.stop(&why)),
             Err(CopyError::Damaged { files }) => self.keeping.unreadable.extend(files),
         }
         Ok(())

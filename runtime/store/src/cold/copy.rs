@@ -52,6 +52,8 @@ pub(crate) enum CopyError {
     Damaged {
         files: Vec<u64>,
     },
+    /// The same of a log file: it says where. What lives behind that would be lost with the file.
+    LogDamaged(String),
 }
 
 impl From<DiskError> for CopyError {
@@ -76,11 +78,12 @@ pub(crate) struct CopiedFile {
     pub(crate) history: Vec<Arc<HistoryFile>>,
 }
 
-/// Copies what lives in a full file of the log, and what it keeps of histories.
+/// Copies what lives in a full file of the log, and what it keeps of histories. `last_lsn`: of its last frame.
 pub(crate) fn copy_log_file(
     disk: &dyn Disk,
     shared: &Shared,
     log_file: &LogFile,
+    last_lsn: u64,
     making: &mut Making,
 ) -> Result<CopiedFile, CopyError> {
     let file = FileId::log(log_file.header.epoch);
@@ -88,7 +91,9 @@ pub(crate) fn copy_log_file(
     let mut copier = Copier::new(disk, making);
     let mut keys: BTreeMap<KeyHash, Seen> = BTreeMap::new();
     let mut live: Vec<(PutPlace, NewMessage)> = Vec::new();
+    let mut lsn = log_file.header.first_lsn - 1;
     while let Some((payload_offset, frame)) = frames.next()? {
+        lsn = frame.lsn;
         {
             let state = shared.state();
             for spanned in Records::new(frame.payload).flatten() {
@@ -106,6 +111,12 @@ pub(crate) fn copy_log_file(
         for (place, message) in live.drain(..) {
             copier.put(&place, &message)?;
         }
+    }
+    if lsn < last_lsn {
+        copier.give_up();
+        let (name, offset) = (crate::wal::file::name(log_file.slot), frames.at());
+        let why = format!("{name} is damaged at offset {offset}: frame {} has changed since it was written", lsn + 1);
+        return Err(CopyError::LogDamaged(why));
     }
     let run = copier.write_run(&keys)?.map(Arc::new);
     let Copier { making, begun, .. } = &mut copier;

@@ -20,7 +20,11 @@ use crate::wal::{LogFile, Preparation};
 /// A piece of work.
 pub(crate) enum Order {
     /// Copy what lives in a full file of the log to new segments.
-    CopyLogFile(LogFile),
+    CopyLogFile {
+        file: LogFile,
+        /// Of its last frame.
+        last_lsn: u64,
+    },
     /// Copy what lives in these segments, which stand side by side in one queue, to new ones.
     Rewrite(Vec<Arc<Segment>>),
     /// Make one run of these, without what is older.
@@ -152,7 +156,9 @@ impl Workshop {
     fn carry_out(&mut self, order: Order) -> Result<Done, CopyError> {
         let Workshop { disk, shared, making } = self;
         match order {
-            Order::CopyLogFile(file) => copy::copy_log_file(&**disk, shared, &file, making).map(Done::Copied),
+            Order::CopyLogFile { file, last_lsn } => {
+                copy::copy_log_file(&**disk, shared, &file, last_lsn, making).map(Done::Copied)
+            }
             Order::Rewrite(old) => {
                 let new = copy::rewrite(&**disk, shared, &old, making)?;
                 Ok(Done::Rewritten { old, new })

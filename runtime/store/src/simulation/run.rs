@@ -96,7 +96,7 @@ pub(super) struct Run {
 
 /// What is put on record at once.
 enum Step {
-    Commit(Transaction, u64, bool),
+    Commit(Box<Transaction>, u64, bool),
     Purge(QueueName),
 }
 
@@ -193,6 +193,22 @@ impl Run {
         let disk = self.disk.kill();
         let expected = Run::contents_of(&disk.snapshot(), self.shape).expect("what was written opens");
         (disk, expected)
+    }
+
+    /// Fills a log file, in which bits rot before it is copied. Answers its name, and what the store has stopped with.
+    pub(super) fn rot(mut self) -> (String, String) {
+        self.open().expect("a fresh store opens");
+        while self.engine().wal.full() == 0 {
+            self.publish();
+        }
+        let slot = self.engine().wal.oldest().expect("it is full").slot;
+        let name = crate::wal::file::name(slot);
+        let offset = self.random.u64(600..1200);
+        self.disk.corrupt(&name, offset, 0x10);
+        for _ in 0..20 {
+            self.engine().maintain();
+        }
+        (name, self.engine().stopped().map(|why| why.to_string()).unwrap_or_default())
     }
 
     /// Runs until the power is lost somewhere, and leaves what survived.
@@ -539,7 +555,7 @@ impl Run {
                         }
                     }
                 }
-                Err(Refusal::Stopped(_)) => self.in_doubt.push(Step::Commit(transaction, now_ms, keeps)),
+                Err(Refusal::Stopped(_)) => self.in_doubt.push(Step::Commit(Box::new(transaction), now_ms, keeps)),
                 // Reading fails when the power is gone.
                 Err(Refusal::Read(_)) => {
                     self.engine().stop("a read failed");
