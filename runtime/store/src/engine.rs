@@ -74,10 +74,11 @@ impl Engine {
             let state = &mut *self.shared.state();
             let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
             for (place, next) in waiting.iter_mut().enumerate() {
-                bytes += commit::bytes_max(admitter.state, next);
-                if bytes > bytes_max && !group.is_empty() {
+                let more = commit::bytes_max(admitter.state, next);
+                if bytes + more > bytes_max && !group.is_empty() {
                     break;
                 }
+                bytes += more;
                 group.push(match remembered.get(&place) {
                     Some(Err(why)) => Err(Refusal::Read(why.clone())),
                     Some(Ok(remembered)) => admitter.admit(next, remembered),
