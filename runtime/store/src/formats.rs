@@ -163,7 +163,8 @@ impl Writer {
         for at in 0..4 {
             self.send("kept", text(&format!("kept {round}.{at}")));
         }
-        for _ in 0..3 {
+        // Most of the time some wait longer than their log file; in the end nearly all are taken.
+        for _ in 0..if round == 5 { 8 } else { 3 } {
             let delivery = self.claim("kept");
             self.settle(&delivery, Action::Ack);
         }
@@ -239,8 +240,8 @@ fn the_folder_of_format_1_opens_with_all_that_is_in_it() {
             ("keyed", 71),
             ("delayed", 6),
             ("once", 7),
-            ("kept", 6),
-            ("history", 16),
+            ("kept", 1),
+            ("history", 21),
         ] {
             let counted = expected.lines().filter(|line| line.split(' ').next() == Some(queue)).count();
             assert_eq!(counted, messages, "{queue}");

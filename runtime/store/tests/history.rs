@@ -1,11 +1,13 @@
 //! A history that is many times the log: read page by page in order, through a restart, with a backlog that waits longer than
 //! its log file, and given back when nobody wants it any more.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use linecook_store::inspect::{DumpOptions, Entry, Folder, Recorded};
 use linecook_store::{
     Action, HistoryRange, MessageId, NewMessage, Options, QueueLimits, QueueName, Receipt, Refusal, Store, Transaction,
 };
@@ -73,6 +75,29 @@ fn files(folder: &Path) -> (usize, u64) {
     // A file may be gone by now.
     let bytes: Vec<u64> = histories.filter_map(|entry| Some(entry.metadata().ok()?.len())).collect();
     (bytes.len(), bytes.iter().sum())
+}
+
+/// What is acknowledged soon is not written once more.
+#[test]
+fn a_message_that_is_acknowledged_soon_is_kept_by_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), u64::MAX);
+    let mut acked = Vec::new();
+    send(&store, 20);
+    take(&store, 20, &mut acked);
+    assert_eq!(read(&store), acked);
+    drop(store);
+    let (mut by_reference, mut whole) = (0, 0);
+    let dump = Folder::open(folder.path()).unwrap().dump(&DumpOptions::default(), |entry| {
+        match entry {
+            Entry::Record { record: Recorded::Keep { .. }, .. } => by_reference += 1,
+            Entry::Record { record: Recorded::Kept { .. }, .. } => whole += 1,
+            _ => {}
+        }
+        Ok::<(), Infallible>(())
+    });
+    assert_eq!(dump.unwrap(), Ok(()));
+    assert_eq!((by_reference, whole), (20, 0));
 }
 
 #[test]
