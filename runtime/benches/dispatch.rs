@@ -144,7 +144,7 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize, mode
         let broker = Arc::new(Embedded::open(folder.path(), 1 << 30).expect("the store opens"));
         let queue = QueueName::new("orders").expect("a queue name");
         broker
-            .declare(&queue, QueueLimits { bytes_max: u64::MAX, dedup_window: Duration::ZERO })
+            .declare(&queue, QueueLimits { bytes_max: u64::MAX, dedup_window: Duration::ZERO, history: Duration::ZERO })
             .await
             .expect("declared");
         let message = NewMessage { body: vec![b'x'; BODY_BYTES].into(), ..NewMessage::default() };

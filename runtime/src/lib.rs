@@ -9,6 +9,7 @@ pub mod dead_letter;
 pub mod delivery;
 pub mod dispatch;
 mod hints;
+pub mod history;
 pub mod http;
 pub mod producers;
 pub mod reconfigure;

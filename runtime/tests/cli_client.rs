@@ -214,8 +214,8 @@ fn status_shows_queues_and_consumers() {
         let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
         line.split_whitespace().collect()
     };
-    assert_eq!(words("QUEUE"), ["QUEUE", "READY", "DELAYED", "LEASED", "SIZE", "OLDEST", "CONSUMER"]);
-    assert_eq!(words("images"), ["images", "0", "0", "0", "0", "B", "-", "-"]);
+    assert_eq!(words("QUEUE"), ["QUEUE", "READY", "DELAYED", "LEASED", "SIZE", "OLDEST", "HISTORY", "CONSUMER"]);
+    assert_eq!(words("images"), ["images", "0", "0", "0", "0", "B", "-", "0", "-"]);
     assert_eq!(words("signups ")[..6], ["signups", "1", "0", "0", "4", "B"]);
     assert_eq!(words("welcome ")[..4], ["welcome", "signups", "running", "0"]);
     assert!(text.contains("0123456789ab\n") && text.contains("welcome: reload failed: it lacks the export"), "{text}");

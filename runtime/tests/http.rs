@@ -364,7 +364,7 @@ fn queues_and_consumers_are_shown() {
     assert_eq!(
         fixed,
         json!({"name": "signups", "declared": true, "ready": 1, "delayed": 1, "leased": 0, "bytes": 9, "oldest_age_ms": 0,
-            "consumer": "welcome"})
+            "history": 0, "history_bytes": 0, "history_given_up": 0, "consumer": "welcome"})
     );
     let all = server.get("/queues").ok(200);
     let names: Vec<_> = all["queues"].as_array().unwrap().iter().map(|queue| &queue["name"]).collect();

@@ -165,7 +165,19 @@ fn a_folder_with_segments_is_verified_and_dumped() {
     }
     let (_, stdout, _) = look(&site, &["dump"]);
     let types = ["checkpoint", "checkpoint_queue", "checkpoint_segment", "checkpoint_state", "segment", "run"];
-    for kind in types.into_iter().chain(["remembered", "purge", "update", "remove", "attempt", "state"]) {
+    let records = [
+        "remembered",
+        "purge",
+        "update",
+        "remove",
+        "attempt",
+        "state",
+        "history",
+        "checkpoint_history",
+        "kept",
+        "forget",
+    ];
+    for kind in types.into_iter().chain(records) {
         assert!(lines(&stdout).iter().any(|line| line["type"] == kind), "nothing of type {kind}");
     }
     let of_orders = |line: &Value| line["type"] == "segment" && line["queue"] == "orders";

@@ -2,11 +2,14 @@
 //! away than it must.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
 #[path = "support/guests.rs"]
@@ -281,11 +284,158 @@ impl SmallDisk {
     }
 }
 
+impl SmallDisk {
+    fn remount(&self, how: &str) {
+        let options = format!("remount,{how}");
+        let mounted = Command::new("mount").args(["-o", &options]).arg(&self.0).output().unwrap();
+        assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    }
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
         assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "it can be unmounted");
     }
+}
+
+#[test]
+fn a_data_folder_that_is_read_only_is_refused_and_can_be_looked_at() {
+    let site = Site::new("[queues.a]");
+    let disk = SmallDisk::mount(site.path("data"), "size=200m");
+    let runtime = site.start();
+    let id = site.send("a", "written before");
+    runtime.stop();
+    disk.remount("ro");
+    refuses_to_start(&site, &["can't open the data folder", "Read-only file system"]);
+    // Looking writes nothing.
+    let report = site.run_well(&["store", "verify"]);
+    assert!(report.contains("data: ok"), "{report}");
+    assert!(site.run_well(&["store", "dump", "--messages"]).contains(&id));
+    disk.remount("rw");
+    assert_eq!(site.start_and_look("a"), [id]);
+}
+
+/// A connection that stays open.
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn open(site: &Site) -> Connection {
+        Connection(BufReader::new(TcpStream::connect(site.address()).unwrap()))
+    }
+
+    fn request(&mut self, path: &str, body: &str) {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.0.get_mut().write_all(&[head.as_bytes(), body.as_bytes()].concat()).unwrap();
+    }
+
+    /// The status and the body.
+    fn answer(&mut self) -> (u16, String) {
+        let (mut status, mut bytes) = (0, 0);
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "the connection was closed");
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(rest) = line.strip_prefix("http/1.1 ") {
+                status = rest[..3].parse().unwrap();
+            } else if let Some(length) = line.strip_prefix("content-length: ") {
+                bytes = length.parse().unwrap();
+            } else if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; bytes];
+        self.0.read_exact(&mut body).unwrap();
+        (status, String::from_utf8(body).unwrap())
+    }
+
+    fn post(&mut self, path: &str, body: &str) -> (u16, String) {
+        self.request(path, body);
+        self.answer()
+    }
+}
+
+#[test]
+fn without_open_files_the_store_goes_on_and_clients_wait() {
+    let site = Site::with_runtime("log_max_bytes = \"16MiB\"", "[queues.parked]");
+    let runtime = site.start();
+    let mut open = Connection::open(&site);
+    let body = "x".repeat(100 << 10);
+    assert_eq!(open.post("/queues/parked/messages", &body).0, 202);
+
+    // From here on nothing more can be opened.
+    let before = getrlimit_of(runtime.id());
+    limit_files(runtime.id(), Rlimit { current: Some(8), maximum: before.maximum });
+    let begun = Instant::now();
+    let mut waiting = Connection::open(&site);
+    waiting.request("/queues/parked/messages", "from a client that has to wait");
+    let mut confirmed = 1;
+    // What is there already goes on, as far as it gets without a new file.
+    let refusal = loop {
+        match open.post("/queues/parked/messages", &body) {
+            (202, _) => confirmed += 1,
+            other => break other,
+        }
+        assert!(confirmed < 1000, "more is taken than there can be room for");
+    };
+    assert_eq!(refusal.0, 507, "{}", refusal.1);
+    assert!(refusal.1.contains("too many open files"), "{}", refusal.1);
+    assert!(confirmed > 15, "{confirmed}: some files of the log were made ahead");
+    eventually("a word about both", || {
+        let stderr = runtime.stderr();
+        when(stderr.contains("sends are refused: too many open files"), &stderr)?;
+        when(stderr.contains("can't accept HTTP connections"), &stderr)
+    });
+    let attempts = runtime.stderr().matches("can't accept HTTP connections").count() as u64;
+    assert!(attempts <= begun.elapsed().as_secs() + 1, "{attempts} attempts are more than one a second");
+
+    limit_files(runtime.id(), before);
+    assert_eq!(waiting.answer().0, 202);
+    eventually("room for more", || {
+        let (status, answer) = open.post("/queues/parked/messages", &body);
+        when(status == 202, answer)
+    });
+    assert_eq!(site.count("parked"), confirmed + 2);
+    eventually("a word about the end of it", || {
+        when(runtime.stderr().contains("there is room again"), runtime.stderr())
+    });
+    runtime.kill();
+    let runtime = site.start();
+    assert_eq!(site.count("parked"), confirmed + 2);
+    runtime.stop();
+}
+
+fn getrlimit_of(process: Pid) -> Rlimit {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", process.as_raw_nonzero())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<Option<u64>> =
+        line["Max open files".len()..].split_whitespace().take(2).map(|number| number.parse().ok()).collect();
+    Rlimit { current: numbers[0], maximum: numbers[1] }
+}
+
+fn limit_files(process: Pid, limit: Rlimit) {
+    prlimit(Some(process), Resource::Nofile, limit).unwrap();
+}
+
+#[test]
+fn few_open_files_are_shared_out_so_that_clients_leave_some() {
+    let site = Site::new("[queues.a]");
+    let mut command = Command::new("sh");
+    let binary = env!("CARGO_BIN_EXE_linecook");
+    command.args(["-c", &format!("ulimit -n 128; exec {binary} run")]).current_dir(site.path(""));
+    let mut runtime = site.spawn_command(command);
+    site.wait_ready(&mut runtime);
+    // As many clients as the process may have files, and not one of them says a word.
+    let mut idle: Vec<TcpStream> = (0..128).map(|_| TcpStream::connect(site.address()).unwrap()).collect();
+    let id = eventually("an answer once the first ones have been sent away", || {
+        // A client that finds a place.
+        idle.truncate(idle.len().saturating_sub(1).max(8));
+        let answer = site.request("POST", "/queues/a/messages", &[], b"through").map_err(|error| error.to_string())?;
+        Ok(answer.body["id"].as_str().unwrap().to_owned())
+    });
+    assert!(!runtime.stderr().contains("can't accept"), "{}", runtime.stderr());
+    runtime.kill();
+    assert_eq!(site.start_and_look("a"), [id]);
 }
 
 #[test]

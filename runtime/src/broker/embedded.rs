@@ -6,17 +6,24 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use linecook_store::{Action, AttributeEdit, OpenError, Options, Peeked, Receipt, Refusal, Sent, Store, Transaction};
+use linecook_store::disk::Shortage;
+use linecook_store::{
+    Action, AttributeEdit, OpenError, Options, PeekRange, Peeked, Receipt, Refusal, Sent, Store, Transaction,
+};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    Broker, BrokerError, MessageState, PeekedMessage, Pending, Published, QueueLimits, QueueStats, Redrive, Redriven,
+    Broker, BrokerError, HistoryPage, HistoryRange, MessageState, PeekedMessage, PeekedPage, Pending, Published,
+    QueueLimits, QueueStats, Redrive, Redriven,
 };
 use crate::dead_letter;
 use crate::delivery::{Delivery, Lease, NewMessage, Outgoing, QueueName, Resolution, Settlement, StateWrite};
 
 /// Messages that a redrive moves in one step: bounded, so that it never holds up other traffic.
 const REDRIVE_BATCH: usize = 256;
+
+/// Messages are looked at until they have so many bytes; the rest is for the next look.
+const PEEK_BYTES_MAX: usize = 8 << 20;
 
 /// How long a redrive may hold a message before others may claim it again.
 const REDRIVE_LEASE: Duration = Duration::from_secs(60);
@@ -84,6 +91,12 @@ impl Embedded {
         })
     }
 
+    fn peek_page(&self, queue: &QueueName, after: Option<u64>, limit: usize) -> Result<PeekedPage, BrokerError> {
+        let range = PeekRange { after, limit, bytes_max: PEEK_BYTES_MAX };
+        let linecook_store::PeekPage { messages, next } = self.store.peek_page(queue, &range)?;
+        Ok(PeekedPage { messages: messages.into_iter().map(peeked).collect(), next })
+    }
+
     async fn redrive_batch(
         &self,
         request: &Redrive,
@@ -137,7 +150,8 @@ impl Broker for Embedded {
         let queue = queue.clone();
         Box::pin(async move {
             let dedup_window_ms = limits.dedup_window.as_millis() as u64;
-            let limits = linecook_store::QueueLimits { bytes_max: limits.bytes_max, dedup_window_ms };
+            let history_ms = limits.history.as_millis() as u64;
+            let limits = linecook_store::QueueLimits { bytes_max: limits.bytes_max, dedup_window_ms, history_ms };
             self.store.declare(&queue, limits);
             let mut arrivals = self.arrivals.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(arrival) = arrivals.get_mut(&queue) {
@@ -267,7 +281,22 @@ impl Broker for Embedded {
 
     fn peek(&self, queue: &QueueName, limit: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>> {
         let queue = queue.clone();
-        Box::pin(async move { Ok(self.store.peek(&queue, limit)?.into_iter().map(peeked).collect()) })
+        Box::pin(async move { Ok(self.peek_page(&queue, None, limit)?.messages) })
+    }
+
+    fn peek_after(
+        &self,
+        queue: &QueueName,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Pending<'_, Result<PeekedPage, BrokerError>> {
+        let queue = queue.clone();
+        Box::pin(async move { self.peek_page(&queue, after, limit) })
+    }
+
+    fn history(&self, queue: &QueueName, range: &HistoryRange) -> Pending<'_, Result<HistoryPage, BrokerError>> {
+        let (queue, range) = (queue.clone(), *range);
+        Box::pin(async move { Ok(self.store.history(&queue, &range)?) })
     }
 
     fn redrive(&self, request: Redrive) -> Pending<'_, Result<Redriven, BrokerError>> {
@@ -278,14 +307,22 @@ impl Broker for Embedded {
             }
             if request.dry_run {
                 let mut would = Redriven::default();
-                for one in self.store.peek(&request.from, limit)? {
-                    let target = request.to.clone().or_else(|| dead_letter::source_queue(&one.message));
-                    match target.filter(|queue| self.arrival(queue).is_ok()) {
-                        Some(_) => would.moved += 1,
-                        None => would.skipped += 1,
+                let mut after = None;
+                loop {
+                    let left = limit - (would.moved + would.skipped) as usize;
+                    let page = self.peek_page(&request.from, after, left.min(REDRIVE_BATCH))?;
+                    for one in page.messages {
+                        let target = request.to.clone().or_else(|| dead_letter::source_queue(&one.message));
+                        match target.filter(|queue| self.arrival(queue).is_ok()) {
+                            Some(_) => would.moved += 1,
+                            None => would.skipped += 1,
+                        }
+                    }
+                    match page.next {
+                        Some(next) if left > 0 => after = Some(next),
+                        _ => return Ok(would),
                     }
                 }
-                return Ok(would);
             }
             // A message moves under a lease, so that a consumer of the dead-letter queue and a redrive never both get it.
             let mut done = Redriven::default();
@@ -318,6 +355,14 @@ impl Broker for Embedded {
         Box::pin(async move { Ok(purged.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())))?) })
     }
 
+    fn shortage(&self) -> Option<String> {
+        let refusal = match self.store.shortage()? {
+            Shortage::Disk => Refusal::DiskFull,
+            Shortage::OpenFiles => Refusal::OutOfFiles,
+        };
+        Some(refusal.to_string())
+    }
+
     fn failure(&self) -> Option<String> {
         self.store.failure().map(|why| why.to_string())
     }
@@ -334,8 +379,30 @@ fn action(resolution: Resolution) -> Action {
 }
 
 fn stats(stats: linecook_store::QueueStats) -> QueueStats {
-    let linecook_store::QueueStats { name, declared, ready, delayed, leased, bytes, oldest_enqueued_at_ms } = stats;
-    QueueStats { name, declared, ready, delayed, leased, bytes, oldest_enqueued_at_ms }
+    let linecook_store::QueueStats {
+        name,
+        declared,
+        ready,
+        delayed,
+        leased,
+        bytes,
+        oldest_enqueued_at_ms,
+        history,
+        history_bytes,
+        history_given_up,
+    } = stats;
+    QueueStats {
+        name,
+        declared,
+        ready,
+        delayed,
+        leased,
+        bytes,
+        oldest_enqueued_at_ms,
+        history,
+        history_bytes,
+        history_given_up,
+    }
 }
 
 fn peeked(peeked: Peeked) -> PeekedMessage {
@@ -359,7 +426,7 @@ impl From<Refusal> for BrokerError {
             Refusal::StateChanged { space, key } => BrokerError::StateChanged { space, key },
             Refusal::Read(why) => BrokerError::Read(why.to_string()),
             Refusal::Stopped(why) => BrokerError::Stopped(why.to_string()),
-            Refusal::DiskFull => BrokerError::StoreFull(refusal.to_string()),
+            Refusal::DiskFull | Refusal::OutOfFiles => BrokerError::StoreFull(refusal.to_string()),
         }
     }
 }

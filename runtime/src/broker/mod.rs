@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use linecook_store::{HistoryMessage, HistoryPage, HistoryRange};
+
 use crate::delivery::{Delivery, Lease, MessageId, NewMessage, Outgoing, QueueName, Settlement, StateWrite};
 
 /// A boxed future, so that `dyn Broker` works.
@@ -94,12 +96,34 @@ pub trait Broker: Send + Sync + 'static {
     /// The first `limit` messages of a queue in its order, without claiming them.
     fn peek(&self, queue: &QueueName, limit: usize) -> Pending<'_, Result<Vec<PeekedMessage>, BrokerError>>;
 
+    /// The next messages of a queue in its order after a position, at most `limit`, and fewer if they are large.
+    fn peek_after(
+        &self,
+        queue: &QueueName,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Pending<'_, Result<PeekedPage, BrokerError>> {
+        let peeked = if after.is_none() { self.peek(queue, limit) } else { Box::pin(async { Ok(Vec::new()) }) };
+        Box::pin(async move { Ok(PeekedPage { messages: peeked.await?, next: None }) })
+    }
+
+    /// Acknowledged messages of a queue that keeps them, in the order of their acknowledgement.
+    fn history(&self, queue: &QueueName, _range: &HistoryRange) -> Pending<'_, Result<HistoryPage, BrokerError>> {
+        let why = format!("this queue engine keeps no history of queue {queue}");
+        Box::pin(async move { Err(BrokerError::Read(why)) })
+    }
+
     /// Moves messages from a dead-letter queue back (to the queue in their facts, or to `to`).
     fn redrive(&self, request: Redrive) -> Pending<'_, Result<Redriven, BrokerError>>;
 
     /// Takes away all messages that are in a queue by now, also those that are being handled: what comes of those is
     /// discarded. Answers how many went.
     fn purge(&self, queue: &QueueName) -> Pending<'_, Result<u64, BrokerError>>;
+
+    /// What is missing while sends are refused, and what to do about it. Everything else goes on.
+    fn shortage(&self) -> Option<String> {
+        None
+    }
 
     /// Why the engine has stopped confirming, if it has.
     fn failure(&self) -> Option<String>;
@@ -112,6 +136,8 @@ pub struct QueueLimits {
     pub bytes_max: u64,
     /// For how long a message with the same idempotency key is a duplicate. Zero remembers none.
     pub dedup_window: Duration,
+    /// How long acknowledged messages are kept for replay. Zero keeps none.
+    pub history: Duration,
 }
 
 /// What became of a message that was sent.
@@ -140,6 +166,12 @@ pub struct QueueStats {
     pub bytes: u64,
     /// When the oldest message was sent, in milliseconds of the Unix epoch.
     pub oldest_enqueued_at_ms: Option<u64>,
+    /// Acknowledged messages in its history. They count for nothing else.
+    pub history: u64,
+    /// What those counted for in `bytes`.
+    pub history_bytes: u64,
+    /// Acknowledged messages that had to go before their time, because the disk was full.
+    pub history_given_up: u64,
 }
 
 /// The state that a peeked message is in.
@@ -174,6 +206,15 @@ pub struct PeekedMessage {
     pub attempts: u32,
     /// When it is due, in milliseconds of the Unix epoch, if it is delayed.
     pub due_at_ms: Option<u64>,
+}
+
+/// Some messages of a queue, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeekedPage {
+    /// The messages.
+    pub messages: Vec<PeekedMessage>,
+    /// If there may be more: after which position they stand.
+    pub next: Option<u64>,
 }
 
 /// Which dead letters go back, and where.

@@ -31,6 +31,7 @@ mod output;
 pub mod peek;
 pub mod purge;
 pub mod redrive;
+pub mod replay;
 pub mod run;
 pub mod send;
 pub mod status;
@@ -76,6 +77,8 @@ pub enum Command {
     Peek(peek::Args),
     /// Move dead letters back to the queue that they came from
     Redrive(redrive::Args),
+    /// Send copies of messages that were acknowledged, from a queue's history
+    Replay(replay::Args),
     /// Take all messages out of a queue, for good
     Purge(purge::Args),
     /// Check or show what is in the data folder, while nothing runs there
@@ -102,6 +105,7 @@ impl Cli {
             Some(Command::Status(args)) => status::run(&args, &context),
             Some(Command::Peek(args)) => peek::run(&args, &context),
             Some(Command::Redrive(args)) => redrive::run(&args, &context),
+            Some(Command::Replay(args)) => replay::run(&args, &context),
             Some(Command::Purge(args)) => purge::run(&args, &context),
             Some(Command::Store(args)) => store::run(&args, &context),
         }

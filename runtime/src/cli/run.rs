@@ -17,6 +17,7 @@ use crate::broker::embedded::Embedded;
 use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
+use crate::history;
 use crate::http::{self, App};
 use crate::producers::Producers;
 use crate::producers::clock::SystemClock;
@@ -119,6 +120,7 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));
+    let given_up = tokio::spawn(history::tell_what_is_given_up(broker.clone()));
 
     let result = tokio::select! {
         name = stop.next() => {
@@ -137,6 +139,7 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
     // First, so that nothing new comes while the rest is finished.
     producers_stopped(&producers, reconfigurer.in_force().runtime.drain_timeout, &mut stop).await?;
     retention.abort();
+    given_up.abort();
     let mut drain_timeout = Duration::ZERO;
     if let Ok(name) = &result {
         drain_timeout = reconfigurer.in_force().runtime.drain_timeout;

@@ -85,10 +85,11 @@ fn list(value: &Value) -> &[Value] {
 fn queue_table(queues: &[Value]) -> String {
     let rows = queues.iter().map(|queue| {
         let mut row: Vec<_> = ["name", "ready", "delayed", "leased"].map(|name| cell(queue, name)).into();
-        row.extend([size(queue["bytes"].as_u64()), age(queue["oldest_age_ms"].as_u64()), cell(queue, "consumer")]);
+        row.extend([size(queue["bytes"].as_u64()), age(queue["oldest_age_ms"].as_u64())]);
+        row.extend([cell(queue, "history"), cell(queue, "consumer")]);
         row
     });
-    table(&["QUEUE", "READY", "DELAYED", "LEASED", "SIZE", "OLDEST", "CONSUMER"], &[1, 2, 3, 4, 5], rows)
+    table(&["QUEUE", "READY", "DELAYED", "LEASED", "SIZE", "OLDEST", "HISTORY", "CONSUMER"], &[1, 2, 3, 4, 5, 6], rows)
 }
 
 fn producer_table(producers: &[Value]) -> String {

@@ -43,7 +43,6 @@ pub(super) struct LaterKey {
 /// A value that is accepted although the key is not there yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Accepted {
-    Text(&'static str),
     EmptyArray,
 }
 
@@ -60,7 +59,6 @@ const LATER: &[LaterKey] = &[
     later(Table::Runtime, "auth"),
     later(Table::Runtime, "tls"),
     only(Table::Queue, "subscribe", Accepted::EmptyArray),
-    only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
 ];
 
@@ -86,7 +84,7 @@ impl Table {
         match self {
             Table::File => &["runtime", "queues", "consumers", "producers"],
             Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
-            Table::Queue => &["retention", "max_bytes", "dedup_window"],
+            Table::Queue => &["retention", "max_bytes", "dedup_window", "history"],
             Table::Consumer => &[
                 "queue",
                 "source",

@@ -125,12 +125,14 @@ pub struct QueueConfig {
     pub dedup_window: Duration,
     /// How long a message may wait before it is dead-lettered. Dead-letter queues have none unless one is set.
     pub retention: Option<Duration>,
+    /// How long acknowledged messages are kept for replay. Zero keeps none.
+    pub history: Duration,
 }
 
 impl QueueConfig {
     /// What the queue engine must know of it.
     pub fn limits(&self) -> QueueLimits {
-        QueueLimits { bytes_max: self.bytes_max, dedup_window: self.dedup_window }
+        QueueLimits { bytes_max: self.bytes_max, dedup_window: self.dedup_window, history: self.history }
     }
 }
 

@@ -42,6 +42,8 @@ const RETENTION: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 const RETENTION_DEFAULT: Duration = Duration::from_secs(4 * DAY.as_secs());
 /// Zero remembers no keys. What is remembered takes room on disk.
 const DEDUP_WINDOW: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * DAY.as_secs());
+/// Zero keeps nothing. What is kept takes room on disk.
+const HISTORY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3650 * DAY.as_secs());
 const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1000;
 const BATCH_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
@@ -219,8 +221,9 @@ fn queue(table: TableReader<'_>) -> QueueConfig {
     let bytes_max = table.get("max_bytes").and_then(|value| value.size(QUEUE_BYTES)).unwrap_or(10 * GIB);
     let retention = table.get("retention").and_then(|value| value.duration(RETENTION));
     let dedup_window = table.get("dedup_window").and_then(|value| value.duration(DEDUP_WINDOW)).unwrap_or(DAY);
+    let history = table.get("history").and_then(|value| value.duration(HISTORY)).unwrap_or_default();
     table.finish();
-    QueueConfig { bytes_max, dedup_window, retention }
+    QueueConfig { bytes_max, dedup_window, retention, history }
 }
 
 /// The name of a consumer or a producer, whichever `noun` says.

@@ -358,7 +358,6 @@ impl<'d> Value<'d> {
 
     fn check_later(&self, later: &LaterKey) {
         let accepted = match later.accepted {
-            Some(Accepted::Text(text)) => self.value.as_str() == Some(text),
             Some(Accepted::EmptyArray) => self.value.as_array().is_some_and(|items| items.is_empty()),
             None => false,
         };
@@ -366,7 +365,6 @@ impl<'d> Value<'d> {
             return;
         }
         let hint = match later.accepted {
-            Some(Accepted::Text(text)) => format!("leave it out, or write its default: `{} = {text:?}`", self.key),
             Some(Accepted::EmptyArray) => format!("leave it out, or write its default: `{} = []`", self.key),
             None => "leave it out".to_owned(),
         };

@@ -27,10 +27,16 @@ pub const DELAY_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// Messages in one look into a queue.
 pub const PEEK_MESSAGES_MAX: usize = 1000;
-/// The bodies in one look into a queue: the answer ends after the message that reaches this.
+/// The bodies in one look into a queue, whatever the engine hands out: the answer ends after the message that reaches this.
 pub const PEEK_BYTES_MAX: usize = 16 << 20;
+/// The messages in one look into a history: the answer ends after the message that reaches this.
+pub const HISTORY_BYTES_MAX: usize = 8 << 20;
+/// Messages that one request replays.
+pub const REPLAY_MESSAGES_MAX: usize = 10_000;
+/// The name of a replay.
+pub const REPLAY_ID_BYTES_MAX: usize = 128;
 
-/// Connections that are open at once. Further ones wait in the kernel's backlog.
+/// Connections that are open at once, or a quarter of the files that the process may open, if that is less. Further ones wait in the kernel's backlog.
 pub const CONNECTIONS_MAX: usize = 1024;
 
 /// How long the parts of a conversation may take.

@@ -22,6 +22,7 @@ mod consumers;
 mod fields;
 pub mod headers;
 mod health;
+mod history;
 pub mod limits;
 mod path;
 mod peek;
@@ -30,6 +31,7 @@ mod producers;
 mod purge;
 mod queues;
 mod redrive;
+mod replay;
 mod send;
 mod server;
 
@@ -63,6 +65,7 @@ fn router(app: App, timeouts: Timeouts) -> Router {
         .route("/queues/{queue}/messages", get(peek::peek).post(send::send).delete(purge::purge))
         .route("/queues/{queue}/messages/batch", post(batch::send))
         .route("/queues/{queue}/redrive", post(redrive::redrive))
+        .route("/queues/{queue}/replay", post(replay::replay))
         .route("/consumers", get(consumers::list))
         .route("/producers", get(producers::list))
         .route("/healthz", get(health::health))

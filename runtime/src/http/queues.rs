@@ -23,6 +23,9 @@ struct Shown<'a> {
     leased: u64,
     bytes: u64,
     oldest_age_ms: Option<u64>,
+    history: u64,
+    history_bytes: u64,
+    history_given_up: u64,
     consumer: Option<&'a str>,
 }
 
@@ -52,6 +55,9 @@ fn show<'a>(queue: &'a QueueStats, consumers: &'a [ConsumerStatus], now_ms: u64)
         leased: queue.leased,
         bytes: queue.bytes,
         oldest_age_ms: queue.oldest_enqueued_at_ms.map(|at| now_ms.saturating_sub(at)),
+        history: queue.history,
+        history_bytes: queue.history_bytes,
+        history_given_up: queue.history_given_up,
         consumer: consumer.map(|consumer| consumer.name.as_str()),
     }
 }

@@ -40,7 +40,7 @@ pub async fn serve_with(
     let router = router(app, timeouts);
     let http = protocol(timeouts);
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(connections_max()));
     // Dropping the set, also when this future is dropped, ends what is left in it.
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -70,6 +70,14 @@ pub async fn serve_with(
         tracing::warn!("stopped with {} HTTP requests that did not end in time", connections.len());
     }
     Ok(())
+}
+
+/// Of the files that the process may open, the queues and the consumers must find some, whatever clients do.
+fn connections_max() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    const CONNECTIONS_MIN: usize = 16;
+    let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| files as usize);
+    CONNECTIONS_MAX.min(files / 4).max(CONNECTIONS_MIN)
 }
 
 fn service(router: &Router) -> TowerToHyperService<Router> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use crate::broker::QueueLimits;
 use crate::config::Config;
@@ -9,7 +10,8 @@ use crate::delivery::QueueName;
 use crate::retention;
 
 /// The limits of a dead-letter queue that `[queues]` does not name.
-pub const DEAD_LETTERS: QueueLimits = QueueLimits { bytes_max: 10 << 30, dedup_window: std::time::Duration::ZERO };
+pub const DEAD_LETTERS: QueueLimits =
+    QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO, history: Duration::ZERO };
 
 /// The names that are added, changed and removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

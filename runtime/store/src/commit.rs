@@ -6,10 +6,11 @@ use smallvec::SmallVec;
 
 use crate::NewMessage;
 use crate::dedup::{self, Dedup, KeyHash, Seen};
+use crate::history::Recent;
 use crate::kv::admission::{self, Admission as StateAdmission};
 use crate::location::Location;
 use crate::queues::Held;
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber, StateChange};
+use crate::record::{self, DeliveryState, KeptPlace, PutPlace, QueueNumber, StateChange};
 use crate::room::Room;
 use crate::shared::{Content, State, Wanted};
 use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Sent, Transaction};
@@ -32,10 +33,21 @@ pub(crate) struct Settle {
 pub(crate) enum Effect {
     /// Of a message that counts for so many bytes.
     Remove(u32),
+    /// Gone from the queue, and in its history.
+    Keep(Box<Keep>),
     Update(DeliveryState),
     // Large and rare: a group of acks is moved around without it.
     Move(Box<Move>),
     Release,
+}
+
+/// An acknowledged message that its queue's history keeps.
+pub(crate) struct Keep {
+    pub(crate) held: Held,
+    /// In the history.
+    pub(crate) position: u64,
+    /// If the put stands in an earlier file than the one that this goes to.
+    pub(crate) content: Option<Content>,
 }
 
 /// A message that moves from queue to queue.
@@ -88,11 +100,35 @@ impl Settle {
     }
 }
 
+impl Keep {
+    /// How to read the message.
+    pub(crate) fn wanted(&self, lease: Lease) -> Wanted {
+        wanted(&self.held, lease)
+    }
+
+    /// As it stood in its queue.
+    fn place(&self, lease: Lease) -> PutPlace {
+        PutPlace {
+            queue: QueueNumber(lease.queue),
+            position: lease.position,
+            sequence: self.held.sequence,
+            enqueued_at_ms: self.held.enqueued_at_ms,
+            state: DeliveryState { due_at_ms: 0, ..self.held.state },
+            holds_key: false,
+            idempotency: None,
+        }
+    }
+}
+
+fn wanted(held: &Held, lease: Lease) -> Wanted {
+    let Held { sequence, location, .. } = *held;
+    Wanted { queue: QueueNumber(lease.queue), position: lease.position, sequence, location }
+}
+
 impl Move {
     /// How to read the message.
     pub(crate) fn wanted(&self, lease: Lease) -> Wanted {
-        let Held { sequence, location, .. } = self.held;
-        Wanted { queue: QueueNumber(lease.queue), position: lease.position, sequence, location }
+        wanted(&self.held, lease)
     }
 
     fn place(&self) -> PutPlace {
@@ -162,6 +198,9 @@ pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
         Some((lease, Action::Move { attributes, .. })) => {
             let record_bytes = state.queues.leased_at(*lease).map_or(0, |location| u64::from(location.len));
             record_bytes + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
+        }
+        Some((lease, Action::Ack)) if state.history.keeps(QueueNumber(lease.queue)) => {
+            state.queues.leased_at(*lease).map_or(0, |location| u64::from(location.len)) + 2 * SETTLE_BYTES
         }
         Some(_) => SETTLE_BYTES,
         None => 0,
@@ -306,6 +345,10 @@ pub(crate) fn idempotency(store_tag: u64, queue: QueueNumber, message: &NewMessa
 fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, now_ms: u64) -> Result<Settle, Refusal> {
     let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
+        // How it is kept is seen to before it is encoded.
+        Action::Ack if state.history.keeps(QueueNumber(lease.queue)) => {
+            Ok(Effect::Keep(Box::new(Keep { held, position: 0, content: None })))
+        }
         Action::Ack => Ok(Effect::Remove(held.bytes)),
         Action::Release => Ok(Effect::Release),
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
@@ -366,6 +409,18 @@ pub(crate) fn encode(
         let (from, at) = (settle.queue(), settle.lease.position);
         match &settle.effect {
             Effect::Remove(bytes) => record::encode_remove(frame, from, at, *bytes),
+            Effect::Keep(keep) => {
+                let kept = KeptPlace { position: keep.position, acked_at_ms: now_ms };
+                match &keep.content {
+                    None => record::encode_keep(frame, from, at, keep.held.bytes, kept),
+                    Some(content) => {
+                        record::encode_remove(frame, from, at, keep.held.bytes);
+                        record::encode_kept(frame, kept, |frame| {
+                            puts.push(put(frame, &keep.place(settle.lease), &content.message));
+                        });
+                    }
+                }
+            }
             Effect::Update(state) => record::encode_update(frame, from, at, state),
             Effect::Move(moved) => {
                 record::encode_remove(frame, from, at, moved.held.bytes);
@@ -429,6 +484,17 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
         self.touch(from);
         match &settle.effect {
             Effect::Remove(_) => self.state.queues.remove(from, at),
+            Effect::Keep(keep) => {
+                let kept = KeptPlace { position: keep.position, acked_at_ms: self.now_ms };
+                let location = match keep.content {
+                    None => keep.held.location,
+                    Some(_) => self.next_put(),
+                };
+                let Held { sequence, bytes, .. } = keep.held;
+                let recent = Recent { sequence, acked_at_ms: self.now_ms, location, bytes };
+                self.state.history.add(from, kept, recent).expect("positions were drawn in this order");
+                self.state.queues.remove(from, at);
+            }
             Effect::Update(update) => self.state.queues.update(from, at, *update),
             Effect::Move(moved) => {
                 self.state.queues.remove(from, at);
@@ -440,10 +506,15 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
     }
 
     fn put(&mut self, place: &PutPlace, message: &NewMessage, bytes: u32) {
-        let span = self.puts.next().expect("each message that was encoded has its place");
-        let location = Location { offset: self.payload_at.offset + span.offset, len: span.len, ..self.payload_at };
+        let location = self.next_put();
         self.state.queues.put(place, message.key.as_deref(), bytes, location);
         self.touch(place.queue);
+    }
+
+    /// Where the next message that was encoded lies.
+    fn next_put(&mut self) -> Location {
+        let span = self.puts.next().expect("each message that was encoded has its place");
+        Location { offset: self.payload_at.offset + span.offset, len: span.len, ..self.payload_at }
     }
 
     fn touch(&mut self, queue: QueueNumber) {

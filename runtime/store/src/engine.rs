@@ -88,17 +88,18 @@ impl Engine {
         let remembered = self.remembered(waiting);
         self.state_admission.begin(&self.shared, waiting, bytes_max);
         let mut group = std::mem::take(&mut self.group);
+        let mut bytes = 0;
         {
             let state = &mut *self.shared.state_soon();
             let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
             let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
-            let mut bytes = 0;
             for (place, next) in waiting.iter_mut().enumerate() {
-                bytes += commit::bytes_max(admitter.state, next);
+                let more = commit::bytes_max(admitter.state, next);
                 let alone = StateAdmission::stands_alone(next);
-                if (bytes > bytes_max || alone) && !group.is_empty() {
+                if (bytes + more > bytes_max || alone) && !group.is_empty() {
                     break;
                 }
+                bytes += more;
                 group.push(match remembered.get(&place) {
                     Some(Err(why)) => Err(Refusal::Read(why.clone())),
                     Some(Ok(remembered)) => admitter.admit(next, remembered),
@@ -116,6 +117,7 @@ impl Engine {
             }
         }
         self.read_moved(&mut group, waiting, room, now_ms);
+        self.prepare_kept(&mut group, room, bytes);
 
         let transactions = &waiting[..group.len()];
         let mut puts = std::mem::take(&mut self.puts);
@@ -215,6 +217,59 @@ impl Engine {
         }
     }
 
+    /// Decides how each acknowledged message comes into its queue's history: by reference if its put stands in the file that
+    /// the group goes to for certain, otherwise whole. One that can't be kept is just gone, and counted. `bytes`: the
+    /// most that the group takes.
+    fn prepare_kept(&self, group: &mut [Result<Admitted, Refusal>], room: Room, bytes: u64) {
+        const SLACK_BYTES: u64 = 64;
+        let mut next: Vec<(QueueNumber, u64)> = Vec::new();
+        let stays = self.wal.fits((bytes + SLACK_BYTES) as usize);
+        let current = FileId::log(self.wal.epoch());
+        // What is written once more must not touch what dead letters need on a full disk.
+        let is_room = room.sends && bytes <= transaction_bytes_max(room.file_bytes);
+        for settle in group.iter_mut().flatten().filter_map(|admitted| admitted.settle.as_mut()) {
+            let queue = settle.queue();
+            let Effect::Keep(keep) = &mut settle.effect else { continue };
+            let wanted = keep.wanted(settle.lease);
+            if !stays || wanted.location.file != current {
+                let record = self.shared.cache().get(wanted.location);
+                let read = || match record {
+                    Some(record) => self.shared.decode(&wanted, wanted.location, &record).ok(),
+                    None => self.shared.read(wanted).ok().flatten(),
+                };
+                keep.content = if is_room { read() } else { None };
+                if keep.content.is_none() {
+                    settle.effect = Effect::Remove(keep.held.bytes);
+                    self.shared.state().history.give_up_one(queue);
+                    continue;
+                }
+            }
+            let place = match next.iter_mut().find(|(known, _)| *known == queue) {
+                Some((_, place)) => place,
+                None => {
+                    next.push((queue, self.shared.state().history.next(queue)));
+                    &mut next.last_mut().expect("just put there").1
+                }
+            };
+            keep.position = *place;
+            *place += 1;
+        }
+    }
+
+    /// What stands in histories before these positions is gone.
+    pub(crate) fn forget(&mut self, all: &[(QueueNumber, u64)]) -> Result<(), Arc<str>> {
+        self.begin_frame();
+        for (queue, below) in all {
+            record::encode_forget(&mut self.frame, *queue, *below);
+        }
+        self.write_frame()?;
+        let mut state = self.shared.state();
+        for (queue, below) in all {
+            state.history.forget(*queue, *below).expect("a position that was drawn");
+        }
+        Ok(())
+    }
+
     fn apply(
         &mut self,
         group: &mut Vec<Result<Admitted, Refusal>>,
@@ -259,18 +314,26 @@ impl Engine {
         entries_max: usize,
     ) -> Result<(u64, bool), Refusal> {
         self.make_room().map_err(Refusal::Stopped)?;
-        let bound = {
+        let (bound, forget) = {
             let state = self.shared.state();
-            // Nor may there be a record of a queue that no record has named.
-            if state.queues.is_empty(queue) {
+            let is_empty = state.queues.is_empty(queue);
+            let bound = if is_empty { below } else { state.queues.purge_bound(queue, below, entries_max) };
+            // With the last step the history goes.
+            let history = (bound == below && !state.history.is_empty(queue)).then(|| state.history.next(queue));
+            // There may be no record of a queue that no record has named.
+            if is_empty && history.is_none() {
                 return Ok((0, false));
             }
-            state.queues.purge_bound(queue, below, entries_max)
+            (bound, history)
         };
         self.begin_frame();
         record::encode_purge(&mut self.frame, queue, bound);
+        forget.iter().for_each(|below| record::encode_forget(&mut self.frame, queue, *below));
         self.write_frame().map_err(Refusal::Stopped)?;
-        let mut state = self.shared.state();
+        let state = &mut *self.shared.state();
+        if let Some(below) = forget {
+            state.history.forget(queue, below).expect("a position that was drawn");
+        }
         let removed = state.queues.purge(queue, bound).expect("all that stands in segments goes");
         Ok((removed, bound < below))
     }

@@ -18,9 +18,12 @@ use crate::open::{self, Layout, Opened};
 use crate::record::Records;
 use crate::wal::file::{self, FileHeader};
 use crate::wal::{Preparation, frame};
-use crate::{Action, AttributeEdit, Delivery, NewMessage, QueueLimits, QueueName, StateWrite, Store, Transaction};
+use crate::{
+    Action, AttributeEdit, Delivery, HistoryMessage, HistoryRange, NewMessage, QueueLimits, QueueName, StateWrite,
+    Store, Transaction,
+};
 
-const QUEUES: [&str; 6] = ["orders", "orders.dead", "keyed", "delayed", "once", "purged"];
+const QUEUES: [&str; 7] = ["orders", "orders.dead", "keyed", "delayed", "once", "purged", "kept"];
 
 /// The evening of 25 November 2025.
 const BEGIN_MS: u64 = 1_764_100_000_000;
@@ -68,7 +71,8 @@ impl Writer {
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
             let dedup_window_ms = if queue == "once" { FOREVER_MS } else { 0 };
-            face.declare(&name(queue), QueueLimits { dedup_window_ms, ..QueueLimits::default() });
+            let history_ms = if queue == "kept" { FOREVER_MS } else { 0 };
+            face.declare(&name(queue), QueueLimits { dedup_window_ms, history_ms, ..QueueLimits::default() });
         }
         Writer { engine, face, clock }
     }
@@ -148,6 +152,7 @@ impl Writer {
             let state =
                 vec![counter, of_round.clone(), before, StateWrite { space: "consumer/gone".into(), ..of_round }];
             self.commit(Transaction { state, ..Transaction::default() });
+            self.acknowledge_kept(round);
             if round < 5 {
                 self.keep();
             }
@@ -163,6 +168,22 @@ impl Writer {
         assert_eq!(self.engine.purge_step(number, below, 10).unwrap(), (1, false));
         // This attempt is running when the process ends.
         self.claim("orders");
+    }
+
+    /// Comes into the history from the same log file, and from an earlier one.
+    fn acknowledge_kept(&mut self, round: u64) {
+        for at in 0..4 {
+            self.send("kept", text(&format!("kept {round}.{at}")));
+        }
+        // Most of the time some wait longer than their log file; in the end nearly all are taken.
+        for _ in 0..if round == 5 { 8 } else { 3 } {
+            let delivery = self.claim("kept");
+            self.settle(&delivery, Action::Ack);
+        }
+        if round == 5 {
+            let number = self.engine.shared.state().queues.known(&name("kept")).unwrap();
+            self.engine.forget(&[(number, 2)]).unwrap();
+        }
     }
 }
 
@@ -203,6 +224,12 @@ fn contents(face: &Store) -> String {
             writeln!(lines, "state {space} {key:?} {}", value.escape_ascii()).unwrap();
         }
     }
+    let range = HistoryRange { from_ms: 0, to_ms: u64::MAX, after: None, limit: usize::MAX, bytes_max: usize::MAX };
+    for one in face.history(&name("kept"), &range).unwrap().messages {
+        let HistoryMessage { position, message, acked_at_ms } = one;
+        let body = message.body.escape_ascii();
+        writeln!(lines, "history of kept: {position} {} acknowledged {acked_at_ms} {body}", message.id).unwrap();
+    }
     lines
 }
 
@@ -225,7 +252,15 @@ fn the_folder_of_format_1_opens_with_all_that_is_in_it() {
         let copy = copy();
         let mut writer = Writer::open(copy.path(), &layout);
         assert_eq!(contents(&writer.face), expected);
-        for (queue, messages) in [("orders", 42), ("orders.dead", 6), ("keyed", 71), ("delayed", 6), ("once", 7)] {
+        for (queue, messages) in [
+            ("orders", 42),
+            ("orders.dead", 6),
+            ("keyed", 71),
+            ("delayed", 6),
+            ("once", 7),
+            ("kept", 1),
+            ("history", 21),
+        ] {
             let counted = expected.lines().filter(|line| line.split(' ').next() == Some(queue)).count();
             assert_eq!(counted, messages, "{queue}");
         }
@@ -256,6 +291,7 @@ fn the_folder_of_format_1_has_every_kind_of_file_and_is_healthy() {
     let count = |is: fn(&FileKind) -> bool| report.files.iter().filter(|file| is(&file.kind)).count();
     assert!(count(|kind| matches!(kind, FileKind::Segment { live: 1.., .. })) >= 5, "{:#?}", report.files);
     assert!(count(|kind| matches!(kind, FileKind::Run { .. })) >= 1, "{:#?}", report.files);
+    assert!(count(|kind| matches!(kind, FileKind::History { messages: 1.., .. })) >= 2, "{:#?}", report.files);
     assert!(count(|kind| matches!(kind, FileKind::Log { records: 10.., .. })) >= 1, "{:#?}", report.files);
     assert_eq!(count(|kind| matches!(kind, FileKind::Checkpoint { generation: 1.. })), 2, "{:#?}", report.files);
     assert_eq!(count(|kind| matches!(kind, FileKind::State { keys: Some(1..) })), 1, "{:#?}", report.files);

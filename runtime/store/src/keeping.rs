@@ -18,11 +18,13 @@
 use std::sync::Arc;
 
 use crate::cold::checkpoint::{Checkpoint, Header};
-use crate::cold::copy::{Copied, CopyError};
+use crate::cold::copy::{Copied, CopiedFile, CopyError};
 use crate::cold::keeper::{Done, Keeper, Order};
 use crate::cold::segment::{self, Segment};
 use crate::dedup::run::{self, Run};
+use crate::disk::Shortage;
 use crate::engine::Engine;
+use crate::history::file::{self as history_file, HistoryFile};
 use crate::kv::Frozen;
 use crate::location::FileId;
 use crate::room::Room;
@@ -43,6 +45,9 @@ const AGAIN_MS: u64 = 1000;
 /// How long segments that could go or be rewritten wait, so that many go with one pair of checkpoints; and how long a ring
 /// that has grown stays so.
 const TIDY_MS: u64 = 1000;
+
+/// How long what is too old for the histories may stay, so that much of it goes with one record.
+const FORGET_MS: u64 = 1000;
 
 /// Segments are rewritten when less than one of so many of their messages lives.
 const LIVE_SHARE: u64 = 4;
@@ -68,7 +73,15 @@ pub(crate) struct Keeping {
     work_failed_at_ms: Option<u64>,
     /// When it was last looked for segments that could go.
     tidied_at_ms: u64,
-    /// Segments and runs that can't be rewritten, because they are damaged.
+    /// When it was last looked for what is too old for the histories.
+    forgot_at_ms: u64,
+    /// Sends were refused because the disk is full: histories go first.
+    is_short: bool,
+    /// What was missing when something last failed for lack of it.
+    shortage: Shortage,
+    /// What is missing now, as everybody is told.
+    told_shortage: Option<Shortage>,
+    /// Segments, history files and runs that can't be rewritten, because they are damaged.
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
     small_bytes: u64,
@@ -85,6 +98,8 @@ pub(crate) struct Tally {
     pub(crate) segments: u64,
     pub(crate) rewritten: u64,
     pub(crate) merged: u64,
+    pub(crate) histories: u64,
+    pub(crate) joined: u64,
     pub(crate) checkpoints: u64,
     pub(crate) removed: u64,
     /// How often durable state was put into its file.
@@ -96,6 +111,7 @@ struct TakingIn {
     epoch: u64,
     copied: std::vec::IntoIter<Copied>,
     run: Option<Arc<Run>>,
+    history: Vec<Arc<HistoryFile>>,
     current: Option<(Copied, usize)>,
 }
 
@@ -129,6 +145,10 @@ impl Keeping {
             grow_failed_at_ms: None,
             work_failed_at_ms: None,
             tidied_at_ms: 0,
+            forgot_at_ms: 0,
+            is_short: false,
+            shortage: Shortage::Disk,
+            told_shortage: None,
             unreadable: Vec::new(),
             small_bytes,
             retired: None,
@@ -154,7 +174,14 @@ impl Engine {
                 break;
             }
         }
+        let shortage = (!self.has_room()).then_some(self.keeping.shortage);
+        self.keeping.is_short |= shortage == Some(Shortage::Disk);
+        if self.keeping.told_shortage != shortage {
+            self.keeping.told_shortage = shortage;
+            self.shared.state().shortage = shortage;
+        }
         Ok(Room {
+            shortage: self.keeping.shortage,
             file_bytes: self.wal.options().file_bytes,
             sends: self.has_room(),
             moves: self.wal.spares() > 0 || self.wal.fits_any_group(),
@@ -171,6 +198,13 @@ impl Engine {
         if self.stopped().is_some() || self.collect(false).is_err() {
             return false;
         }
+        if self.keeping.told_shortage.is_some() && self.has_room() {
+            self.keeping.told_shortage = None;
+            self.shared.state().shortage = None;
+        }
+        if self.tend_histories().is_err() {
+            return false;
+        }
         if self.wal.files() < FILES_MIN || self.wal.spares() < RESERVE {
             self.grow();
             // A failure is noticed now if it is there already, not with the next group.
@@ -179,6 +213,44 @@ impl Engine {
             }
         }
         self.keep(false).unwrap_or(false)
+    }
+
+    /// Takes away what is too old for the histories, or has to go to make room.
+    fn tend_histories(&mut self) -> Result<(), Arc<str>> {
+        // On a full disk it must not be this that takes the last room.
+        if self.wal.spares() == 0 && !self.wal.fits_any_group() {
+            return Ok(());
+        }
+        let now_ms = self.shared.clock.now_ms();
+        if now_ms.abs_diff(self.keeping.forgot_at_ms) >= FORGET_MS {
+            self.keeping.forgot_at_ms = now_ms;
+            let due = self.shared.state().history.due(now_ms);
+            if !due.is_empty() {
+                self.forget(&due)?;
+            }
+        }
+        if std::mem::take(&mut self.keeping.is_short) {
+            self.give_up_history(None)?;
+        }
+        Ok(())
+    }
+
+    /// On a full disk, gives up the oldest history: that of this log file if there is no older one. What was given up before
+    /// has to be off the disk first.
+    fn give_up_history(&mut self, log_file: Option<u64>) -> Result<(), Arc<str>> {
+        let Keeping { pair, dropped, unneeded, .. } = &self.keeping;
+        let is_leaving = pair.as_ref().is_some_and(|pair| !pair.dropped.is_empty())
+            || dropped.iter().chain(unneeded).any(|name| history_file::id(name).is_some());
+        let oldest = {
+            let state = &mut *self.shared.state();
+            if is_leaving || state.history.has_expired() {
+                return Ok(());
+            }
+            let oldest = state.history.oldest(2 * self.wal.options().file_bytes, log_file.map(FileId::log));
+            oldest.iter().for_each(|(queue, below)| state.history.count_given_up(*queue, *below));
+            oldest
+        };
+        if oldest.is_empty() { Ok(()) } else { self.forget(&oldest) }
     }
 
     /// Asks for one more file.
@@ -192,11 +264,14 @@ impl Engine {
     fn collect(&mut self, wait: bool) -> Result<(), Arc<str>> {
         match self.wal.collect(wait) {
             Ok(()) => Ok(()),
-            Err(error) if error.is_full() => {
-                self.keeping.grow_failed_at_ms = Some(self.shared.clock.now_ms());
-                Ok(())
-            }
-            Err(error) => Err(self.stop(&error.to_string())),
+            Err(error) => match error.shortage() {
+                Some(shortage) => {
+                    self.keeping.shortage = shortage;
+                    self.keeping.grow_failed_at_ms = Some(self.shared.clock.now_ms());
+                    Ok(())
+                }
+                None => Err(self.stop(&error.to_string())),
+            },
         }
     }
 
@@ -250,9 +325,9 @@ impl Engine {
         {
             return Some(order);
         }
-        let full_file = full_file?;
+        let file = full_file?;
         let state = self.shared.state().kv.freeze(self.wal.last_lsn());
-        Some(Order::CopyLogFile { file: full_file, state })
+        Some(Order::CopyLogFile { last_lsn: self.wal.last_lsn_of(file.header.epoch), file, state })
     }
 
     /// What keeps the folder small, when nothing is more urgent.
@@ -263,7 +338,10 @@ impl Engine {
         }
         self.keeping.tidied_at_ms = now_ms;
         let before_ms = self.forgets_before_ms();
-        let has_empty = self.shared.state().queues.has_empty_segments() || self.dedup.has_expired(before_ms);
+        let has_empty = {
+            let state = self.shared.state();
+            state.queues.has_empty_segments() || state.history.has_expired() || self.dedup.has_expired(before_ms)
+        };
         if has_empty || !self.keeping.dropped.is_empty() {
             self.begin_pair();
             return self.next_order();
@@ -271,6 +349,10 @@ impl Engine {
         let readable = |runs: &Vec<Arc<Run>>| !runs.iter().any(|run| self.keeping.unreadable.contains(&run.id()));
         if let Some(old) = self.dedup.mergeable().filter(readable) {
             return Some(Order::MergeRuns { old, before_ms });
+        }
+        let Keeping { unreadable, small_bytes, .. } = &self.keeping;
+        if let Some((old, begin)) = self.shared.state().history.joinable(*small_bytes, unreadable) {
+            return Some(Order::JoinHistory { old, begin });
         }
         if let Some(old) = self.rewritable() {
             return Some(Order::Rewrite(old));
@@ -316,9 +398,14 @@ impl Engine {
 
     /// From here on two checkpoints are taken. What is off the shelves by now is free after them.
     fn begin_pair(&mut self) {
-        let empty = self.shared.state().queues.take_empty_segments();
         let mut dropped = std::mem::take(&mut self.keeping.dropped);
-        dropped.extend(empty.iter().map(|segment| segment::name(segment.id)));
+        {
+            let mut state = self.shared.state();
+            let empty = state.queues.take_empty_segments();
+            dropped.extend(empty.iter().map(|segment| segment::name(segment.id)));
+            let expired = state.history.take_expired();
+            dropped.extend(expired.iter().map(|file| history_file::name(file.id)));
+        }
         let expired = self.dedup.take_expired(self.forgets_before_ms());
         dropped.extend(expired.iter().map(|run| run::name(run.id())));
         self.keeping.pair = Some(Pair { written: 0, start_epoch: self.keeping.copied_epoch + 1, dropped });
@@ -338,7 +425,8 @@ impl Engine {
             next_segment: 0,
             now_ms: self.shared.clock.now_ms(),
         };
-        Checkpoint { header, queues: state.queues.snapshot(), runs: self.dedup.runs().to_vec() }
+        let histories = state.history.snapshot();
+        Checkpoint { header, queues: state.queues.snapshot(), runs: self.dedup.runs().to_vec(), histories }
     }
 
     /// Takes in the next messages of a file that was copied.
@@ -352,6 +440,7 @@ impl Engine {
                 }
                 None => {
                     self.dedup.take_in(taking_in.epoch, taking_in.run);
+                    self.shared.state().history.take_in(FileId::log(taking_in.epoch), taking_in.history);
                     self.keeping.copied_epoch = taking_in.epoch;
                     return self.begin_pair();
                 }
@@ -367,7 +456,11 @@ impl Engine {
     fn finished(&mut self, result: Result<Done, CopyError>) -> Result<(), Arc<str>> {
         #[cfg(test)]
         match &result {
-            Ok(Done::Copied { segments, .. }) => self.keeping.tally.segments += segments.len() as u64,
+            Ok(Done::Copied(CopiedFile { segments, history, .. })) => {
+                self.keeping.tally.segments += segments.len() as u64;
+                self.keeping.tally.histories += history.len() as u64;
+            }
+            Ok(Done::HistoryJoined { old, .. }) => self.keeping.tally.joined += old.len() as u64,
             Ok(Done::Rewritten { old, .. }) => self.keeping.tally.rewritten += old.len() as u64,
             Ok(Done::Merged { old, .. }) => self.keeping.tally.merged += old.len() as u64,
             Ok(Done::CheckpointWritten) => self.keeping.tally.checkpoints += 1,
@@ -375,7 +468,7 @@ impl Engine {
             Err(_) => {}
         }
         match result {
-            Ok(Done::Copied { segments, run }) => {
+            Ok(Done::Copied(CopiedFile { segments, run, history })) => {
                 self.keeping.work_failed_at_ms = None;
                 self.keeping.retired = self.shared.state().kv.thaw();
                 #[cfg(test)]
@@ -383,7 +476,8 @@ impl Engine {
                     self.keeping.tally.states += 1;
                 }
                 let epoch = self.wal.full_after(self.keeping.copied_epoch).expect("it was copied").header.epoch;
-                self.keeping.taking_in = Some(TakingIn { epoch, copied: segments.into_iter(), run, current: None });
+                let copied = segments.into_iter();
+                self.keeping.taking_in = Some(TakingIn { epoch, copied, run, history, current: None });
             }
             Ok(Done::Rewritten { old, new }) => {
                 new.iter().for_each(|copied| self.shared.reader.add_segment(&copied.segment));
@@ -393,6 +487,10 @@ impl Engine {
             Ok(Done::Merged { old, new }) => {
                 self.dedup.merged(&old, new);
                 self.keeping.dropped.extend(old.iter().map(|run| run::name(run.id())));
+            }
+            Ok(Done::HistoryJoined { old, new }) => {
+                self.keeping.dropped.extend(old.iter().map(|file| history_file::name(file.id)));
+                self.shared.state().history.joined(&old, new);
             }
             Ok(Done::CheckpointWritten) => {
                 let pair = self.keeping.pair.as_mut().expect("checkpoints come in pairs");
@@ -406,14 +504,22 @@ impl Engine {
                 // There may be room now.
                 self.keeping.work_failed_at_ms = None;
             }
+            Err(CopyError::Disk(error)) if error.is_out_of_files() => {
+                self.keeping.shortage = Shortage::OpenFiles;
+                self.keeping.work_failed_at_ms = Some(self.shared.clock.now_ms());
+            }
             Err(CopyError::Disk(error)) if error.is_full() => {
+                self.keeping.shortage = Shortage::Disk;
                 self.keeping.work_failed_at_ms = Some(self.shared.clock.now_ms());
                 // A spare file makes room for what is copied; the file that it is copied from is spare then.
                 if self.wal.spares() > 1 && self.keeping.unneeded.is_empty() {
                     self.keeping.unneeded.extend(self.wal.drop_spare());
                 }
+                let log_file = self.wal.full_after(self.keeping.copied_epoch).map(|file| file.header.epoch);
+                self.give_up_history(log_file)?;
             }
             Err(CopyError::Disk(error)) => return Err(self.stop(&error.to_string())),
+            Err(CopyError::LogDamaged(why)) => return Err(self.stop(&why)),
             Err(CopyError::Damaged { files }) => self.keeping.unreadable.extend(files),
         }
         Ok(())

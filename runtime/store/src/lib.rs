@@ -22,6 +22,7 @@ mod formats;
 #[cfg(test)]
 mod fuzz;
 mod header;
+mod history;
 pub mod inspect;
 mod keeping;
 mod kv;
@@ -41,10 +42,11 @@ mod wal;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::OpenError;
+pub use history::{HistoryMessage, HistoryPage, HistoryRange};
 pub use kv::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
 };
 pub use queues::QueueLimits;
-pub use store::{MessageState, Options, Peeked, QueueStats, Store};
+pub use store::{MessageState, Options, PeekPage, PeekRange, Peeked, QueueStats, Store};
 pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, StateRead, StateWrite, Transaction};

@@ -17,6 +17,7 @@ use crate::dedup::{Dedup, Seen};
 use crate::disk::{Disk, FolderLock, Words};
 use crate::engine::Engine;
 use crate::error::OpenError;
+use crate::history::{History, Recent, file as history_file};
 use crate::keeping::{FILES_MIN, Keeping};
 use crate::kv::Kv;
 use crate::kv::file::StateFile;
@@ -61,20 +62,30 @@ pub(crate) fn open(
     seed: u64,
 ) -> Result<Opened, OpenError> {
     let lock = lock(&*disk)?;
-    let Recovered { mut queues, dedup, kv, state_file, wal, words, left_over, checkpoint, other_files } =
+    let Recovered { mut queues, history, dedup, kv, state_file, wal, words, left_over, checkpoint, other_files } =
         recover(disk.clone(), layout, seed)?;
     let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
 
     let reader = wal.reader();
     let segments = queues.segments().map(|(segment, _)| segment::name(segment.id));
-    let needed: Vec<String> = segments.chain(dedup.runs().iter().map(|one| run::name(one.id()))).collect();
+    let runs = dedup.runs().iter().map(|one| run::name(one.id()));
+    let histories = history.files().map(|one| history_file::name(one.id));
+    let needed: Vec<String> = segments.chain(runs).chain(histories).collect();
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
     let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files)?;
     let tag = wal.store_tag();
     let attempts = Arc::new(Attempts::new(words));
     queues.serve(Leases::new(attempts.clone()));
-    let state = State { queues, chunks: Chunks::default(), kv, watchers: FxHashMap::default(), stopped: None };
+    let state = State {
+        queues,
+        history,
+        chunks: Chunks::default(),
+        kv,
+        watchers: FxHashMap::default(),
+        stopped: None,
+        shortage: None,
+    };
     let shared =
         Arc::new(Shared::new(state, attempts, FrameCache::new(layout.cache_bytes_max), reader, state_file, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
@@ -97,6 +108,7 @@ pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn FolderLock>, OpenError> {
 /// What a folder holds, before any of it is served.
 pub(crate) struct Recovered {
     queues: Queues,
+    history: History,
     dedup: Dedup,
     kv: Kv,
     state_file: StateFile,
@@ -118,12 +130,15 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
         checkpoint.map(|newest| Start { store_tag: newest.store_tag, epoch: newest.start_epoch, lsn: newest.lsn });
     let runs = found.newest.as_ref().map_or_else(Vec::new, |newest| newest.runs.clone());
     let mut dedup = Dedup::new(runs, layout.dedup_runs_max);
-    if let Some(newest) = found.newest {
+    let mut history = History::default();
+    if let Some(mut newest) = found.newest {
+        history.restore(std::mem::take(&mut newest.histories));
         queues.restore(newest).map_err(OpenError::Incomplete)?;
     }
     let state_file = StateFile::open(disk.clone())?;
     let mut kv = Kv::new(state_file.spaces()?, state_file.lsn()?);
-    let mut replay = Replay { queues: &mut queues, dedup: &mut dedup, kv: &mut kv, state_file: &state_file };
+    let mut replay =
+        Replay { queues: &mut queues, history: &mut history, dedup: &mut dedup, kv: &mut kv, state_file: &state_file };
     let wal = open_wal(disk.clone(), layout, start, seed, &mut replay).map_err(|error| {
         match (error, found.damage) {
             // What the damaged checkpoint stood in for is gone.
@@ -136,17 +151,29 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
     let left_over = Attempts::left_over(&*words);
     let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
     queues.wake(&running)?;
-    Ok(Recovered { queues, dedup, kv, state_file, wal, words, left_over, checkpoint, other_files: found.other_files })
+    Ok(Recovered {
+        queues,
+        history,
+        dedup,
+        kv,
+        state_file,
+        wal,
+        words,
+        left_over,
+        checkpoint,
+        other_files: found.other_files,
+    })
 }
 
-/// Removes the segments and runs that no checkpoint names: they were made shortly before the end, and what they hold is in
+/// Removes the segments, history files and runs that no checkpoint names: they were made shortly before the end, and what they hold is in
 /// the log. Answers those that only the older checkpoint needs, and a number that none has.
 fn leftover_files(disk: &dyn Disk, needed: &[String], other: &[String]) -> Result<(Vec<String>, u64), OpenError> {
     let mut only_other = Vec::new();
     let mut next = 0;
     let mut removed = false;
     for name in disk.list()? {
-        let Some(id) = segment::id(&name).or_else(|| run::id(&name)) else { continue };
+        let id = segment::id(&name).or_else(|| run::id(&name)).or_else(|| history_file::id(&name));
+        let Some(id) = id else { continue };
         next = next.max(id + 1);
         if needed.contains(&name) {
             continue;
@@ -167,6 +194,7 @@ fn leftover_files(disk: &dyn Disk, needed: &[String], other: &[String]) -> Resul
 /// What the log is replayed to.
 struct Replay<'a> {
     queues: &'a mut Queues,
+    history: &'a mut History,
     dedup: &'a mut Dedup,
     kv: &'a mut Kv,
     state_file: &'a StateFile,
@@ -177,7 +205,7 @@ fn open_wal(
     layout: &Layout,
     start: Option<Start>,
     seed: u64,
-    Replay { queues, dedup, kv, state_file }: &mut Replay<'_>,
+    Replay { queues, history, dedup, kv, state_file }: &mut Replay<'_>,
 ) -> Result<Wal, OpenError> {
     let Layout { file_bytes, files_max, preparation, .. } = *layout;
     let options = WalOptions { file_bytes, files_max, preparation };
@@ -186,6 +214,7 @@ fn open_wal(
             let spanned = spanned.map_err(|(at, why)| (at, why.to_string()))?;
             let offset = place.payload_offset + spanned.offset;
             let location = Location { file: FileId::log(place.file), offset, len: spanned.len };
+            replay_history(queues, history, &spanned.record, location).map_err(|why| (spanned.offset, why))?;
             queues.apply(&spanned.record, location).map_err(|why| (spanned.offset, why))?;
             if let Record::Put(put) = spanned.record
                 && let Some(key) = put.place.idempotency
@@ -202,6 +231,43 @@ fn open_wal(
         }
         Ok(())
     })
+}
+
+/// What a record says of histories. The queues have not heard of it yet.
+fn replay_history(
+    queues: &Queues,
+    history: &mut History,
+    record: &Record<'_>,
+    location: Location,
+) -> Result<(), String> {
+    match record {
+        Record::Keep { queue, position, bytes, kept } => {
+            let Some(entry) = queues.entry(*queue, *position).filter(|entry| entry.location.file == location.file)
+            else {
+                return Err("a message is kept whose put does not stand in the same file".into());
+            };
+            let recent = Recent {
+                sequence: entry.sequence,
+                acked_at_ms: kept.acked_at_ms,
+                location: entry.location,
+                bytes: *bytes,
+            };
+            history.add(*queue, *kept, recent)
+        }
+        Record::Kept(whole) => {
+            let put_len = location.len - whole.put_offset;
+            let location = Location { offset: location.offset + whole.put_offset, len: put_len, ..location };
+            let recent = Recent {
+                sequence: whole.put.place.sequence,
+                acked_at_ms: whole.kept.acked_at_ms,
+                location,
+                bytes: whole.put.message_bytes(),
+            };
+            history.add(whole.put.place.queue, whole.kept, recent)
+        }
+        Record::Forget { queue, below } => history.forget(*queue, *below),
+        _ => Ok(()),
+    }
 }
 
 /// An attempt that was running when the process ended, and the message's state that counts it.

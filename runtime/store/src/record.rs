@@ -21,6 +21,9 @@ const REMOVE: u8 = 5;
 const PURGE: u8 = 6;
 const TIME: u8 = 7;
 const STATE: u8 = 8;
+const KEEP: u8 = 9;
+const KEPT: u8 = 10;
+const FORGET: u8 = 11;
 
 const STATE_PUT: u8 = 0;
 const STATE_REMOVE: u8 = 1;
@@ -42,14 +45,65 @@ pub(crate) struct QueueNumber(pub(crate) u32);
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Record<'a> {
-    Queue { number: QueueNumber, name: &'a str, next_position: u64 },
-    Next { sequence: u64 },
+    Queue {
+        number: QueueNumber,
+        name: &'a str,
+        next_position: u64,
+    },
+    Next {
+        sequence: u64,
+    },
     Put(Put<'a>),
-    Update { queue: QueueNumber, position: u64, state: DeliveryState },
-    Remove { queue: QueueNumber, position: u64, bytes: u32 },
-    Purge { queue: QueueNumber, below: u64 },
-    Time { now_ms: u64 },
+    Update {
+        queue: QueueNumber,
+        position: u64,
+        state: DeliveryState,
+    },
+    Remove {
+        queue: QueueNumber,
+        position: u64,
+        bytes: u32,
+    },
+    Purge {
+        queue: QueueNumber,
+        below: u64,
+    },
+    Time {
+        now_ms: u64,
+    },
     State(StateChange<'a>),
+    /// A message is acknowledged, and its queue's history has it from now on. Its put stands in the same file of the log.
+    Keep {
+        queue: QueueNumber,
+        position: u64,
+        bytes: u32,
+        kept: KeptPlace,
+    },
+    /// The same of a message whose put stands elsewhere: the whole message, for the history only.
+    Kept(Kept<'a>),
+    /// What stands before a position of a queue's history is gone.
+    Forget {
+        queue: QueueNumber,
+        below: u64,
+    },
+}
+
+/// Where an acknowledged message stands in its queue's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeptPlace {
+    /// Its place in the order of acknowledgements: the first one of a queue is at 0, each later one at the next number.
+    pub(crate) position: u64,
+    pub(crate) acked_at_ms: u64,
+}
+
+/// An acknowledged message, whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept<'a> {
+    pub(crate) kept: KeptPlace,
+    /// As it stood in the queue.
+    pub(crate) put: Put<'a>,
+    /// Where the put starts in the record.
+    pub(crate) put_offset: u32,
 }
 
 /// What happens to durable key-value state.
@@ -345,6 +399,35 @@ pub(crate) fn state_bytes_max(write: &StateWrite) -> u64 {
     (2 + 3 * LENGTH_MAX + write.space.len() + write.key.len() + value) as u64
 }
 
+pub(crate) fn encode_keep(out: &mut Vec<u8>, queue: QueueNumber, position: u64, bytes: u32, kept: KeptPlace) {
+    out.push(KEEP);
+    put_number(out, u64::from(queue.0));
+    put_number(out, position);
+    put_number(out, u64::from(bytes));
+    put_number(out, kept.position);
+    put_number(out, kept.acked_at_ms);
+}
+
+/// `put` appends the record of the message. Answers where that starts.
+pub(crate) fn encode_kept(out: &mut Vec<u8>, kept: KeptPlace, put: impl FnOnce(&mut Vec<u8>)) -> usize {
+    out.push(KEPT);
+    let crc_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    put_number(out, kept.position);
+    put_number(out, kept.acked_at_ms);
+    let put_at = out.len();
+    put(out);
+    let crc = crc32c::crc32c(&out[crc_at + 4..]);
+    out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+    put_at
+}
+
+pub(crate) fn encode_forget(out: &mut Vec<u8>, queue: QueueNumber, below: u64) {
+    out.push(FORGET);
+    put_number(out, u64::from(queue.0));
+    put_number(out, below);
+}
+
 /// The most bytes that the put of such a message may take, in whatever state.
 pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
     // Kind, checksum, flags, and the fixed and variable numbers at their longest.
@@ -399,6 +482,14 @@ impl<'a> Input<'a> {
             PURGE => Ok(Record::Purge { queue: self.queue_number()?, below: self.number()? }),
             TIME => Ok(Record::Time { now_ms: self.number()? }),
             STATE => self.state_change().map(Record::State),
+            KEEP => Ok(Record::Keep {
+                queue: self.queue_number()?,
+                position: self.number()?,
+                bytes: self.number_u32()?,
+                kept: self.kept_place()?,
+            }),
+            KEPT => self.kept().map(Record::Kept),
+            FORGET => Ok(Record::Forget { queue: self.queue_number()?, below: self.number()? }),
             other => Err(Malformed::Kind(other)),
         }
     }
@@ -412,6 +503,27 @@ impl<'a> Input<'a> {
             STATE_DROP => Ok(StateChange::Drop { space }),
             other => Err(Malformed::Flags(other)),
         }
+    }
+
+    fn kept_place(&mut self) -> Result<KeptPlace, Malformed> {
+        Ok(KeptPlace { position: self.number()?, acked_at_ms: self.number()? })
+    }
+
+    fn kept(&mut self) -> Result<Kept<'a>, Malformed> {
+        let crc = u32::from_le_bytes(self.array()?);
+        let checked = self.rest;
+        let kept = self.kept_place()?;
+        // Kind and checksum stand before what is checked.
+        let put_offset = (1 + 4 + checked.len() - self.rest.len()) as u32;
+        match self.byte()? {
+            PUT => {}
+            other => return Err(Malformed::Kind(other)),
+        }
+        let put = self.put()?;
+        if crc32c::crc32c(&checked[..checked.len() - self.rest.len()]) != crc {
+            return Err(Malformed::Checksum);
+        }
+        Ok(Kept { kept, put, put_offset })
     }
 
     fn put(&mut self) -> Result<Put<'a>, Malformed> {
@@ -579,15 +691,20 @@ mod tests {
             encode_state(&mut payload, changes[0]);
             prop_assert!((payload.len() - before) as u64 <= state_bytes_max(&write));
             changes[1..].iter().for_each(|change| encode_state(&mut payload, *change));
+            let kept = KeptPlace { position: 9, acked_at_ms: 1_700_000_000_001 };
+            encode_keep(&mut payload, QueueNumber(2), 8, 41, kept);
+            encode_forget(&mut payload, QueueNumber(2), 10);
 
             let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
                 prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
                 Ok(spanned.record)
             }).unwrap()).collect::<Result<_, TestCaseError>>()?;
-            prop_assert_eq!(records.len(), messages.len() + 9);
+            prop_assert_eq!(records.len(), messages.len() + 11);
             for (at, change) in changes.into_iter().enumerate() {
                 prop_assert_eq!(records[messages.len() + 6 + at], Record::State(change));
             }
+            prop_assert_eq!(records[messages.len() + 9], Record::Keep { queue: QueueNumber(2), position: 8, bytes: 41, kept });
+            prop_assert_eq!(records[messages.len() + 10], Record::Forget { queue: QueueNumber(2), below: 10 });
             prop_assert_eq!(records[messages.len() + 4], Record::Purge { queue: QueueNumber(2), below: 7 });
             prop_assert_eq!(records[messages.len() + 5], Record::Time { now_ms: 1_700_000_000_000 });
             prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders", next_position: 77 });
@@ -612,6 +729,24 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
             prop_assert!(!matches!(decode(&bytes), Ok(Record::Put(_))));
+        }
+
+        #[test]
+        fn a_kept_message_reads_back_and_is_never_taken_for_whole_when_damaged(
+            place in any_place(), message in any_message(), position: u64, acked_at_ms: u64,
+            at: proptest::sample::Index, flip in 1u8..,
+        ) {
+            let (mut put, mut bytes) = (Vec::new(), Vec::new());
+            encode_put(&mut put, &place, &message);
+            let expected = KeptPlace { position, acked_at_ms };
+            let put_at = encode_kept(&mut bytes, expected, |out| out.extend_from_slice(&put));
+            let Ok(Record::Kept(Kept { kept, put: found, put_offset })) = decode(&bytes) else { panic!("not kept") };
+            prop_assert_eq!((kept, put_offset as usize), (expected, put_at));
+            prop_assert_eq!(decode(&bytes[put_at..]), Ok(Record::Put(found)));
+            prop_assert_eq!(&bytes[put_at..], &put[..]);
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            prop_assert!(!matches!(decode(&bytes), Ok(Record::Kept(_))));
         }
 
         #[test]

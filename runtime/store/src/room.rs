@@ -3,6 +3,7 @@
 //! A full disk is when the ring can't grow and its full files can't be copied to segments. Then sends stop one file short of
 //! the ring's end, so that there is room for what takes messages away or moves them: acks, retries and dead letters.
 
+use crate::disk::Shortage;
 use crate::transaction::Refusal;
 
 /// The most that the records of one group, and so of one transaction, may take.
@@ -18,6 +19,8 @@ pub(crate) const fn message_bytes_max(file_bytes: u64) -> u64 {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
+    /// What is missing, if there is no room.
+    pub(crate) shortage: Shortage,
     /// Bytes that one file takes.
     pub(crate) file_bytes: u64,
     /// Whether there is room for new messages.
@@ -45,6 +48,10 @@ impl Room {
 
     fn check(&self, bytes: u64, is_room: bool) -> Result<(), Refusal> {
         self.check_size(bytes)?;
-        if is_room { Ok(()) } else { Err(Refusal::DiskFull) }
+        match self.shortage {
+            _ if is_room => Ok(()),
+            Shortage::Disk => Err(Refusal::DiskFull),
+            Shortage::OpenFiles => Err(Refusal::OutOfFiles),
+        }
     }
 }

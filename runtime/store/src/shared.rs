@@ -9,6 +9,8 @@ use crate::attempts::Attempts;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
+use crate::disk::Shortage;
+use crate::history::History;
 use crate::kv::Kv;
 use crate::kv::file::StateFile;
 use crate::location::Location;
@@ -37,11 +39,14 @@ pub(crate) struct Shared {
 
 pub(crate) struct State {
     pub(crate) queues: Queues,
+    pub(crate) history: History,
     pub(crate) chunks: Chunks,
     pub(crate) kv: Kv,
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
     /// Why nothing more is confirmed.
     pub(crate) stopped: Option<Arc<str>>,
+    /// Why sends are refused for now.
+    pub(crate) shortage: Option<Shortage>,
 }
 
 impl Shared {

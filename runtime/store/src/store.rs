@@ -12,7 +12,8 @@ use bytes::Bytes;
 use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Caller, DropState, Inbox, Purge};
-use crate::disk::{Disk, FolderLock, RealDisk};
+use crate::disk::{Disk, FolderLock, RealDisk, Shortage};
+use crate::history::{self, HistoryPage, HistoryRange};
 use crate::keeping::FILES_MIN;
 use crate::kv::Found;
 use crate::kv::file::FiledKeys;
@@ -83,6 +84,26 @@ pub struct Peeked {
     pub due_at_ms: Option<u64>,
 }
 
+/// Which messages of a queue are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeekRange {
+    /// Only those after this position: [`PeekPage::next`] of the page before.
+    pub after: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+    /// Ends with the message with which the bodies have so many bytes.
+    pub bytes_max: usize,
+}
+
+/// Some messages of a queue, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeekPage {
+    /// The messages.
+    pub messages: Vec<Peeked>,
+    /// If there may be more: after which position they stand.
+    pub next: Option<u64>,
+}
+
 /// The counts of one queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueStats {
@@ -100,6 +121,12 @@ pub struct QueueStats {
     pub bytes: u64,
     /// When the oldest message was sent, in milliseconds of the Unix epoch.
     pub oldest_enqueued_at_ms: Option<u64>,
+    /// Acknowledged messages in the queue's history. They count for nothing else.
+    pub history: u64,
+    /// What those counted for in `bytes`.
+    pub history_bytes: u64,
+    /// Acknowledged messages that had to go before their time, because the disk was full.
+    pub history_given_up: u64,
 }
 
 /// The queues of one folder. All methods may be called from any thread.
@@ -163,7 +190,9 @@ impl Store {
 
     /// Makes a queue known, or changes its limits. It is in the log from its first message on.
     pub fn declare(&self, queue: &QueueName, limits: QueueLimits) {
-        self.shared.state().queues.declare(queue, limits);
+        let state = &mut *self.shared.state();
+        let number = state.queues.declare(queue, limits);
+        state.history.declare(number, limits.history_ms);
     }
 
     /// Takes no more sends for a queue, until it is declared again. Its messages stay, and what is leased may still be
@@ -373,7 +402,8 @@ impl Store {
         let number = state.queues.known(queue)?;
         state.queues.advance(number, now_ms);
         let counts = state.queues.counts(number);
-        let holds_any = counts.oldest_enqueued_at_ms.is_some();
+        let history = state.history.counts(number);
+        let holds_any = counts.oldest_enqueued_at_ms.is_some() || history.messages > 0;
         let declared = state.queues.declared(queue).is_some();
         (holds_any || declared).then(|| QueueStats {
             name: queue.clone(),
@@ -383,24 +413,51 @@ impl Store {
             leased: counts.leased,
             bytes: counts.bytes,
             oldest_enqueued_at_ms: counts.oldest_enqueued_at_ms,
+            history: history.messages,
+            history_bytes: history.bytes,
+            history_given_up: history.given_up,
         })
     }
 
-    /// The first messages of a queue in its order, without claiming them.
+    /// Acknowledged messages of a queue with [`QueueLimits::history_ms`], in the order in which they were acknowledged.
+    /// Messages that are too old, or were purged, are not among them.
+    pub fn history(&self, queue: &QueueName, range: &HistoryRange) -> Result<HistoryPage, Refusal> {
+        let number = self.shared.state().queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
+        history::page(&self.shared, number, range).map_err(Refusal::Read)
+    }
+
+    /// The first messages of a queue in its order, without claiming them. All of them are in memory at once.
     pub fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<Peeked>, Refusal> {
+        Ok(self.peek_page(queue, &PeekRange { after: None, limit, bytes_max: usize::MAX })?.messages)
+    }
+
+    /// The next messages of a queue in its order, without claiming them.
+    pub fn peek_page(&self, queue: &QueueName, range: &PeekRange) -> Result<PeekPage, Refusal> {
+        let PeekRange { after, limit, bytes_max } = *range;
+        let from = after.map_or(0, |after| after.saturating_add(1));
         let now_ms = self.shared.clock.now_ms();
         let seen: Vec<Seen> = {
             let mut state = self.shared.state();
             let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
             state.queues.advance(number, now_ms);
-            state.queues.peek(number, limit).map(|glimpse| Seen::new(number, glimpse, &state)).collect()
+            state.queues.peek(number, from, limit).map(|glimpse| Seen::new(number, glimpse, &state)).collect()
         };
-        let mut peeked = Vec::with_capacity(seen.len());
-        let mut last: Option<LoadedChunk> = None;
+        let mut page = PeekPage { messages: Vec::with_capacity(seen.len()), next: None };
+        let is_full = seen.len() == limit;
+        let (mut last, mut bytes) = (None::<LoadedChunk>, 0);
         for one in seen {
-            peeked.extend(self.look(one, &mut last).map_err(Refusal::Read)?);
+            if bytes >= bytes_max {
+                return Ok(page);
+            }
+            page.next = Some(one.position());
+            let Some(peeked) = self.look(one, &mut last).map_err(Refusal::Read)? else { continue };
+            bytes += peeked.message.body.len();
+            page.messages.push(peeked);
         }
-        Ok(peeked)
+        if !is_full {
+            page.next = None;
+        }
+        Ok(page)
     }
 
     /// Reads a message that was seen; none if it is gone. `last`: the chunk that was read last.
@@ -487,6 +544,11 @@ impl Store {
         }
     }
 
+    /// What is missing while sends are refused. They are taken again when it is there.
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.shared.state().shortage
+    }
+
     /// Why the store has stopped confirming, if it has.
     pub fn failure(&self) -> Option<Arc<str>> {
         self.shared.state().stopped.clone()
@@ -500,6 +562,13 @@ enum Seen {
 }
 
 impl Seen {
+    fn position(&self) -> u64 {
+        match self {
+            Seen::Known { wanted, .. } => wanted.position,
+            Seen::Cold { position, .. } => *position,
+        }
+    }
+
     fn new(queue: QueueNumber, glimpse: Glimpse<'_>, state: &State) -> Seen {
         match glimpse {
             Glimpse::Cold { position, segment, chunk, ready } => Seen::Cold { position, segment, chunk, ready },

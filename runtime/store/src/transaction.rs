@@ -132,6 +132,12 @@ pub enum Refusal {
     /// The disk has no room for more messages. Acks, retries and dead letters still work.
     #[error("the disk is full: free some space, or consume some messages; acks, retries and dead letters still work")]
     DiskFull,
+    /// The store can't open one more file, so that it can't make room for more messages.
+    #[error(
+        "too many open files: the store can't make room for more messages until some are closed, or the limit is \
+         raised (`ulimit -n`); acks, retries and dead letters still work"
+    )]
+    OutOfFiles,
     /// More than fits into one frame.
     #[error("{bytes} bytes in one step are more than the log takes ({bytes_max})")]
     TooLarge {

@@ -19,7 +19,10 @@ fn small() -> Options {
 fn open(folder: &Path) -> Store {
     let store = Store::open(folder, &small()).unwrap();
     for queue in ["orders", "orders.dead", "audit"] {
-        store.declare(&name(queue), QueueLimits { bytes_max: 1 << 30, dedup_window_ms: 60_000 });
+        store.declare(
+            &name(queue),
+            QueueLimits { bytes_max: 1 << 30, dedup_window_ms: 60_000, ..QueueLimits::default() },
+        );
     }
     store
 }

@@ -87,6 +87,9 @@ fn stats(name: &QueueName, messages: &[PeekedMessage]) -> QueueStats {
         leased: count(MessageState::Leased),
         bytes: messages.iter().map(|peeked| peeked.message.body.len() as u64).sum(),
         oldest_enqueued_at_ms: messages.first().map(|peeked| peeked.message.enqueued_at_ms),
+        history: 0,
+        history_bytes: 0,
+        history_given_up: 0,
     }
 }
 

@@ -123,6 +123,11 @@ impl Site {
     pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Runtime {
         let mut command = self.command(&["run"]);
         command.envs(environment.iter().copied());
+        self.spawn_command(command)
+    }
+
+    /// Starts the runtime in another way, and does not wait for anything.
+    pub fn spawn_command(&self, mut command: Command) -> Runtime {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (mut pipe, stderr) = (child.stderr.take().unwrap(), Arc::new(Mutex::new(Vec::new())));
         let seen = stderr.clone();
@@ -271,6 +276,11 @@ impl Runtime {
         assert!(ended.is_none(), "the runtime has ended before it was killed: {ended:?}");
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Its process.
+    pub fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// SIGTERM.

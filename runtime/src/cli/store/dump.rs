@@ -111,6 +111,13 @@ fn json_of(entry: &Entry<'_>, now_ms: u64) -> Value {
             value["file"] = (*file).into();
             value
         }
+        Entry::History { file, queue, needed } => json!({
+            "type": "history", "file": file, "queue": queue.as_ref().map(name), "needed": needed,
+        }),
+        Entry::CheckpointHistory { file, queue, begin, next, files } => json!({
+            "type": "checkpoint_history", "file": file, "queue": name(queue), "begin": begin, "next": next,
+            "files": files,
+        }),
         Entry::Confirmed { lsn } => json!({ "type": "confirmed", "lsn": lsn }),
         Entry::Attempt { queue, position, attempt } => json!({
             "type": "attempt", "queue": name(queue), "queue_number": queue.number, "position": position,
@@ -135,6 +142,20 @@ fn record_of(record: &Recorded<'_>, now_ms: u64) -> Value {
         }
         Recorded::State(state) => state_of(state),
         Recorded::Time { now_ms } => json!({ "type": "time", "at": rfc3339(*now_ms) }),
+        Recorded::Keep { queue, position, bytes, kept } => json!({
+            "type": "keep", "queue": name(queue), "queue_number": queue.number, "position": position, "bytes": bytes,
+            "history_position": kept.position, "acked_at": rfc3339(kept.acked_at_ms),
+        }),
+        Recorded::Kept { message, kept } => {
+            let mut value = typed("kept", message_of(message, now_ms));
+            value["state"] = "history".into();
+            value["history_position"] = kept.position.into();
+            value["acked_at"] = rfc3339(kept.acked_at_ms).into();
+            value
+        }
+        Recorded::Forget { queue, below } => json!({
+            "type": "forget", "queue": name(queue), "queue_number": queue.number, "below": below,
+        }),
         Recorded::Purge { queue, below } => json!({
             "type": "purge", "queue": name(queue), "queue_number": queue.number, "below": below,
         }),

@@ -81,6 +81,10 @@ fn what(file: &FileReport) -> String {
             let queue = queue.as_ref().map_or("an unknown queue", |queue| queue.as_str());
             format!("segment of {queue}: {}, {live} live", count(*messages, "message"))
         }
+        FileKind::History { queue, messages } => {
+            let queue = queue.as_ref().map_or("an unknown queue", |queue| queue.as_str());
+            format!("history of {queue}: {}", count(*messages, "message"))
+        }
         FileKind::Run { keys } => count(*keys, "idempotency key"),
         FileKind::State { keys: Some(keys) } => format!("state of consumers: {}", count(*keys, "key")),
         FileKind::State { keys: None } => "state of consumers, damaged".to_owned(),
@@ -117,6 +121,9 @@ fn json_of_file(file: &FileReport) -> Value {
         FileKind::Segment { queue, messages, live } => {
             let queue = queue.as_ref().map(QueueName::as_str);
             json!({ "kind": "segment", "queue": queue, "messages": messages, "live": live })
+        }
+        FileKind::History { queue, messages } => {
+            json!({ "kind": "history", "queue": queue.as_ref().map(QueueName::as_str), "messages": messages })
         }
         FileKind::Run { keys } => json!({ "kind": "run", "keys": keys }),
         FileKind::State { keys } => json!({ "kind": "state", "keys": keys }),

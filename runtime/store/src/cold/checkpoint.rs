@@ -13,6 +13,8 @@ use crate::dedup::run::{self, Run};
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
 use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX};
+use crate::history::HistorySnapshot;
+use crate::history::file::{self as history_file, HistoryFile};
 use crate::record::{DeliveryState, Input, Malformed, QueueNumber, put_bytes, put_number};
 
 const KIND: Kind = Kind { magic: b"LNCKCKP\n", version: 1, what: "checkpoint" };
@@ -22,12 +24,16 @@ const ALL: u8 = 0;
 const WORDS: u8 = 1;
 const LISTED: u8 = 2;
 
+/// A section after the runs: the histories. It is only there if there are any.
+const HISTORIES: u8 = 1;
+
 /// What a checkpoint says.
 pub(crate) struct Checkpoint {
     pub(crate) header: Header,
     pub(crate) queues: Vec<QueueSnapshot>,
     /// Oldest first.
     pub(crate) runs: Vec<Arc<Run>>,
+    pub(crate) histories: Vec<HistorySnapshot>,
 }
 
 /// What a checkpoint says of a queue.
@@ -125,6 +131,18 @@ pub(crate) struct RawCheckpoint {
     pub(crate) header: Header,
     pub(crate) queues: Vec<RawQueue>,
     pub(crate) runs: Vec<u64>,
+    pub(crate) histories: Vec<RawHistory>,
+}
+
+/// What a checkpoint says of a history whose files were not opened yet.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RawHistory {
+    pub(crate) queue: QueueNumber,
+    pub(crate) window_ms: Option<u64>,
+    pub(crate) begin: u64,
+    pub(crate) next: u64,
+    pub(crate) given_up: u64,
+    pub(crate) files: Vec<u64>,
 }
 
 pub(crate) struct RawQueue {
@@ -196,16 +214,19 @@ pub(crate) fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<Raw
     }
     let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, state_lsn, now_ms };
     match decode_body(body) {
-        Ok((queues, runs)) => Ok(Some(RawCheckpoint { name, file, bytes, header, queues, runs })),
+        Ok(Body { queues, runs, histories }) => {
+            Ok(Some(RawCheckpoint { name, file, bytes, header, queues, runs, histories }))
+        }
         Err(why) => Err(damaged(HEADER_BYTES as u64, &why.to_string())),
     }
 }
 
 impl RawCheckpoint {
-    /// Names of the segments and runs that it needs.
+    /// Names of the segments, runs and history files that it needs.
     pub(crate) fn files(&self) -> impl Iterator<Item = String> {
         let segments = self.queues.iter().flat_map(|queue| queue.segments.iter().map(|(id, _)| segment::name(*id)));
-        segments.chain(self.runs.iter().map(|id| run::name(*id)))
+        let histories = self.histories.iter().flat_map(|history| &history.files);
+        segments.chain(self.runs.iter().map(|id| run::name(*id))).chain(histories.map(|id| history_file::name(*id)))
     }
 
     fn open(self, disk: &dyn Disk) -> Result<Checkpoint, OpenError> {
@@ -228,11 +249,70 @@ impl RawCheckpoint {
         }
         let runs = self.runs.into_iter().map(|id| Ok(Arc::new(Run::open(disk, id, store_tag)?)));
         let runs = runs.collect::<Result<_, OpenError>>()?;
-        Ok(Checkpoint { header: self.header, queues, runs })
+        let mut histories = Vec::with_capacity(self.histories.len());
+        for RawHistory { queue, window_ms, begin, next, given_up, files } in self.histories {
+            let mut opened = Vec::with_capacity(files.len());
+            let mut end = 0;
+            for id in files {
+                let file = HistoryFile::open(disk, id, store_tag)?;
+                if file.queue != queue || file.first < end || file.end > next {
+                    let why = format!("it does not go with history file {id}");
+                    return Err(OpenError::Damaged { file: self.name.into(), offset: HEADER_BYTES as u64, why });
+                }
+                end = file.end;
+                opened.push(Arc::new(file));
+            }
+            histories.push(HistorySnapshot { queue, window_ms, begin, next, given_up, files: opened });
+        }
+        Ok(Checkpoint { header: self.header, queues, runs, histories })
     }
 }
 
-fn decode_body(body: &[u8]) -> Result<(Vec<RawQueue>, Vec<u64>), Malformed> {
+/// What stands after the header.
+struct Body {
+    queues: Vec<RawQueue>,
+    runs: Vec<u64>,
+    histories: Vec<RawHistory>,
+}
+
+fn decode_histories(input: &mut Input<'_>) -> Result<Vec<RawHistory>, Malformed> {
+    let mut histories: Vec<RawHistory> = Vec::new();
+    for _ in 0..input.number()? {
+        let queue = input.queue_number()?;
+        let window_ms = match input.byte()? {
+            0 => None,
+            1 => Some(input.number()?),
+            other => return Err(Malformed::Flags(other)),
+        };
+        let (begin, next, given_up) = (input.number()?, input.number()?, input.number()?);
+        if next.max(begin).max(given_up) > NUMBER_MAX || histories.last().is_some_and(|before| before.queue >= queue) {
+            return Err(Malformed::Number);
+        }
+        let mut files = Vec::new();
+        for _ in 0..input.number()? {
+            files.push(input.number()?);
+        }
+        histories.push(RawHistory { queue, window_ms, begin, next, given_up, files });
+    }
+    Ok(histories)
+}
+
+fn encode_histories(out: &mut Vec<u8>, histories: &[HistorySnapshot]) {
+    out.push(HISTORIES);
+    put_number(out, histories.len() as u64);
+    for HistorySnapshot { queue, window_ms, begin, next, given_up, files } in histories {
+        put_number(out, u64::from(queue.0));
+        out.push(u8::from(window_ms.is_some()));
+        window_ms.iter().for_each(|window_ms| put_number(out, *window_ms));
+        put_number(out, *begin);
+        put_number(out, *next);
+        put_number(out, *given_up);
+        put_number(out, files.len() as u64);
+        files.iter().for_each(|file| put_number(out, file.id));
+    }
+}
+
+fn decode_body(body: &[u8]) -> Result<Body, Malformed> {
     let mut input = Input::new(body);
     let mut queues = Vec::new();
     for _ in 0..input.number()? {
@@ -265,7 +345,14 @@ fn decode_body(body: &[u8]) -> Result<(Vec<RawQueue>, Vec<u64>), Malformed> {
     for _ in 0..input.number()? {
         runs.push(input.number()?);
     }
-    if input.is_empty() { Ok((queues, runs)) } else { Err(Malformed::Number) }
+    let mut histories = Vec::new();
+    while !input.is_empty() {
+        match input.byte()? {
+            HISTORIES => histories = decode_histories(&mut input)?,
+            other => return Err(Malformed::Kind(other)),
+        }
+    }
+    Ok(Body { queues, runs, histories })
 }
 
 fn decode_bitmap(input: &mut Input<'_>) -> Result<RawBitmap, Malformed> {
@@ -354,6 +441,9 @@ impl Checkpoint {
         }
         put_number(&mut out, self.runs.len() as u64);
         self.runs.iter().for_each(|run| put_number(&mut out, run.id()));
+        if !self.histories.is_empty() {
+            encode_histories(&mut out, &self.histories);
+        }
         let body = &out[HEADER_BYTES..];
         let (body_bytes, body_crc) = (body.len() as u64, crc32c::crc32c(body));
         let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, state_lsn, now_ms } =

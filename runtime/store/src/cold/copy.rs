@@ -14,6 +14,8 @@ use crate::NewMessage;
 use crate::dedup::run::{self, Run, RunWriter};
 use crate::dedup::{KeyHash, Seen};
 use crate::disk::{Disk, DiskError};
+use crate::history::copy::copy_history;
+use crate::history::file::HistoryFile;
 use crate::location::{FileId, Location};
 use crate::queues::{Entry, Queues};
 use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record, Records};
@@ -50,6 +52,8 @@ pub(crate) enum CopyError {
     Damaged {
         files: Vec<u64>,
     },
+    /// The same of a log file: it says where. What lives behind that would be lost with the file.
+    LogDamaged(String),
 }
 
 impl From<DiskError> for CopyError {
@@ -67,19 +71,29 @@ pub(crate) struct Making {
     pub(crate) next_id: u64,
 }
 
-/// Copies what lives in a full file of the log.
+/// What a full file of the log came to.
+pub(crate) struct CopiedFile {
+    pub(crate) segments: Vec<Copied>,
+    pub(crate) run: Option<Arc<Run>>,
+    pub(crate) history: Vec<Arc<HistoryFile>>,
+}
+
+/// Copies what lives in a full file of the log, and what it keeps of histories. `last_lsn`: of its last frame.
 pub(crate) fn copy_log_file(
     disk: &dyn Disk,
     shared: &Shared,
     log_file: &LogFile,
+    last_lsn: u64,
     making: &mut Making,
-) -> Result<(Vec<Copied>, Option<Arc<Run>>), CopyError> {
+) -> Result<CopiedFile, CopyError> {
     let file = FileId::log(log_file.header.epoch);
     let mut frames = Frames::new(log_file);
     let mut copier = Copier::new(disk, making);
     let mut keys: BTreeMap<KeyHash, Seen> = BTreeMap::new();
     let mut live: Vec<(PutPlace, NewMessage)> = Vec::new();
+    let mut lsn = log_file.header.first_lsn - 1;
     while let Some((payload_offset, frame)) = frames.next()? {
+        lsn = frame.lsn;
         {
             let state = shared.state();
             for spanned in Records::new(frame.payload).flatten() {
@@ -98,8 +112,16 @@ pub(crate) fn copy_log_file(
             copier.put(&place, &message)?;
         }
     }
-    let run = copier.write_run(&keys)?;
-    Ok((copier.finish()?, run.map(Arc::new)))
+    if lsn < last_lsn {
+        copier.give_up();
+        let (name, offset) = (crate::wal::file::name(log_file.slot), frames.at());
+        let why = format!("{name} is damaged at offset {offset}: frame {} has changed since it was written", lsn + 1);
+        return Err(CopyError::LogDamaged(why));
+    }
+    let run = copier.write_run(&keys)?.map(Arc::new);
+    let Copier { making, begun, .. } = &mut copier;
+    let history = copy_history(disk, shared, log_file, making, begun).inspect_err(|_| copier.give_up())?;
+    Ok(CopiedFile { segments: copier.finish()?, run, history })
 }
 
 /// A message's place with the state that it has now, if it still stands there. A lease is in memory only.

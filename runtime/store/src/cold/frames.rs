@@ -35,6 +35,11 @@ impl Frames<'_> {
         Ok(Some(((at + frame::HEADER_BYTES) as u32, found)))
     }
 
+    /// Where the next frame should stand in the file.
+    pub(crate) fn at(&self) -> usize {
+        self.next_at
+    }
+
     /// Sees to it that so many bytes of the next frame are in the piece, if the file has them.
     fn hold(&mut self, bytes: usize) -> Result<(), DiskError> {
         let left = (self.log_file.header.file_bytes as usize).saturating_sub(self.next_at);

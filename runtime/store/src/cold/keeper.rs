@@ -8,11 +8,12 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use super::checkpoint::Checkpoint;
-use super::copy::{self, Copied, CopyError, Making};
+use super::copy::{self, Copied, CopiedFile, CopyError, Making};
 use super::segment::Segment;
 use crate::dedup::merge::merge;
 use crate::dedup::run::{self, Run};
 use crate::disk::Disk;
+use crate::history::file::{self as history_file, HistoryFile, JoinError};
 use crate::kv::Frozen;
 use crate::shared::Shared;
 use crate::wal::{LogFile, Preparation};
@@ -21,11 +22,18 @@ use crate::wal::{LogFile, Preparation};
 pub(crate) enum Order {
     /// Copy what lives in a full file of the log to new segments, and put durable state that the file may hold where it
     /// stays.
-    CopyLogFile { file: LogFile, state: Option<Arc<Frozen>> },
+    CopyLogFile {
+        file: LogFile,
+        /// Of its last frame.
+        last_lsn: u64,
+        state: Option<Arc<Frozen>>,
+    },
     /// Copy what lives in these segments, which stand side by side in one queue, to new ones.
     Rewrite(Vec<Arc<Segment>>),
     /// Make one run of these, without what is older.
     MergeRuns { old: Vec<Arc<Run>>, before_ms: u64 },
+    /// Make one history file of these, without what stands before `begin`.
+    JoinHistory { old: Vec<Arc<HistoryFile>>, begin: u64 },
     /// Write a checkpoint, and let go of state that is in its file.
     Checkpoint { checkpoint: Box<Checkpoint>, retired: Option<Arc<Frozen>> },
     /// Remove files that nobody needs.
@@ -34,9 +42,10 @@ pub(crate) enum Order {
 
 /// What came of it.
 pub(crate) enum Done {
-    Copied { segments: Vec<Copied>, run: Option<Arc<Run>> },
+    Copied(CopiedFile),
     Rewritten { old: Vec<Arc<Segment>>, new: Vec<Copied> },
     Merged { old: Vec<Arc<Run>>, new: Option<Arc<Run>> },
+    HistoryJoined { old: Vec<Arc<HistoryFile>>, new: Option<Arc<HistoryFile>> },
     CheckpointWritten,
     Removed,
 }
@@ -147,12 +156,11 @@ impl Workshop {
     fn carry_out(&mut self, order: Order) -> Result<Done, CopyError> {
         let Workshop { disk, shared, making } = self;
         match order {
-            Order::CopyLogFile { file, state } => {
+            Order::CopyLogFile { file, last_lsn, state } => {
                 if let Some(state) = state {
                     shared.state_file.take_in(&state, making.store_tag)?;
                 }
-                let (segments, run) = copy::copy_log_file(&**disk, shared, &file, making)?;
-                Ok(Done::Copied { segments, run })
+                copy::copy_log_file(&**disk, shared, &file, last_lsn, making).map(Done::Copied)
             }
             Order::Rewrite(old) => {
                 let new = copy::rewrite(&**disk, shared, &old, making)?;
@@ -167,6 +175,26 @@ impl Workshop {
                     let _ = disk.remove(&run::name(id));
                 }
                 Ok(Done::Merged { old, new: merged?.map(Arc::new) })
+            }
+            Order::JoinHistory { old, begin } => {
+                let id = making.next_id;
+                making.next_id += 1;
+                let joined = history_file::join(&**disk, &old, begin, id, making.chunk_bytes, making.store_tag);
+                let synced = joined.and_then(|new| {
+                    disk.sync_folder().map_err(JoinError::Disk)?;
+                    Ok(new.map(Arc::new))
+                });
+                match synced {
+                    Ok(new) => Ok(Done::HistoryJoined { old, new }),
+                    Err(error) => {
+                        // As above.
+                        let _ = disk.remove(&history_file::name(id));
+                        Err(match error {
+                            JoinError::Disk(error) => CopyError::Disk(error),
+                            JoinError::Damaged(file) => CopyError::Damaged { files: vec![file] },
+                        })
+                    }
+                }
             }
             Order::Checkpoint { mut checkpoint, retired } => {
                 drop(retired);

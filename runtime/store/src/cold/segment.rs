@@ -20,11 +20,11 @@ pub(crate) const LEN_BYTES: usize = 4;
 pub(crate) const SPAN_MAX: u64 = 1 << 26;
 
 /// What a writer gathers before it writes.
-const FLUSH_BYTES: usize = 256 << 10;
+pub(crate) const FLUSH_BYTES: usize = 256 << 10;
 
 /// What is written before it is synced. A whole segment at once would keep the disk busy for so long that the log's own syncs
 /// wait for it.
-const SYNC_BYTES: u32 = 1 << 20;
+pub(crate) const SYNC_BYTES: u32 = 1 << 20;
 
 /// The name of a segment's file.
 pub(crate) fn name(id: u64) -> String {
@@ -253,7 +253,7 @@ pub(crate) struct StoredRecords<'a> {
 pub(crate) struct Stored<'a> {
     /// Where it starts in the part, after its length.
     pub(crate) start: u32,
-    record: Option<&'a [u8]>,
+    pub(crate) record: Option<&'a [u8]>,
 }
 
 impl<'a> Stored<'a> {

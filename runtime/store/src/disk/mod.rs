@@ -87,6 +87,15 @@ pub trait Words: Send + Sync {
 /// Held while the folder is taken.
 pub trait FolderLock: Send + Sync {}
 
+/// What the store is short of while it refuses sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Room on the disk.
+    Disk,
+    /// Descriptors: the process or the system has too many open files.
+    OpenFiles,
+}
+
 /// An error of the disk, with what was done and to which file.
 #[derive(Debug)]
 pub struct DiskError {
@@ -107,6 +116,23 @@ impl DiskError {
     /// Whether the disk, the user's quota or the folder's reservation has no room left.
     pub fn is_full(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// Whether the process or the system has no descriptor left for one more open file.
+    pub fn is_out_of_files(&self) -> bool {
+        // The standard library has no kind for these. The numbers are the same on all systems that it runs on.
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        matches!(self.source.raw_os_error(), Some(ENFILE | EMFILE))
+    }
+
+    /// What is missing, if it is something that may be there again later.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self {
+            full if full.is_full() => Some(Shortage::Disk),
+            no_files if no_files.is_out_of_files() => Some(Shortage::OpenFiles),
+            _ => None,
+        }
     }
 
     /// Whether another process holds the folder.

@@ -5,6 +5,7 @@ use crate::cold::checkpoint;
 use crate::cold::segment;
 use crate::dedup::run;
 use crate::header::HEADER_BYTES;
+use crate::history::file as history_file;
 use crate::wal::file;
 use crate::wal::frame::{self, Seal};
 
@@ -16,6 +17,17 @@ pub(super) fn put(_: &str, record: &mut [u8]) {
 }
 
 fn mend_put(record: &mut [u8]) {
+    if record.len() > 5 && record[0] == 10 {
+        let mut put_at = 5;
+        for _ in 0..2 {
+            put_at += record[put_at..].iter().position(|byte| byte & 0x80 == 0).map_or(0, |at| at + 1);
+        }
+        if record[put_at..].first() == Some(&3) {
+            mend_put(&mut record[put_at..]);
+        }
+        let crc = crc32c::crc32c(&record[5..]);
+        record[1..5].copy_from_slice(&crc.to_le_bytes());
+    }
     if record.len() > 5 && record[0] == 3 {
         let crc = crc32c::crc32c(&record[5..]);
         record[1..5].copy_from_slice(&crc.to_le_bytes());
@@ -29,7 +41,8 @@ pub(super) fn file(name: &str, bytes: &mut [u8]) {
     }
     if file::slot(name).is_some() {
         log(bytes);
-    } else if segment::id(name).is_some() {
+    } else if segment::id(name).is_some() || history_file::id(name).is_some() {
+        // Both have their footer in the same place.
         segment(bytes);
     } else if run::id(name).is_some() {
         let footer_at = number(bytes, 2).saturating_mul(32).saturating_add(HEADER_BYTES as u64);

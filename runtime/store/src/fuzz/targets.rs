@@ -12,6 +12,7 @@ use crate::cold::segment::{self, Segment, StoredRecords};
 use crate::dedup::run::{self, Run};
 use crate::disk::{Disk, SimulatedDisk};
 use crate::header;
+use crate::history::file::{self as history_file, HistoryFile};
 use crate::inspect::{DumpOptions, Folder};
 use crate::kv::{self, file::StateFile};
 use crate::open::{self, Layout};
@@ -36,6 +37,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "chunk", takes: is_segment, mend: mend::nothing, run: chunk, bytes_max: 1 << 20, cost: 1 },
     Target { name: "segment", takes: is_segment, mend: mend::file, run: segment, bytes_max: 1 << 20, cost: 1 },
     Target { name: "checkpoint", takes: is_checkpoint, mend: mend::file, run: checkpoint, bytes_max: 1 << 20, cost: 1 },
+    Target { name: "history", takes: is_history, mend: mend::file, run: history, bytes_max: 1 << 20, cost: 1 },
     Target { name: "run", takes: is_run, mend: mend::file, run, bytes_max: 1 << 20, cost: 1 },
     Target { name: "state", takes: is_state, mend: mend::file, run: state, bytes_max: 256 << 20, cost: 20 },
     Target { name: "folder", takes: is_any, mend: mend::file, run: folder, bytes_max: 256 << 20, cost: 4 },
@@ -51,6 +53,10 @@ fn is_log(name: &str) -> bool {
 
 fn is_segment(name: &str) -> bool {
     segment::id(name).is_some()
+}
+
+fn is_history(name: &str) -> bool {
+    history_file::id(name).is_some()
 }
 
 fn is_checkpoint(name: &str) -> bool {
@@ -126,6 +132,19 @@ fn segment(name: &str, input: &[u8]) -> bool {
         }
     }
     segment.special().is_ok()
+}
+
+fn history(name: &str, input: &[u8]) -> bool {
+    let disk = disk_of(name, input);
+    let Ok([store_tag]) = header::read_unproven(&*disk.open(name).unwrap()) else { return false };
+    let Ok(file) = HistoryFile::open(&disk, history_file::id(name).unwrap(), store_tag) else { return false };
+    let mut whole = true;
+    for chunk in 0..file.chunks() {
+        assert_eq!(file.chunk_of(file.chunk_span(chunk).start), chunk);
+        whole &= file.read_chunk(chunk).unwrap().messages().all(|message| message.is_some());
+    }
+    file.left_from(file.first + 1);
+    whole
 }
 
 fn checkpoint(name: &str, input: &[u8]) -> bool {

@@ -6,11 +6,11 @@ use super::Folder;
 use super::finding::{Finding, Meaning};
 use super::log::{Step, walk};
 use super::segments::{Role, SegmentFile};
-use super::survey::{InLog, RunFile, Survey, SurveyedQueue, read_all};
+use super::survey::{HistoryEntry, InLog, RunFile, Survey, SurveyedQueue, read_all};
 use crate::cold::checkpoint::RawCheckpoint;
 use crate::disk::DiskError;
 use crate::kv::{self, file::StateFile};
-use crate::record::{self, DeliveryState, Malformed, Put, QueueNumber, Record, Records, StateChange};
+use crate::record::{self, DeliveryState, KeptPlace, Malformed, Put, QueueNumber, Record, Records, StateChange};
 use crate::wal::{LogFile, file, frame};
 use crate::{MessageId, QueueName};
 
@@ -131,6 +131,28 @@ pub enum Entry<'a> {
         /// Whether opening needs it.
         needed: bool,
     },
+    /// A file of acknowledged messages begins; its records follow.
+    History {
+        /// The file's name.
+        file: &'a str,
+        /// The queue, if the file can be opened.
+        queue: Option<QueueRef<'a>>,
+        /// Whether opening needs it.
+        needed: bool,
+    },
+    /// A checkpoint names the history of a queue.
+    CheckpointHistory {
+        /// The file's name.
+        file: &'a str,
+        /// The queue.
+        queue: QueueRef<'a>,
+        /// Positions before this are gone.
+        begin: u64,
+        /// Positions below this were used.
+        next: u64,
+        /// Numbers of the history files, oldest first.
+        files: &'a [u64],
+    },
     /// An idempotency key is remembered.
     Remembered {
         /// The file's name.
@@ -209,6 +231,31 @@ pub enum Recorded<'a> {
     },
     /// Durable key-value state changed.
     State(StateRecorded<'a>),
+    /// A message is acknowledged and comes into its queue's history.
+    Keep {
+        /// Where it stood.
+        queue: QueueRef<'a>,
+        /// Its place there.
+        position: u64,
+        /// What it counted for.
+        bytes: u32,
+        /// Its place in the history.
+        kept: KeptRef,
+    },
+    /// An acknowledged message in a history.
+    Kept {
+        /// As it stood in its queue.
+        message: StoredMessage<'a>,
+        /// Its place in the history.
+        kept: KeptRef,
+    },
+    /// What stands in a queue's history before a position is gone.
+    Forget {
+        /// Which queue.
+        queue: QueueRef<'a>,
+        /// The position.
+        below: u64,
+    },
     /// It was this late when what stands around it was written.
     Time {
         /// Milliseconds of the Unix epoch.
@@ -245,6 +292,15 @@ pub struct QueueRef<'a> {
     pub number: u32,
     /// Its name, if anything that can be read tells it.
     pub name: Option<&'a QueueName>,
+}
+
+/// An acknowledged message's place in its queue's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptRef {
+    /// In the order of acknowledgements.
+    pub position: u64,
+    /// When it was acknowledged, in milliseconds of the Unix epoch.
+    pub acked_at_ms: u64,
 }
 
 /// A message's state. Times are milliseconds of the Unix epoch, 0 for none.
@@ -287,6 +343,13 @@ impl From<DeliveryState> for StateRef {
     fn from(state: DeliveryState) -> StateRef {
         let DeliveryState { attempts, due_at_ms, first_failed_at_ms } = state;
         StateRef { attempts, due_at_ms, first_failed_at_ms }
+    }
+}
+
+impl From<KeptPlace> for KeptRef {
+    fn from(kept: KeptPlace) -> KeptRef {
+        let KeptPlace { position, acked_at_ms } = kept;
+        KeptRef { position, acked_at_ms }
     }
 }
 
@@ -345,6 +408,7 @@ impl<'s> Dump<'s, '_> {
         survey.segments.values().try_for_each(|file| self.segment(file))?;
         survey.runs.iter().try_for_each(|file| self.run(file))?;
         self.state()?;
+        survey.histories.iter().try_for_each(|file| self.history(file))?;
         survey.given_up.iter().try_for_each(|log| self.log(log, true))?;
         survey.logs.iter().try_for_each(|log| self.log(log, false))?;
         if let Some(lsn) = survey.confirmed_lsn {
@@ -412,6 +476,13 @@ impl<'s> Dump<'s, '_> {
                 self.put(Entry::CheckpointState { file, queue, position, state, holds_key })?;
             }
         }
+        for history in &raw.histories {
+            if !self.view.shows(history.queue) {
+                continue;
+            }
+            let (queue, begin, next) = (self.view.queue(history.queue), history.begin, history.next);
+            self.put(Entry::CheckpointHistory { file, queue, begin, next, files: &history.files })?;
+        }
         Some(())
     }
 
@@ -466,6 +537,40 @@ impl<'s> Dump<'s, '_> {
                     self.put(Entry::Remembered { file: name, hash, id, at_ms: seen.at_ms })
                 })?,
                 Err(why) => self.put(Entry::Finding(&Finding::of_file(name, why, Meaning::SendsRefused)))?,
+            }
+        }
+        Some(())
+    }
+
+    fn history(&mut self, entry: &HistoryEntry) -> Goes {
+        let (name, needed) = (&*entry.name, entry.role == Role::Needed);
+        let file = match &entry.opened {
+            Ok(file) if self.view.shows(file.queue) => file,
+            Ok(_) => return Some(()),
+            Err(error) => {
+                self.put(Entry::History { file: name, queue: None, needed })?;
+                return self.put(Entry::Finding(&Finding::from_open(error, entry.role.meaning())));
+            }
+        };
+        self.put(Entry::History { file: name, queue: Some(self.view.queue(file.queue)), needed })?;
+        for chunk in 0..file.chunks() {
+            let loaded = match file.read_chunk(chunk) {
+                Ok(loaded) => loaded,
+                Err(error) => return self.unreadable(name, &error),
+            };
+            for (offset, stored) in loaded.with_offsets() {
+                let offset = u64::from(file.chunk_bytes(chunk).start + offset);
+                match stored {
+                    Some(kept) => {
+                        let message = self.view.stored(&kept.put, kept.put.place.state);
+                        let record = Recorded::Kept { message, kept: kept.kept.into() };
+                        self.put(Entry::Record { file: name, offset, record })?;
+                    }
+                    None => {
+                        let why = "an acknowledged message is damaged";
+                        self.put(Entry::Finding(&Finding::at(name, offset, why, Meaning::Recoverable)))?;
+                    }
+                }
             }
         }
         Some(())
@@ -593,6 +698,15 @@ impl<'s> View<'s> {
             Record::Update { queue, position, state } => {
                 Recorded::Update { queue: shown(queue)?, position, state: state.into() }
             }
+            Record::Keep { queue, position, bytes, kept } => {
+                Recorded::Keep { queue: shown(queue)?, position, bytes, kept: kept.into() }
+            }
+            Record::Kept(ref whole) => {
+                shown(whole.put.place.queue)?;
+                let message = self.stored(&whole.put, whole.put.place.state);
+                Recorded::Kept { message, kept: whole.kept.into() }
+            }
+            Record::Forget { queue, below } => Recorded::Forget { queue: shown(queue)?, below },
             Record::Purge { queue, below } => Recorded::Purge { queue: shown(queue)?, below },
             Record::Remove { queue, position, bytes } => Recorded::Remove { queue: shown(queue)?, position, bytes },
         })

@@ -17,6 +17,7 @@ use crate::cold::segment::{self, SPAN_MAX};
 use crate::dedup::run::{self, Run};
 use crate::disk::{Disk, DiskError, OverlayDisk, Words};
 use crate::error::OpenError;
+use crate::history::file::{self as history_file, HistoryFile};
 use crate::location::{FileId, Location};
 use crate::record::{DeliveryState, QueueNumber, Record, Records};
 use crate::wal::confirmed::{self, Confirmed};
@@ -39,6 +40,9 @@ pub(super) struct Survey {
     pub(super) blank: Vec<String>,
     pub(super) segments: BTreeMap<u64, SegmentFile>,
     pub(super) runs: Vec<RunFile>,
+    pub(super) histories: Vec<HistoryEntry>,
+    /// What stands before these positions of histories is gone.
+    pub(super) history_begins: BTreeMap<QueueNumber, u64>,
     pub(super) queues: BTreeMap<QueueNumber, SurveyedQueue>,
     pub(super) store_tag: u64,
     /// LSN of the newest frame that was confirmed, if there is a note of it.
@@ -59,6 +63,13 @@ pub(super) struct RunFile {
     pub(super) name: String,
     pub(super) role: Role,
     pub(super) opened: Result<Run, OpenError>,
+}
+
+/// Acknowledged messages of a queue.
+pub(super) struct HistoryEntry {
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) opened: Result<HistoryFile, OpenError>,
 }
 
 /// A queue, and its messages that live.
@@ -98,6 +109,8 @@ impl Survey {
             blank: Vec::new(),
             segments: BTreeMap::new(),
             runs: Vec::new(),
+            histories: Vec::new(),
+            history_begins: BTreeMap::new(),
             queues: BTreeMap::new(),
             store_tag: 0,
             confirmed_lsn: None,
@@ -226,6 +239,9 @@ impl Survey {
             } else if let Some(id) = run::id(name) {
                 let opened = Run::open(&self.disk, id, self.store_tag);
                 self.runs.push(RunFile { name: name.clone(), role: role(name), opened });
+            } else if let Some(id) = history_file::id(name) {
+                let opened = HistoryFile::open(&self.disk, id, self.store_tag);
+                self.histories.push(HistoryEntry { name: name.clone(), role: role(name), opened });
             }
         }
         for name in needed.iter().filter(|needed| !names.contains(needed)) {
@@ -241,7 +257,9 @@ impl Survey {
 
     /// Begins with what the newest checkpoint says.
     fn restore(&mut self) {
-        let Survey { checkpoints, segments, queues, findings, .. } = self;
+        let Survey { checkpoints, segments, queues, findings, history_begins, .. } = self;
+        let histories = checkpoints.first().into_iter().flat_map(|newest| &newest.histories);
+        history_begins.extend(histories.map(|history| (history.queue, history.begin)));
         for raw in checkpoints.first().iter().flat_map(|newest| &newest.queues) {
             let queue = queues.entry(raw.number).or_default();
             queue.name = Some(raw.name.clone());
@@ -351,7 +369,12 @@ impl Survey {
                 }
             }
             Record::Purge { queue, below } => queues.entry(*queue).or_default().purge(*below),
-            Record::Remove { queue: number, position, .. } => {
+            Record::Kept(_) => {}
+            Record::Forget { queue, below } => {
+                let begin = self.history_begins.entry(*queue).or_default();
+                *begin = (*begin).max(*below);
+            }
+            Record::Remove { queue: number, position, .. } | Record::Keep { queue: number, position, .. } => {
                 let queue = queues.entry(*number).or_default();
                 if queue.in_log.remove(position).is_none() {
                     queue.clear_cold(*position);

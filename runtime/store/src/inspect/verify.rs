@@ -72,6 +72,13 @@ pub enum FileKind {
         /// Those that still live.
         live: u64,
     },
+    /// Acknowledged messages of one queue.
+    History {
+        /// The queue, if its name is known.
+        queue: Option<QueueName>,
+        /// Messages in it.
+        messages: u64,
+    },
     /// Idempotency keys of messages that were sent.
     Run {
         /// How many.
@@ -126,6 +133,7 @@ impl Folder {
         let mut check = Check { findings: std::mem::take(&mut survey.findings), ..Check::default() };
         check.segments(&survey);
         check.runs(&survey);
+        check.histories(&survey);
         check.checkpoint(&survey);
         check.state(&survey);
         let files = check.files(&survey)?;
@@ -306,6 +314,46 @@ impl Check {
         }
     }
 
+    /// Reads all acknowledged messages. What was forgotten may be damaged.
+    fn histories(&mut self, survey: &Survey) {
+        for entry in &survey.histories {
+            let file = match &entry.opened {
+                Ok(file) => file,
+                Err(error) => {
+                    self.findings.push(Finding::from_open(error, entry.role.meaning()));
+                    continue;
+                }
+            };
+            let begin = survey.history_begins.get(&file.queue).copied().unwrap_or(0);
+            let (mut kept, mut damaged) = (0, None);
+            for chunk in 0..file.chunks() {
+                let loaded = match file.read_chunk(chunk) {
+                    Ok(loaded) => loaded,
+                    Err(error) => {
+                        self.findings.push(Finding::from_disk(&entry.name, &error, Meaning::Refuses));
+                        continue;
+                    }
+                };
+                for (offset, stored) in loaded.with_offsets() {
+                    match stored {
+                        Some(stored) => kept += u64::from(stored.kept.position >= begin),
+                        None => drop(damaged.get_or_insert(file.chunk_bytes(chunk).start + offset)),
+                    }
+                }
+            }
+            if let Some(offset) = damaged {
+                let lost = file.left_from(begin).0.saturating_sub(kept);
+                let meaning = match entry.role {
+                    Role::Needed if lost > 0 => Meaning::Unreadable { messages: lost },
+                    Role::Leftover => Meaning::Leftover,
+                    _ => Meaning::Recoverable,
+                };
+                let why = "an acknowledged message is damaged";
+                self.findings.push(Finding::at(&entry.name, u64::from(offset), why, meaning));
+            }
+        }
+    }
+
     fn count(&mut self, known: &Known<'_>, position: u64, bytes: u32) {
         let tally = self.queues.entry(known.number).or_default();
         if known.lives(position) {
@@ -394,6 +442,15 @@ impl Check {
         if let Some(file) = survey.runs.iter().find(|file| file.name == name) {
             return Some(match &file.opened {
                 Ok(run) => FileKind::Run { keys: run.keys() },
+                Err(_) => FileKind::Damaged,
+            });
+        }
+        if let Some(file) = survey.histories.iter().find(|file| file.name == name) {
+            return Some(match &file.opened {
+                Ok(file) => FileKind::History {
+                    queue: survey.queues.get(&file.queue).and_then(|queue| queue.name.clone()),
+                    messages: file.messages,
+                },
                 Err(_) => FileKind::Damaged,
             });
         }

@@ -59,11 +59,13 @@ pub struct QueueLimits {
     pub bytes_max: u64,
     /// For how long a message with the same idempotency key is a duplicate, in milliseconds. 0 remembers none.
     pub dedup_window_ms: u64,
+    /// How long acknowledged messages are kept for replay, in milliseconds. 0 keeps none.
+    pub history_ms: u64,
 }
 
 impl Default for QueueLimits {
     fn default() -> QueueLimits {
-        QueueLimits { bytes_max: u64::MAX, dedup_window_ms: 0 }
+        QueueLimits { bytes_max: u64::MAX, dedup_window_ms: 0, history_ms: 0 }
     }
 }
 
@@ -288,6 +290,16 @@ impl Queues {
                 self.check_number(*queue)?;
                 self.purge(*queue, *below).map(drop)
             }
+            // What it means for the history is the history's.
+            Record::Kept(kept) => {
+                self.latest_ms = self.latest_ms.max(kept.kept.acked_at_ms);
+                self.check_number(kept.put.place.queue)
+            }
+            Record::Forget { queue, .. } => self.check_number(*queue),
+            Record::Keep { queue, position, bytes, kept } => {
+                self.latest_ms = self.latest_ms.max(kept.acked_at_ms);
+                self.apply(&Record::Remove { queue: *queue, position: *position, bytes: *bytes }, location)
+            }
             Record::Remove { queue, position, bytes } => {
                 self.check_number(*queue)?;
                 if self.entry(*queue, *position).is_some() {
@@ -395,18 +407,18 @@ impl Queues {
         }
     }
 
-    /// The first messages of a queue in its order.
-    pub(crate) fn peek(&self, queue: QueueNumber, limit: usize) -> impl Iterator<Item = Glimpse<'_>> {
+    /// The first messages of a queue in its order, from a position on.
+    pub(crate) fn peek(&self, queue: QueueNumber, from: u64, limit: usize) -> impl Iterator<Item = Glimpse<'_>> {
         let line = self.line(queue);
         // What is on the shelf stands before what is only in the log.
-        let shelved = line.shelf.iter_from(0).map(|position| match line.entries.get(position) {
+        let shelved = line.shelf.iter_from(from).map(|position| match line.entries.get(position) {
             Some(entry) => Glimpse::Known(position, entry),
             None => {
                 let (segment, chunk) = line.shelf.chunk_of(position).expect("it is on the shelf");
                 Glimpse::Cold { position, segment, chunk, ready: line.shelf.is_fresh(position) }
             }
         });
-        let in_log = line.entries.iter_from(0).filter(|(_, entry)| !entry.location.file.is_segment());
+        let in_log = line.entries.iter_from(from).filter(|(_, entry)| !entry.location.file.is_segment());
         shelved.chain(in_log.map(|(position, entry)| Glimpse::Known(position, entry))).take(limit)
     }
 }

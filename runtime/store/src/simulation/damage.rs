@@ -57,6 +57,15 @@ fn larger_damage_is_refused_or_harmless() {
     });
 }
 
+/// A log file is not given up for a copy that lacks what can't be read any more.
+#[test]
+fn a_log_file_that_rots_before_it_is_copied_stops_the_store() {
+    super::for_each_seed(53_000..53_050, |seed| {
+        let (name, why) = Run::new(seed, Shape::COLD).rot();
+        assert!(why.contains(&format!("{name} is damaged at offset ")), "{why:?}");
+    });
+}
+
 /// One checkpoint that is damaged or missing is made up for by the other one and the log.
 #[test]
 fn a_damaged_checkpoint_is_recovered_from_the_other() {

@@ -10,6 +10,7 @@
 
 mod clock;
 mod damage;
+mod history;
 mod model;
 mod run;
 mod verify;
@@ -76,6 +77,8 @@ fn runs_come_to_all_that_is_done_with_segments() {
         total.segments += tally.segments;
         total.rewritten += tally.rewritten;
         total.merged += tally.merged;
+        total.histories += tally.histories;
+        total.joined += tally.joined;
         total.checkpoints += tally.checkpoints;
         total.removed += tally.removed;
     });
@@ -83,6 +86,8 @@ fn runs_come_to_all_that_is_done_with_segments() {
     let enough = total.segments > 400
         && total.rewritten > 15
         && total.merged > 15
+        && total.histories > 120
+        && total.joined > 6
         && total.checkpoints > 400
         && total.removed > 30;
     assert!(enough, "{total:?}");

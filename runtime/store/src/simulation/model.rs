@@ -21,6 +21,8 @@ pub(super) struct Expected {
     pub(super) due_at_ms: u64,
     /// The same, as the log has it: that a message became due is not on record.
     pub(super) told_due_at_ms: u64,
+    /// Or that, after a step of which nobody knows whether it happened.
+    pub(super) or_told_due_at_ms: Option<u64>,
     /// When it was told to wait until then.
     pub(super) delayed_at_ms: u64,
     /// It is delayed after an attempt, so that others of its key wait.
@@ -40,10 +42,28 @@ pub(super) struct Model {
     pub(super) messages: BTreeMap<Nonce, Expected>,
     /// The order of each queue.
     pub(super) order: BTreeMap<QueueName, Vec<Nonce>>,
+    /// What was acknowledged in each queue that keeps it, in order.
+    pub(super) histories: BTreeMap<QueueName, Vec<Kept>>,
+    /// How long each queue keeps it.
+    pub(super) windows_ms: BTreeMap<QueueName, u64>,
     /// The first message that was sent with each idempotency key, and when.
-    keys: BTreeMap<(QueueName, String), (Nonce, u64)>,
+    pub(super) keys: BTreeMap<(QueueName, String), (Nonce, u64)>,
     /// Durable state, by space and key.
     pub(super) state: State,
+}
+
+/// An acknowledged message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) nonce: Nonce,
+    pub(super) body: Vec<u8>,
+    pub(super) key: Option<String>,
+    pub(super) attributes: Vec<(String, String)>,
+    pub(super) acked_at_ms: u64,
+    /// It was too old once: it may be gone, though a clock that went back or a longer window would show it.
+    pub(super) may_be_gone: bool,
+    /// It is gone, and must not come back.
+    pub(super) is_gone: bool,
 }
 
 pub(super) type State = BTreeMap<(String, String), Vec<u8>>;
@@ -58,14 +78,19 @@ pub(super) fn nonce(body: &[u8]) -> Nonce {
     u64::from_le_bytes(body[..8].try_into().expect("bodies start with their nonce"))
 }
 
+fn is_young(window_ms: u64, kept: &Kept, now_ms: u64) -> bool {
+    kept.acked_at_ms.saturating_add(window_ms) > now_ms
+}
+
 impl Model {
     pub(super) fn nonce_of(&self, lease: Lease) -> Option<Nonce> {
         let held = |expected: &Expected| expected.lease.is_some_and(|leased| leased.lease == lease);
         self.messages.iter().find(|(_, expected)| held(expected)).map(|(nonce, _)| *nonce)
     }
 
-    /// The transaction happens. Answers of which message each of its sends is a duplicate.
-    pub(super) fn apply(&mut self, transaction: &Transaction, now_ms: u64) -> Vec<Option<Nonce>> {
+    /// The transaction happens. `keeps`: what it acknowledges comes into its queue's history. Answers of which message each
+    /// of its sends is a duplicate.
+    pub(super) fn apply(&mut self, transaction: &Transaction, now_ms: u64, keeps: bool) -> Vec<Option<Nonce>> {
         if let Some((lease, action)) = &transaction.settle {
             let nonce = self.nonce_of(*lease).expect("only leases that are out are settled");
             let message = self.messages.get_mut(&nonce).expect("just found");
@@ -73,20 +98,28 @@ impl Model {
             let due = |delay_ms: u64| if delay_ms == 0 { 0 } else { now_ms + delay_ms };
             match action {
                 Action::Ack => {
-                    let queue = self.messages.remove(&nonce).expect("just found").queue;
+                    let Expected { queue, body, key, attributes, .. } =
+                        self.messages.remove(&nonce).expect("just found");
                     self.leave(&queue, nonce);
+                    if keeps && self.windows_ms.get(&queue).is_some_and(|window_ms| *window_ms > 0) {
+                        let (acked_at_ms, may_be_gone, is_gone) = (now_ms, false, false);
+                        let kept = Kept { nonce, body, key, attributes, acked_at_ms, may_be_gone, is_gone };
+                        self.histories.entry(queue).or_default().push(kept);
+                    }
                 }
                 Action::Release => {}
                 Action::Retry { delay_ms } => {
                     message.attempts += u32::from(begun);
                     message.due_at_ms = due(*delay_ms);
                     message.told_due_at_ms = message.due_at_ms;
+                    message.or_told_due_at_ms = None;
                     message.delayed_at_ms = now_ms;
                     message.held = *delay_ms != 0;
                 }
                 Action::Snooze { delay_ms } => {
                     message.due_at_ms = due(*delay_ms);
                     message.told_due_at_ms = message.due_at_ms;
+                    message.or_told_due_at_ms = None;
                     message.delayed_at_ms = now_ms;
                     message.held = *delay_ms != 0;
                 }
@@ -96,6 +129,7 @@ impl Model {
                     message.most_begun = 0;
                     message.due_at_ms = 0;
                     message.told_due_at_ms = 0;
+                    message.or_told_due_at_ms = None;
                     message.held = false;
                     match attributes {
                         AttributeEdit::Set(new) => {
@@ -135,6 +169,7 @@ impl Model {
                 sent_at_ms: now_ms,
                 due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
                 told_due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
+                or_told_due_at_ms: None,
                 delayed_at_ms: now_ms,
                 held: false,
                 lease: None,
@@ -185,6 +220,23 @@ impl Model {
         for nonce in self.order.remove(queue).unwrap_or_default() {
             self.messages.remove(&nonce);
         }
+        self.histories.remove(queue);
+    }
+
+    /// Time passes, or a window changes.
+    pub(super) fn age(&mut self, now_ms: u64) {
+        for (queue, history) in &mut self.histories {
+            for kept in history {
+                kept.may_be_gone |= !is_young(self.windows_ms[queue], kept, now_ms);
+            }
+        }
+    }
+
+    /// What a history must show: what is young enough, and nothing else.
+    pub(super) fn history(&self, queue: &QueueName, now_ms: u64) -> impl Iterator<Item = &Kept> {
+        let window_ms = self.windows_ms.get(queue).copied().unwrap_or(0);
+        let all = self.histories.get(queue).into_iter().flatten();
+        all.filter(move |kept| is_young(window_ms, kept, now_ms))
     }
 
     fn leave(&mut self, queue: &QueueName, nonce: Nonce) {

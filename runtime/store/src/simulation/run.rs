@@ -1,10 +1,11 @@
 //! One run: random steps on the engine and the model, side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::history::{FoundKept, history_difference};
 use super::model::{DEDUP_WINDOW_MS, Leased, Model, Nonce, STATE_BYTES_MAX, State, nonce};
 use crate::clock::ManualClock;
 use crate::disk::{SimulatedDisk, SimulatedFaults};
@@ -80,9 +81,11 @@ pub(super) const LAYOUT: Layout = Layout {
 
 const QUEUES: [&str; 3] = ["a", "b", "a.dead"];
 const QUEUE_BYTES_MAX: u64 = 20_000;
-const LIMITS: QueueLimits = QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS };
 const LEASE_MS: u64 = 1000;
 const SPACES: [&str; 2] = ["consumer/a", "consumer/a.b"];
+
+/// How long each queue keeps what is acknowledged.
+pub(super) const HISTORIES_MS: [u64; 3] = [6000, 0, u64::MAX];
 
 pub(super) struct Run {
     random: fastrand::Rng,
@@ -92,7 +95,10 @@ pub(super) struct Run {
     /// The latest that the store's clock has shown.
     reached_ms: u64,
     store: Option<Harness>,
-    model: Model,
+    pub(super) model: Model,
+    /// Queues whose history had to make room on a full disk.
+    pub(super) gave_up: BTreeSet<QueueName>,
+    disk_is_small: bool,
     next_nonce: Nonce,
     /// Every id that was ever given out.
     ids: BTreeMap<MessageId, Nonce>,
@@ -105,9 +111,8 @@ pub(super) struct Run {
 }
 
 /// What is put on record at once.
-#[allow(clippy::large_enum_variant, reason = "there are a few of them, in tests")]
 enum Step {
-    Commit(Box<Transaction>, u64),
+    Commit(Box<Transaction>, u64, bool),
     Purge(QueueName),
     DropState(&'static str),
 }
@@ -127,7 +132,9 @@ impl Run {
             clock: Arc::new(ManualClock::new(1_000_000)),
             reached_ms: 0,
             store: None,
-            model: Model::default(),
+            model: Model { windows_ms: QUEUES.into_iter().map(name).zip(HISTORIES_MS).collect(), ..Model::default() },
+            gave_up: BTreeSet::new(),
+            disk_is_small: false,
             next_nonce: 1,
             ids: BTreeMap::new(),
             in_doubt: Vec::new(),
@@ -160,6 +167,7 @@ impl Run {
                 let files = self.random.u64(2..7);
                 let full_after_bytes = Some(self.shape.file_bytes * files + 4096);
                 self.disk.set_faults(SimulatedFaults { full_after_bytes, ..Default::default() });
+                self.disk_is_small = true;
             }
         }
         let injected = matches!(fault, Fault::PowerLoss { .. } | Fault::FailedWrite { .. } | Fault::FailedSync { .. });
@@ -213,6 +221,22 @@ impl Run {
         (disk, expected)
     }
 
+    /// Fills a log file, in which bits rot before it is copied. Answers its name, and what the store has stopped with.
+    pub(super) fn rot(mut self) -> (String, String) {
+        self.open().expect("a fresh store opens");
+        while self.engine().wal.full() == 0 {
+            self.publish();
+        }
+        let slot = self.engine().wal.oldest().expect("it is full").slot;
+        let name = crate::wal::file::name(slot);
+        let offset = self.random.u64(600..1200);
+        self.disk.corrupt(&name, offset, 0x10);
+        for _ in 0..20 {
+            self.engine().maintain();
+        }
+        (name, self.engine().stopped().map(|why| why.to_string()).unwrap_or_default())
+    }
+
     /// Runs until the power is lost somewhere, and leaves what survived.
     pub(super) fn lose_power(mut self) -> SimulatedDisk {
         self.open().expect("a fresh store opens");
@@ -232,7 +256,10 @@ impl Run {
     pub(super) fn contents_of(disk: &SimulatedDisk, shape: Shape) -> Result<Contents, String> {
         let mut run = Run::new(0, shape);
         run.disk = disk.clone();
+        // What is too old is not gone yet.
+        run.model.windows_ms.values_mut().for_each(|window_ms| *window_ms = u64::MAX);
         run.open().map_err(|error| error.to_string())?;
+        run.try_histories()?;
         Ok(run
             .try_contents()
             .map_err(|refusal| refusal.to_string())?
@@ -265,12 +292,13 @@ impl Run {
             open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
-            face.declare(&name(queue), LIMITS);
+            face.declare(&name(queue), limits(self.model.windows_ms[&name(queue)]));
         }
         SPACES.iter().for_each(|space| face.limit_state(space, STATE_BYTES_MAX));
         self.store = Some(Harness { engine, face });
         self.retracted = None;
-        self.now_ms();
+        let now_ms = self.now_ms();
+        self.model.age(now_ms);
         Ok(())
     }
 
@@ -294,20 +322,37 @@ impl Run {
         for step in std::mem::take(&mut self.in_doubt) {
             let mut next = candidates.last().expect("there is a first").clone();
             match step {
-                Step::Commit(transaction, now_ms) => drop(next.apply(&transaction, now_ms)),
+                Step::Commit(transaction, now_ms, keeps) => drop(next.apply(&transaction, now_ms, keeps)),
                 Step::Purge(queue) => next.purge(&queue),
                 Step::DropState(space) => next.drop_state(space),
             }
             candidates.push(next);
         }
         candidates.iter_mut().for_each(Model::end_process);
-        let (actual, state) = (self.contents(), self.state());
-        let wrong = candidates.iter().map(|model| {
-            differences(model, &actual, self.reached_ms, true).or_else(|| state_differences(model, &state))
-        });
-        let wrong: Vec<Option<String>> = wrong.collect();
+        let now_ms = self.now_ms();
+        candidates.iter_mut().for_each(|model| model.age(now_ms));
+        let (actual, state, histories) = (self.contents(), self.state(), self.histories());
+        let compare = |model: &Model| {
+            differences(model, &actual, self.reached_ms, true)
+                .or_else(|| state_differences(model, &state))
+                .or_else(|| history_difference(model, &histories, now_ms, &self.gave_up))
+        };
+        let wrong: Vec<Option<String>> = candidates.iter().map(compare).collect();
         match wrong.iter().position(Option::is_none) {
-            Some(right) => self.model = candidates.swap_remove(right),
+            Some(right) => {
+                let mut others = wrong.iter().zip(&candidates).skip(right + 1).filter(|(wrong, _)| wrong.is_none());
+                if let Some((_, other)) = others.next() {
+                    // What was due by now looks the same whether it was put off in the last step or not.
+                    let mut model = candidates[right].clone();
+                    for (nonce, message) in &mut model.messages {
+                        let told = other.messages.get(nonce).map(|other| other.told_due_at_ms);
+                        message.or_told_due_at_ms = told.filter(|told| *told != message.told_due_at_ms);
+                    }
+                    self.model = model;
+                } else {
+                    self.model = candidates.swap_remove(right);
+                }
+            }
             None => panic!("not as it was, and not as if what was in doubt had happened:\n{wrong:#?}"),
         }
         self.adopt();
@@ -340,7 +385,9 @@ impl Run {
 
     fn step(&mut self) {
         if self.random.u8(..) < self.shape.keeping {
+            let before = self.given_up();
             self.engine().maintain();
+            self.note_given_up(&before);
             return;
         }
         if self.random.u8(..) < 3 {
@@ -351,6 +398,9 @@ impl Run {
         }
         if self.shape.state && self.random.u8(..) < 4 {
             return self.drop_state();
+        }
+        if self.random.u8(..) < 2 {
+            return self.change_history();
         }
         match self.random.u8(0..19) {
             0..=7 => self.publish(),
@@ -509,7 +559,10 @@ impl Run {
             state.queues.known(&queue).map(|number| (number, state.queues.next_position(number)))
         };
         let Some((number, below)) = number else { return };
-        match self.engine().purge_step(number, below, usize::MAX) {
+        let before = self.given_up();
+        let purged = self.engine().purge_step(number, below, usize::MAX);
+        self.note_given_up(&before);
+        match purged {
             Ok((removed, more)) => {
                 let held = self.model.order.get(&queue).map_or(0, Vec::len);
                 assert_eq!((removed, more), (held as u64, false), "the purge of {queue}");
@@ -524,7 +577,7 @@ impl Run {
         let next = self.names.bool().then(|| name(QUEUES[self.names.usize(..QUEUES.len())]));
         let face = &self.store.as_ref().expect("the store is open").face;
         if let Some(before) = self.retracted.take() {
-            face.declare(&before, LIMITS);
+            face.declare(&before, limits(self.model.windows_ms[&before]));
         }
         if let Some(next) = &next {
             face.retract(next);
@@ -535,7 +588,10 @@ impl Run {
     fn pass_time(&mut self) {
         self.clock.advance(self.random.u64(1..1500));
         let now_ms = self.now_ms();
+        let before = self.given_up();
         self.engine().expire();
+        self.note_given_up(&before);
+        self.model.age(now_ms);
         if self.engine().stopped().is_none() {
             self.model.expire(now_ms);
         } else {
@@ -544,12 +600,35 @@ impl Run {
         }
     }
 
+    /// The file that says how long messages are kept is edited.
+    fn change_history(&mut self) {
+        let (queue, window_ms) = (self.queue(), [0, 1000, 6000, u64::MAX][self.random.usize(..4)]);
+        // It is declared again at the next change.
+        if self.retracted.as_ref() == Some(&queue) {
+            return;
+        }
+        self.store.as_ref().expect("the store is open").face.declare(&queue, limits(window_ms));
+        self.model.windows_ms.insert(queue, window_ms);
+        let now_ms = self.now_ms();
+        self.model.age(now_ms);
+    }
+
     fn commit(&mut self, transactions: Vec<Transaction>, may_refuse: impl Fn(&Refusal) -> bool) {
         let now_ms = self.now_ms();
         let mut answers = Vec::new();
+        let before = self.given_up();
         self.engine().commit(&mut transactions.clone(), &mut answers);
         assert_eq!(answers.len(), transactions.len());
         let mut any_in_doubt = false;
+        // What is acknowledged is not kept if a frame can't hold it together with what its handler sends.
+        let keeps = self.disk_is_small || self.given_up() == before;
+        if !keeps {
+            let [one] = &transactions[..] else { panic!("only a single transaction is too large") };
+            let bytes: usize = one.sends.iter().map(|(_, message)| message.body.len()).sum();
+            let most = self.shape.body_bytes_max + 200 + bytes + one.sends.len() * 300;
+            assert!(most as u64 > self.shape.file_bytes / 4 - 128, "{bytes} bytes are no reason to keep nothing");
+        }
+        self.note_given_up(&before);
         for (transaction, answer) in transactions.into_iter().zip(answers) {
             let refused = |(queue, _): &(QueueName, NewMessage)| self.retracted.as_ref() == Some(queue);
             let foreign = transaction.settle.is_none() && transaction.sends.iter().any(refused);
@@ -569,7 +648,7 @@ impl Run {
                     assert!(refuses_state || any_in_doubt, "refused without need: {:?}", transaction.state_reads);
                 }
                 Ok(receipt) => {
-                    let duplicates = self.model.apply(&transaction, now_ms);
+                    let duplicates = self.model.apply(&transaction, now_ms, keeps);
                     for ((sent, (_, message)), first) in receipt.into_iter().zip(&transaction.sends).zip(duplicates) {
                         let (id, nonce) = (sent.id, nonce(&message.body));
                         assert_eq!(
@@ -589,7 +668,7 @@ impl Run {
                 }
                 Err(Refusal::Stopped(_)) => {
                     any_in_doubt = true;
-                    self.in_doubt.push(Step::Commit(transaction.into(), now_ms));
+                    self.in_doubt.push(Step::Commit(transaction.into(), now_ms, keeps));
                 }
                 // Reading fails when the power is gone.
                 Err(Refusal::Read(_)) => {
@@ -616,6 +695,7 @@ impl Run {
             let face = &self.store.as_ref().expect("the store is open").face;
             assert_eq!(face.state_bytes(space), self.model.state_bytes(space), "bytes of {space}");
         }
+        self.check_histories(now_ms);
         for found in actual.iter().flat_map(|(_, messages)| messages) {
             let known = *self.ids.entry(found.id).or_insert(found.nonce);
             assert_eq!(known, found.nonce, "id {} names two messages", found.id);
@@ -653,6 +733,41 @@ impl Run {
             }
         }
         Ok(state)
+    }
+
+    /// What the histories hold, and nothing else, and what is missing is gone for ever.
+    fn check_histories(&mut self, now_ms: u64) {
+        let histories = self.histories();
+        if let Some(difference) = history_difference(&self.model, &histories, now_ms, &self.gave_up) {
+            panic!("{difference}");
+        }
+        for found in histories.iter().flat_map(|(_, found)| found) {
+            assert_eq!(*self.ids.entry(found.id).or_insert(found.nonce), found.nonce, "an id names two messages");
+        }
+        self.model.note_gone(&histories, now_ms);
+    }
+
+    /// How much each history had to give up.
+    fn given_up(&self) -> [u64; 3] {
+        let face = &self.store.as_ref().expect("the store is open").face;
+        QUEUES.map(|queue| face.queue(&name(queue)).map_or(0, |stats| stats.history_given_up))
+    }
+
+    fn note_given_up(&mut self, before: &[u64; 3]) {
+        for ((queue, now), before) in QUEUES.into_iter().zip(self.given_up()).zip(before) {
+            if self.disk_is_small && now > *before {
+                self.gave_up.insert(name(queue));
+            }
+        }
+    }
+
+    fn histories(&self) -> Vec<(QueueName, Vec<FoundKept>)> {
+        self.try_histories().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_histories(&self) -> Result<Vec<(QueueName, Vec<FoundKept>)>, String> {
+        let face = &self.store.as_ref().expect("the store is open").face;
+        QUEUES.map(name).into_iter().map(|queue| Ok((queue.clone(), FoundKept::all(face, &queue)?))).collect()
     }
 
     fn contents(&self) -> Vec<(QueueName, Vec<Found>)> {
@@ -720,7 +835,9 @@ fn differences(
             };
             // What was due once may or may not have been made ready.
             let due_at_ms = message.told_due_at_ms;
-            let due_fits = one.due_at_ms == due_at_ms || (one.due_at_ms == 0 && due_at_ms <= reached_ms);
+            let due_fits = one.due_at_ms == due_at_ms
+                || message.or_told_due_at_ms == Some(one.due_at_ms)
+                || (one.due_at_ms == 0 && due_at_ms <= reached_ms);
             if one.body != message.body
                 || one.key != message.key
                 || one.attributes != message.attributes
@@ -735,6 +852,10 @@ fn differences(
         }
     }
     None
+}
+
+fn limits(history_ms: u64) -> QueueLimits {
+    QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS, history_ms }
 }
 
 fn name(queue: &str) -> QueueName {

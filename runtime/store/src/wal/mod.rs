@@ -163,9 +163,20 @@ impl Wal {
         self.full.iter().find(|file| file.header.epoch > epoch)
     }
 
+    /// LSN of the last frame of a full file.
+    pub(crate) fn last_lsn_of(&self, epoch: u64) -> u64 {
+        let mut later = self.full.iter().chain([&self.current]).filter(|file| file.header.epoch > epoch);
+        later.next().map_or(self.next_lsn, |file| file.header.first_lsn) - 1
+    }
+
     /// Full files that are still needed.
     pub(crate) fn full(&self) -> u64 {
         self.full.len() as u64
+    }
+
+    /// The epoch of the file that frames are appended to.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.current.header.epoch
     }
 
     /// LSN of the last frame.

@@ -1,0 +1,100 @@
+//! `POST /queues/{queue}/replay`: copies of acknowledged messages are sent again.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::history::span;
+use super::limits::{PARAMETERS_BYTES_MAX, REPLAY_ID_BYTES_MAX, REPLAY_MESSAGES_MAX};
+use super::path::Queue;
+use super::problem::Problem;
+use super::{Shared, body};
+use crate::delivery::QueueName;
+use crate::history::{Replay, Replayed, replay as send_copies};
+use crate::time::{now_ms, rfc3339};
+
+const EXPECTED: &str = "send {\"from\":TIME,\"to\":TIME,\"into\":QUEUE,\"limit\":N,\"after\":POSITION,\"dry_run\":BOOL,\
+                        \"replay_id\":TEXT}, all optional";
+
+/// The body.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    from: Option<String>,
+    to: Option<String>,
+    into: Option<String>,
+    limit: Option<usize>,
+    after: Option<u64>,
+    #[serde(default)]
+    dry_run: bool,
+    replay_id: Option<String>,
+}
+
+/// Sends copies of up to [`REPLAY_MESSAGES_MAX`] messages. `next` says where the next request goes on; `from`, `to` and
+/// `replay_id` must be the same then.
+pub(super) async fn replay(
+    State(shared): State<Shared>,
+    Queue(from): Queue,
+    headers: HeaderMap,
+    request_body: Body,
+) -> Result<Json<Value>, Problem> {
+    let bytes = body::read(&headers, request_body, PARAMETERS_BYTES_MAX, shared.timeouts.body).await?;
+    let parameters: Parameters = if bytes.trim_ascii().is_empty() {
+        Parameters::default()
+    } else {
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::malformed(format!("the body is not what it should be: {error}; {EXPECTED}")))?
+    };
+    let request = request(from, parameters)?;
+    // Both queues are looked for before anything is sent.
+    for queue in [&request.from, &request.into] {
+        if let Err(error) = shared.broker.queue(queue).await {
+            return Err(Problem::of(error, &*shared.broker).await);
+        }
+    }
+    match send_copies(&*shared.broker, &request).await {
+        Ok(replayed) => Ok(Json(answer(&request, replayed))),
+        Err(failed) => {
+            let problem = Problem::of(failed.error, &*shared.broker).await;
+            Err(problem.with("replay", answer(&request, failed.done)))
+        }
+    }
+}
+
+fn request(from: QueueName, parameters: Parameters) -> Result<Replay, Problem> {
+    let into = match parameters.into {
+        Some(into) => QueueName::new(&into).map_err(|error| Problem::malformed(format!("\"into\": {error}")))?,
+        None => from.clone(),
+    };
+    if parameters.limit == Some(0) {
+        return Err(Problem::malformed("\"limit\" is 0; send 1 or more, or leave it out to replay all"));
+    }
+    // What was acknowledged in this millisecond was acknowledged by now. What comes later are copies.
+    let (from_ms, to_ms) = span(parameters.from.as_deref(), parameters.to.as_deref(), now_ms() + 1)?;
+    let id = match parameters.replay_id {
+        Some(id) if (1..=REPLAY_ID_BYTES_MAX).contains(&id.len()) => id,
+        Some(_) => {
+            return Err(Problem::malformed(format!("\"replay_id\" has 1 to {REPLAY_ID_BYTES_MAX} bytes")));
+        }
+        None => format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+    };
+    let limit = parameters.limit.unwrap_or(usize::MAX).min(REPLAY_MESSAGES_MAX);
+    let Parameters { after, dry_run, .. } = parameters;
+    Ok(Replay { from, into, from_ms, to_ms, after, limit, dry_run, id })
+}
+
+fn answer(request: &Replay, done: Replayed) -> Value {
+    let Replayed { replayed, duplicates, unreadable, next } = done;
+    json!({
+        "replay_id": request.id,
+        "replayed": replayed,
+        "duplicates": duplicates,
+        "unreadable": unreadable,
+        "from": rfc3339(request.from_ms),
+        "to": rfc3339(request.to_ms),
+        "next": next,
+    })
+}
