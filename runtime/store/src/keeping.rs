@@ -71,6 +71,8 @@ pub(crate) struct Keeping {
     grow_failed_at_ms: Option<u64>,
     /// When the disk had no room for a copy or a checkpoint.
     work_failed_at_ms: Option<u64>,
+    /// A spare file was given up so that a full one can be copied: until that is done, none is made in its place.
+    makes_way: bool,
     /// When it was last looked for segments that could go.
     tidied_at_ms: u64,
     /// When it was last looked for what is too old for the histories.
@@ -144,6 +146,7 @@ impl Keeping {
             unneeded: Vec::new(),
             grow_failed_at_ms: None,
             work_failed_at_ms: None,
+            makes_way: false,
             tidied_at_ms: 0,
             forgot_at_ms: 0,
             is_short: false,
@@ -255,7 +258,8 @@ impl Engine {
 
     /// Asks for one more file.
     fn grow(&mut self) {
-        if !self.was_full(self.keeping.grow_failed_at_ms) {
+        let makes_way = self.keeping.makes_way && self.wal.full_after(self.keeping.copied_epoch).is_some();
+        if !makes_way && !self.was_full(self.keeping.grow_failed_at_ms) {
             self.wal.grow();
         }
     }
@@ -470,6 +474,7 @@ impl Engine {
         match result {
             Ok(Done::Copied(CopiedFile { segments, run, history })) => {
                 self.keeping.work_failed_at_ms = None;
+                self.keeping.makes_way = false;
                 self.keeping.retired = self.shared.state().kv.thaw();
                 #[cfg(test)]
                 if self.keeping.retired.is_some() {
@@ -514,6 +519,7 @@ impl Engine {
                 // A spare file makes room for what is copied; the file that it is copied from is spare then.
                 if self.wal.spares() > 1 && self.keeping.unneeded.is_empty() {
                     self.keeping.unneeded.extend(self.wal.drop_spare());
+                    self.keeping.makes_way = true;
                 }
                 let log_file = self.wal.full_after(self.keeping.copied_epoch).map(|file| file.header.epoch);
                 self.give_up_history(log_file)?;

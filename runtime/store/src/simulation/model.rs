@@ -280,6 +280,13 @@ impl Model {
         waiting.take_while(|nonce| self.messages[nonce].sent_at_ms < sent_before_ms).take(max).copied().collect()
     }
 
+    /// Whether a message was moved to where it stands, behind one that was sent after it.
+    pub(super) fn stands_behind_younger(&self, queue: &QueueName, nonce: Nonce) -> bool {
+        let sent_at_ms = self.messages[&nonce].sent_at_ms;
+        let before = self.order[queue].iter().take_while(|other| **other != nonce);
+        before.map(|other| &self.messages[other]).any(|other| other.sent_at_ms > sent_at_ms)
+    }
+
     /// The leases that are over by now: they are given back as the store must give them back.
     pub(super) fn expire(&mut self, now_ms: u64) {
         for message in self.messages.values_mut() {
