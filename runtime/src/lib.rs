@@ -12,4 +12,5 @@ pub mod http;
 pub mod retention;
 pub mod sandbox;
 pub mod status;
+pub mod subjects;
 mod time;

@@ -86,6 +86,9 @@ fn every_key_says_what_it_says() {
     assert_eq!(config.queues.keys().map(QueueName::as_str).collect::<Vec<_>>(), ["a.b", "audit", "signups"]);
     assert_eq!(config.queues["signups"].bytes_max, 5_000_000);
     assert_eq!(config.queues["audit"].bytes_max, 10 << 30);
+    assert_eq!(config.queues["signups"].subscribe, ["orders.placed", "logs.>"].map(|text| text.parse().unwrap()));
+    let subscribers = config.subscriptions().queues(&"orders.placed".parse().unwrap());
+    assert_eq!(subscribers, [queue("signups")]);
 
     assert_eq!(config.consumers.len(), 1);
     let mail = &config.consumers["mail"];
@@ -123,6 +126,8 @@ fn every_key_says_what_it_says() {
         mail.grants,
         Grants {
             send: ["audit", "graveyard", "a.b", "signups"].map(queue).into(),
+            // What names no queue is a subject.
+            send_subjects: ["orders.*", "logs.app"].map(|text| text.parse().unwrap()).into(),
             http: vec![
                 HttpGrant { scheme: Scheme::Https, hosts: Hosts::One(host("api.mail.example")), port: 443 },
                 HttpGrant { scheme: Scheme::Http, hosts: Hosts::One(host("[::1]")), port: 8080 },

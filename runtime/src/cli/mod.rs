@@ -69,7 +69,7 @@ pub enum Command {
     /// Make a new consumer: a crate with a test, and the lines for queue.toml
     New(new::Args),
     /// Send a message to a queue, or one for each line of a file
-    Send(send::Args),
+    Send(Box<send::Args>),
     /// Show what is in the queues and what the consumers are doing
     Status(status::Args),
     /// Show the first messages of a queue, without taking them

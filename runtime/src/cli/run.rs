@@ -22,6 +22,7 @@ use crate::http::{self, App};
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::status::Board;
+use crate::subjects::Subjects;
 
 /// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
 const THREADS: usize = 2;
@@ -81,6 +82,7 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
     let broker: Arc<dyn Broker> = store.clone();
     declare(&*broker, config).await?;
 
+    let subjects = Arc::new(Subjects::new(config.subscriptions()));
     let consumers: Vec<_> = config.consumers.values().cloned().collect();
     let shares = Shares::new(&consumers, config.runtime.workers);
     let sandbox = Sandbox::start(SandboxOptions {
@@ -89,12 +91,13 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         cache_dir: config.runtime.data_dir.join("cache"),
         ca_file: config.runtime.ca_file.clone(),
     })
-    .map_err(|error| Failed::new("can't start the workers").because(error))?;
+    .map_err(|error| Failed::new("can't start the workers").because(error))?
+    .with_subjects(subjects.clone());
     let board = Arc::new(Board::default());
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
     let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let mut http = tokio::spawn(http::serve(listener, App { broker: broker.clone(), board }, async {
+    let mut http = tokio::spawn(http::serve(listener, App { broker: broker.clone(), board, subjects }, async {
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));

@@ -8,6 +8,7 @@ use super::errors::ConfigError;
 use super::keys::nearest;
 use super::read::Document;
 use super::reader::{Errors, Located};
+use crate::subjects::Pattern;
 
 /// Checks the document as a whole.
 pub(super) fn references(document: &Document, errors: &Errors) {
@@ -44,13 +45,26 @@ pub(super) fn references(document: &Document, errors: &Errors) {
             }
         }
         for (queue, span) in consumer.grants.send.iter().zip(&consumer.grant_spans.send) {
-            if !document.queues.contains_key(queue) && !dead_letter_queues.contains(queue) {
+            let subscribed = || subscriptions(document).any(|pattern| pattern.matches(queue.as_str()));
+            if !document.queues.contains_key(queue) && !dead_letter_queues.contains(queue) && !subscribed() {
                 let known = document.queues.keys().chain(dead_letter_queues.iter().copied());
-                let message = format!("the grant names queue `{queue}`, which does not exist");
+                let message =
+                    format!("the grant names `{queue}`, which is no queue, and no subject that a queue subscribes to");
                 errors.push(ConfigError::at(span.clone(), message).hint(missing_queue_hint(queue, known)));
             }
         }
+        for (pattern, span) in consumer.grants.send_subjects.iter().zip(&consumer.grant_spans.send_subjects) {
+            if !subscriptions(document).any(|subscribed| subscribed.meets(pattern)) {
+                let message = format!("the grant names subjects `{pattern}`, and no queue subscribes to any of them");
+                let hint = format!("let a queue `subscribe = [\"{pattern}\"]`, or take the grant out");
+                errors.push(ConfigError::at(span.clone(), message).hint(hint));
+            }
+        }
     }
+}
+
+fn subscriptions(document: &Document) -> impl Iterator<Item = &Pattern> {
+    document.queues.values().flat_map(|queue| &queue.subscribe)
 }
 
 fn missing_queue_hint<'q>(missing: &QueueName, known: impl Iterator<Item = &'q QueueName> + Clone) -> String {

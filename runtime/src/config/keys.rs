@@ -35,7 +35,6 @@ pub(super) struct LaterKey {
 pub(super) enum Accepted {
     Text(&'static str),
     False,
-    EmptyArray,
 }
 
 const fn later(table: Table, key: &'static str) -> LaterKey {
@@ -51,7 +50,6 @@ const LATER: &[LaterKey] = &[
     later(Table::File, "producers"),
     later(Table::Runtime, "auth"),
     later(Table::Runtime, "tls"),
-    only(Table::Queue, "subscribe", Accepted::EmptyArray),
     only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
     only(Table::Grants, "state", Accepted::False),
@@ -74,7 +72,7 @@ impl Table {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
             Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
-            Table::Queue => &["retention", "max_bytes", "dedup_window"],
+            Table::Queue => &["retention", "max_bytes", "dedup_window", "subscribe"],
             Table::Consumer => &[
                 "queue",
                 "source",

@@ -13,6 +13,7 @@ use toml::de::DeTable;
 
 use self::reader::{Errors, TableReader};
 use crate::broker::QueueLimits;
+use crate::subjects::{Pattern, Subscriptions};
 
 mod check;
 mod errors;
@@ -112,6 +113,19 @@ pub struct QueueConfig {
     pub dedup_window: Duration,
     /// How long a message may wait before it is dead-lettered. Dead-letter queues have none unless one is set.
     pub retention: Option<Duration>,
+    /// What is sent to a subject that one of these matches is put into this queue too.
+    pub subscribe: Vec<Pattern>,
+}
+
+impl Config {
+    /// Who subscribes to what.
+    pub fn subscriptions(&self) -> Subscriptions {
+        let each = |(name, queue): (&'_ QueueName, &'_ QueueConfig)| -> Vec<(Pattern, QueueName)> {
+            queue.subscribe.iter().map(|pattern| (pattern.clone(), name.clone())).collect()
+        };
+        let all: Vec<_> = self.queues.iter().flat_map(each).collect();
+        Subscriptions::new(all.iter().map(|(pattern, queue)| (pattern, queue)))
+    }
 }
 
 impl QueueConfig {

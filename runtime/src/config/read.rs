@@ -1,6 +1,6 @@
 //! `queue.toml`, table by table: which keys there are, their defaults and their limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -13,6 +13,7 @@ use super::errors::ConfigError;
 use super::keys::Table;
 use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
 use super::{Canary, Config, ConsumerConfig, Grants, Limits, QueueConfig, Reuse, RuntimeConfig, Source};
+use crate::subjects::Pattern;
 
 mod grants;
 mod limits;
@@ -92,7 +93,17 @@ impl Document {
         let consumers = self.consumers.into_iter().map(Consumer::into_config);
         let consumers = consumers.map(|consumer| consumer.expect("what is missing in a consumer was reported"));
         let consumers: Vec<ConsumerConfig> = consumers.collect();
+        let mut consumers = consumers;
         let mut queues = self.queues;
+        let dead: BTreeSet<QueueName> = consumers.iter().map(|consumer| consumer.dead_letter_queue.clone()).collect();
+        for Grants { send, send_subjects, .. } in consumers.iter_mut().map(|consumer| &mut consumer.grants) {
+            // A name that is both a queue and a subject is the queue.
+            let (known, subjects) =
+                std::mem::take(send).into_iter().partition(|name| queues.contains_key(name) || dead.contains(name));
+            *send = known;
+            let subjects: Vec<QueueName> = subjects;
+            send_subjects.extend(subjects.iter().filter_map(|subject| Pattern::new(subject.as_str()).ok()));
+        }
         for (name, queue) in &mut queues {
             let is_dead_letter_queue =
                 name.as_str().ends_with(".dead") || consumers.iter().any(|one| one.dead_letter_queue == *name);
@@ -206,8 +217,17 @@ fn queue(table: TableReader<'_>) -> QueueConfig {
     let bytes_max = table.get("max_bytes").and_then(|value| value.size(QUEUE_BYTES)).unwrap_or(10 * GIB);
     let retention = table.get("retention").and_then(|value| value.duration(RETENTION));
     let dedup_window = table.get("dedup_window").and_then(|value| value.duration(DEDUP_WINDOW)).unwrap_or(DAY);
+    let mut subscribe = Vec::new();
+    for item in table.get("subscribe").iter().flat_map(|value| value.items("[\"orders.*\"]")) {
+        match item.pattern() {
+            Some(pattern) if subscribe.contains(&pattern) => {
+                item.refuse(format!("the queue subscribes to `{pattern}` twice"), "name it once");
+            }
+            pattern => subscribe.extend(pattern),
+        }
+    }
     table.finish();
-    QueueConfig { bytes_max, dedup_window, retention }
+    QueueConfig { bytes_max, dedup_window, retention, subscribe }
 }
 
 fn consumer_name(value: &Value<'_>) -> Option<String> {

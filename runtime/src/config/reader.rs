@@ -15,6 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::errors::ConfigError;
 use super::keys::{Accepted, LaterKey, Table};
 use super::units::{self, InvalidQuantity};
+use crate::subjects::Pattern;
 
 /// Collects errors.
 #[derive(Debug, Default)]
@@ -261,6 +262,19 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// A pattern of subjects.
+    pub(super) fn pattern(&self) -> Option<Pattern> {
+        match Pattern::new(self.text("\"orders.*\"")?.value) {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                let hint = "a subject is made of tokens with dots between them, such as \"orders.placed\"; in a pattern, \
+                            `*` is any one token, and `>` at the end is all that follow";
+                self.refuse(error.to_string(), hint);
+                None
+            }
+        }
+    }
+
     /// An IP address with a port.
     pub(super) fn socket_address(&self, example: &str) -> Option<SocketAddr> {
         let text = self.text(example)?;
@@ -326,7 +340,6 @@ impl<'d> Value<'d> {
         let accepted = match later.accepted {
             Some(Accepted::Text(text)) => self.value.as_str() == Some(text),
             Some(Accepted::False) => self.value.as_bool() == Some(false),
-            Some(Accepted::EmptyArray) => self.value.as_array().is_some_and(|items| items.is_empty()),
             None => false,
         };
         if accepted {
@@ -335,7 +348,6 @@ impl<'d> Value<'d> {
         let hint = match later.accepted {
             Some(Accepted::Text(text)) => format!("leave it out, or write its default: `{} = {text:?}`", self.key),
             Some(Accepted::False) => format!("leave it out, or write its default: `{} = false`", self.key),
-            Some(Accepted::EmptyArray) => format!("leave it out, or write its default: `{} = []`", self.key),
             None => "leave it out".to_owned(),
         };
         let what = if later.accepted.is_some() { "this value of " } else { "" };

@@ -34,17 +34,25 @@ pub(super) async fn send(
     request_headers: HeaderMap,
     request_body: Body,
 ) -> Result<Response, Problem> {
-    headers::check_batch(&request_headers)?;
-    let bytes = body::read(&request_headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
-    let messages = read(&request_headers, &bytes)?;
-    // Waiting for the disk does not need the text any more.
-    drop(bytes);
+    let messages = receive(&shared, &request_headers, request_body).await?;
     let published = match shared.broker.publish(&queue, messages).await {
         Ok(published) => published,
         Err(error) => return Err(Problem::of(error, &*shared.broker).await),
     };
     let ids: Vec<_> = published.iter().map(|one| one.id.to_string()).collect();
-    Ok((StatusCode::ACCEPTED, Json(json!({ "ids": ids }))).into_response())
+    let duplicates = published.iter().filter(|one| one.duplicate).count();
+    Ok((StatusCode::ACCEPTED, Json(json!({ "ids": ids, "duplicates": duplicates }))).into_response())
+}
+
+/// The messages that a request makes. Its text is gone by then: waiting for the disk does not need it.
+pub(super) async fn receive(
+    shared: &Shared,
+    headers: &HeaderMap,
+    request_body: Body,
+) -> Result<Vec<NewMessage>, Problem> {
+    headers::check_batch(headers)?;
+    let bytes = body::read(headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
+    read(headers, &bytes)
 }
 
 /// All messages of a batch, checked.

@@ -8,6 +8,8 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Messages in one batch.
 pub const BATCH_MESSAGES_MAX: usize = 10_000;
+/// Messages of one request to a subject, times the queues that subscribe to it.
+pub const FAN_OUT_MAX: usize = 100_000;
 /// The body of a request that only carries parameters.
 pub const PARAMETERS_BYTES_MAX: usize = 16 << 10;
 /// A body that is too large is still read up to this, and thrown away, so that its sender gets to read the answer

@@ -14,6 +14,7 @@ use self::limits::Timeouts;
 use self::problem::Problem;
 use crate::broker::Broker;
 use crate::status::Board;
+use crate::subjects::Subjects;
 
 mod batch;
 mod body;
@@ -30,6 +31,7 @@ mod queues;
 mod redrive;
 mod send;
 mod server;
+mod subjects;
 
 pub use self::server::{serve, serve_with};
 
@@ -40,6 +42,8 @@ pub struct App {
     pub broker: Arc<dyn Broker>,
     /// The consumers.
     pub board: Arc<Board>,
+    /// Which queues subscribe to what.
+    pub subjects: Arc<Subjects>,
 }
 
 /// What every handler gets.
@@ -47,6 +51,7 @@ pub struct App {
 struct Shared {
     broker: Arc<dyn Broker>,
     board: Arc<Board>,
+    subjects: Arc<Subjects>,
     timeouts: Timeouts,
 }
 
@@ -57,6 +62,8 @@ fn router(app: App, timeouts: Timeouts) -> Router {
         .route("/queues/{queue}", get(queues::one))
         .route("/queues/{queue}/messages", get(peek::peek).post(send::send).delete(purge::purge))
         .route("/queues/{queue}/messages/batch", post(batch::send))
+        .route("/subjects/{subject}/messages", post(subjects::send))
+        .route("/subjects/{subject}/messages/batch", post(subjects::send_batch))
         .route("/queues/{queue}/redrive", post(redrive::redrive))
         .route("/consumers", get(consumers::list))
         .route("/healthz", get(health::health))
@@ -66,5 +73,5 @@ fn router(app: App, timeouts: Timeouts) -> Router {
         })
         .fallback(async |uri: Uri| Problem::no_such_route(uri.path()))
         .layer(middleware::from_fn(headers::check_size))
-        .with_state(Shared { broker: app.broker, board: app.board, timeouts })
+        .with_state(Shared { broker: app.broker, board: app.board, subjects: app.subjects, timeouts })
 }

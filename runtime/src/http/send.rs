@@ -11,6 +11,7 @@ use super::limits::BODY_BYTES_MAX;
 use super::path::Queue;
 use super::problem::Problem;
 use super::{Shared, body, headers};
+use crate::delivery::NewMessage;
 
 /// Answers once the message is durable.
 pub(super) async fn send(
@@ -19,13 +20,19 @@ pub(super) async fn send(
     request_headers: HeaderMap,
     request_body: Body,
 ) -> Result<Response, Problem> {
-    // What the headers say is checked first: a bad header costs no megabyte.
-    let mut message = headers::message(&request_headers, bytes::Bytes::new())?;
-    message.body = body::read(&request_headers, request_body, BODY_BYTES_MAX, shared.timeouts.body).await?;
+    let message = receive(&shared, &request_headers, request_body).await?;
     let published = match shared.broker.publish(&queue, vec![message]).await {
         Ok(published) => published.into_iter().next().expect("one answer for one message"),
         Err(error) => return Err(Problem::of(error, &*shared.broker).await),
     };
     let status = if published.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(json!({ "id": published.id.to_string() }))).into_response())
+}
+
+/// The message that a request makes.
+pub(super) async fn receive(shared: &Shared, headers: &HeaderMap, request_body: Body) -> Result<NewMessage, Problem> {
+    // What the headers say is checked first: a bad header costs no megabyte.
+    let mut message = headers::message(headers, bytes::Bytes::new())?;
+    message.body = body::read(headers, request_body, BODY_BYTES_MAX, shared.timeouts.body).await?;
+    Ok(message)
 }

@@ -1,0 +1,103 @@
+//! `POST /subjects/{subject}/messages` and `…/batch`: each message is put into every queue that subscribes to the subject,
+//! all in one atomic step.
+//!
+//! The answers are those of sends to one queue, and say beside it what each queue calls its copy: `id` is that of the
+//! first queue by name, `ids` has all of them. A batch has an object for each message in `copies`.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::limits::FAN_OUT_MAX;
+use super::path::SubjectPath;
+use super::problem::Problem;
+use super::{Shared, batch, send};
+use crate::broker::Published;
+use crate::config::nearest;
+use crate::delivery::{NewMessage, Outgoing, QueueName};
+use crate::subjects::{self, Subject};
+
+/// Sends one message. 202 once it is durable in all queues; 200 if it is a duplicate in each of them.
+pub(super) async fn send(
+    State(shared): State<Shared>,
+    SubjectPath(subject): SubjectPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let queues = subscribers(&shared, &subject)?;
+    let message = send::receive(&shared, &headers, body).await?;
+    let published = fan_out(&shared, &subject, &queues, vec![message]).await?;
+    let status = if published.iter().all(|one| one.duplicate) { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let first = published.first().map(|one| one.id.to_string());
+    Ok((status, Json(json!({ "id": first, "ids": by_queue(&queues, &published) }))).into_response())
+}
+
+/// Sends many messages, all or none, to all queues or to none.
+pub(super) async fn send_batch(
+    State(shared): State<Shared>,
+    SubjectPath(subject): SubjectPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let queues = subscribers(&shared, &subject)?;
+    let messages = batch::receive(&shared, &headers, body).await?;
+    let published = fan_out(&shared, &subject, &queues, messages).await?;
+    let copies: Vec<_> = published.chunks(queues.len()).map(|copies| by_queue(&queues, copies)).collect();
+    let ids: Vec<_> = published.iter().step_by(queues.len()).map(|first| first.id.to_string()).collect();
+    // A message counts as one if it is in each of the queues.
+    let duplicates = published.chunks(queues.len()).filter(|copies| copies.iter().all(|one| one.duplicate)).count();
+    let answer = json!({ "ids": ids, "duplicates": duplicates, "copies": copies });
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+fn subscribers(shared: &Shared, subject: &Subject) -> Result<Vec<QueueName>, Problem> {
+    let subscriptions = shared.subjects.current();
+    let queues = subscriptions.queues(subject);
+    if queues.is_empty() {
+        let detail = format!("no queue subscribes to {subject}");
+        let problem = |hint: String| {
+            let detail = format!("{detail}; {hint}");
+            Problem::new(StatusCode::NOT_FOUND, "no-subscriber", "Nobody subscribes", detail)
+                .with("subject", subject.as_str())
+        };
+        return Err(match nearest(subject.as_str(), subscriptions.patterns().iter().map(subjects::Pattern::as_str)) {
+            Some(meant) => problem(format!("did you mean {meant}?")).with("did_you_mean", meant),
+            None => problem(format!("let a queue subscribe to it in queue.toml: subscribe = [\"{subject}\"]")),
+        });
+    }
+    Ok(queues)
+}
+
+/// Puts every message into every queue. The answers stand message by message, and for each in the order of the queues.
+async fn fan_out(
+    shared: &Shared,
+    subject: &Subject,
+    queues: &[QueueName],
+    messages: Vec<NewMessage>,
+) -> Result<Vec<Published>, Problem> {
+    let copies = messages.len() * queues.len();
+    if copies > FAN_OUT_MAX {
+        let detail = format!(
+            "{} messages to {} queues are {copies} copies, and one step makes at most {FAN_OUT_MAX}; send smaller batches",
+            messages.len(),
+            queues.len()
+        );
+        return Err(Problem::too_large(detail));
+    }
+    let mut sends = Vec::with_capacity(copies);
+    for mut message in messages {
+        message.attributes.push((subjects::ATTRIBUTE.into(), subject.as_str().into()));
+        sends.extend(queues.iter().map(|queue| Outgoing { queue: queue.clone(), message: message.clone() }));
+    }
+    match shared.broker.publish_all(sends, Vec::new()).await {
+        Ok(published) => Ok(published),
+        Err(error) => Err(Problem::of(error, &*shared.broker).await),
+    }
+}
+
+fn by_queue(queues: &[QueueName], published: &[Published]) -> Map<String, Value> {
+    queues.iter().zip(published).map(|(queue, one)| (queue.to_string(), one.id.to_string().into())).collect()
+}
