@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` beside this crate has the picture, the code map and the invariants.
 
+pub mod auth;
 pub mod broker;
 pub mod cli;
 pub mod config;
@@ -9,6 +10,7 @@ pub mod dead_letter;
 pub mod delivery;
 pub mod dispatch;
 pub mod http;
+pub mod pause;
 pub mod retention;
 pub mod sandbox;
 pub mod status;

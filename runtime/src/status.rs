@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::pause::Pauses;
 use crate::sandbox::InstanceCount;
 
 /// One consumer, as `GET /consumers` shows it.
@@ -17,6 +18,8 @@ pub struct ConsumerStatus {
     pub queue: String,
     /// What it is doing.
     pub state: ConsumerState,
+    /// It claims nothing until it is resumed.
+    pub paused: bool,
     /// Counts up with each version of the module that was taken into use; 0 before the first.
     pub generation: u64,
     /// The SHA-256 of the module in force, in hexadecimal.
@@ -89,6 +92,7 @@ pub struct Counters {
 pub struct Board {
     // Short and rare: written when something other than a count changes, read by people.
     consumers: Mutex<BTreeMap<String, Entry>>,
+    pauses: Pauses,
 }
 
 #[derive(Debug)]
@@ -162,7 +166,25 @@ impl Board {
     /// All of them, by name.
     pub fn all(&self) -> Vec<ConsumerStatus> {
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        consumers.values().map(Entry::read).collect()
+        let read =
+            |(name, entry): (&String, &Entry)| ConsumerStatus { paused: self.pauses.contains(name), ..entry.read() };
+        consumers.iter().map(read).collect()
+    }
+
+    /// A board on which these are paused.
+    pub fn with_pauses(pauses: Pauses) -> Board {
+        Board { pauses, ..Board::default() }
+    }
+
+    /// Which consumers are paused.
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
+    /// The consumer of a queue, if it has one.
+    pub fn consumer_of(&self, queue: &str) -> Option<String> {
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        consumers.values().find(|entry| entry.status.queue == queue).map(|entry| entry.status.name.clone())
     }
 
     fn with_entry(&self, name: &str, queue: &str, change: impl FnOnce(&mut Entry)) {
@@ -172,6 +194,7 @@ impl Board {
                 name: name.to_owned(),
                 queue: queue.to_owned(),
                 state: ConsumerState::Loading,
+                paused: false,
                 generation: 0,
                 module_hash: None,
                 loaded_at: None,

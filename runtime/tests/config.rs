@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use linecook::auth::TokenHash;
 use linecook::config::{
     self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source,
     TcpGrant,
@@ -83,6 +84,14 @@ fn every_key_says_what_it_says() {
     assert_eq!(config.runtime.workers, 3);
     assert_eq!(config.runtime.log_bytes_max, 64 << 20);
     assert_eq!(config.runtime.ca_file.as_deref(), Some(Path::new("etc/internal-ca.pem")));
+    assert_eq!(config.runtime.host_names, ["queues.internal"]);
+    let token = &config.runtime.auth.as_ref().unwrap()[0];
+    assert_eq!((token.name.as_str(), token.hash), ("ci", TokenHash::of("hello")));
+    assert_eq!(token.scopes, ["send:orders.*", "admin:>"].map(|text| text.parse().unwrap()));
+    assert_eq!(token.expires_at_ms, Some(1_801_353_600_000));
+    let tls = config.runtime.tls.as_ref().unwrap();
+    assert_eq!((&*tls.files.cert, &*tls.files.key), (Path::new("etc/cert.pem"), Path::new("/etc/key.pem")));
+    assert_eq!(tls.name, "queues.example");
     assert_eq!(config.queues.keys().map(QueueName::as_str).collect::<Vec<_>>(), ["a.b", "audit", "signups"]);
     assert_eq!(config.queues["signups"].bytes_max, 5_000_000);
     assert_eq!(config.queues["audit"].bytes_max, 10 << 30);

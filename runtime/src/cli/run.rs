@@ -7,18 +7,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
+use crate::auth::Auth;
 use crate::broker::embedded::Embedded;
 use crate::broker::{Broker, QueueLimits};
 use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
+use crate::http::limits::Timeouts;
+use crate::http::tls::Tls;
 use crate::http::{self, App};
+use crate::pause::Pauses;
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::status::Board;
@@ -27,7 +31,9 @@ use crate::subjects::Subjects;
 /// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
 const THREADS: usize = 2;
 /// The limits of a dead-letter queue that `[queues]` does not name.
-const DEAD_LETTERS: QueueLimits = QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO };
+const DEAD_LETTERS: QueueLimits = QueueLimits::DEAD_LETTERS;
+/// Connections that wait to be accepted; the system may allow fewer.
+const BACKLOG: u32 = 4096;
 /// How often to ask whether the queue engine still confirms.
 const FAILURE_CHECK: Duration = Duration::from_millis(250);
 /// How long HTTP clients have to get their answers once everything else has ended.
@@ -78,6 +84,9 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
     let mut stop = StopSignals::new()?;
     let listener = bind(config.runtime.listen).await?;
     let address = listener.local_addr().unwrap_or(config.runtime.listen);
+    let tls = config.runtime.tls.as_ref().map(|tls| Tls::open(&tls.files)).transpose();
+    let tls = tls.map_err(|error| Failed::new("can't use the certificate of [runtime.tls]").because(error))?;
+    let tls = tls.map(Arc::new);
     let store = open(&config.runtime.data_dir, config.runtime.log_bytes_max)?;
     let broker: Arc<dyn Broker> = store.clone();
     declare(&*broker, config).await?;
@@ -93,14 +102,31 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
     })
     .map_err(|error| Failed::new("can't start the workers").because(error))?
     .with_subjects(subjects.clone());
-    let board = Arc::new(Board::default());
+    let pauses = Pauses::open(&config.runtime.data_dir)
+        .map_err(|error| Failed::new("can't read which consumers are paused").because(error))?;
+    let board = Arc::new(Board::with_pauses(pauses));
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
     let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let mut http = tokio::spawn(http::serve(listener, App { broker: broker.clone(), board, subjects }, async {
+    let app = App {
+        broker: broker.clone(),
+        board,
+        subjects,
+        auth: Arc::new(Auth::new(config.runtime.auth.as_deref())),
+        // The name of the certificate is this runtime's as well.
+        host_names: config
+            .runtime
+            .host_names
+            .iter()
+            .chain(config.runtime.tls.as_ref().map(|tls| &tls.name))
+            .cloned()
+            .collect(),
+    };
+    let mut http = tokio::spawn(http::serve_with(listener, app, tls.clone(), Timeouts::default(), async {
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));
+    let certificate = tls.map(|tls| tokio::spawn(async move { tls.follow().await }));
     let retention = tokio::spawn(retention::keep(broker.clone(), retention::rules(config, DEAD_LETTERS)));
     announce(config, address, &shares, log_format);
 
@@ -120,6 +146,9 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
         })),
     };
     retention.abort();
+    if let Some(certificate) = certificate {
+        certificate.abort();
+    }
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
     let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
     tokio::select! {
@@ -154,8 +183,17 @@ async fn wind_down(
     }
 }
 
+/// As [`TcpListener::bind`], with room for more connections that wait to be accepted: when there is none, clients try again
+/// after seconds only.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failed> {
-    TcpListener::bind(address).await.map_err(|error| {
+    listen(address).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "another process (a `linecook run`?) has this port: stop it, or set another `listen` under [runtime]"
@@ -184,6 +222,13 @@ async fn declare(broker: &dyn Broker, config: &Config) -> CommandResult {
             .await
             .map_err(|error| Failed::new(format!("can't declare queue {name}")).because(error))?;
     }
+    // Dead-letter queues of queues without a consumer are made when they are first needed. Those that were are known again.
+    for name in config.queues.keys().filter_map(|name| QueueName::new(&format!("{name}.dead")).ok()) {
+        if !config.queues.contains_key(&name) && broker.queue(&name).await.is_ok() {
+            let declared = broker.declare(&name, DEAD_LETTERS).await;
+            declared.map_err(|error| Failed::new(format!("can't declare queue {name}")).because(error))?;
+        }
+    }
     Ok(())
 }
 
@@ -204,7 +249,9 @@ fn announce(config: &Config, address: SocketAddr, shares: &Shares, log_format: L
         let (queues, consumers) = (config.queues.len(), config.consumers.len());
         tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, "listening");
     } else {
-        let mut text = format!("linecook {version}: http://{address}, data in {}\n", config.runtime.data_dir.display());
+        let scheme = if config.runtime.tls.is_some() { "https" } else { "http" };
+        let data_dir = config.runtime.data_dir.display();
+        let mut text = format!("linecook {version}: {scheme}://{address}, data in {data_dir}\n");
         for (name, consumer) in &config.consumers {
             let from = match &consumer.source {
                 Source::Package(path) => format!("built from {}", path.display()),

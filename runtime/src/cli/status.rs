@@ -55,6 +55,9 @@ fn consumer_table(consumers: &[Value]) -> String {
     let rows = consumers.iter().map(|consumer| {
         let names = ["name", "queue", "state", "running", "acked", "failed", "dead_lettered", "generation"];
         let mut row: Vec<_> = names.map(|name| cell(consumer, name)).into();
+        if consumer["paused"] == true {
+            row[2] = "paused".to_owned();
+        }
         // As much of the hash as tells two builds apart.
         row.push(cell(consumer, "module_hash").chars().take(12).collect());
         row

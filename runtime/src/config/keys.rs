@@ -7,6 +7,12 @@ pub(super) enum Table {
     File,
     /// `[runtime]`.
     Runtime,
+    /// `[runtime.auth]`.
+    Auth,
+    /// `[runtime.auth.tokens.NAME]`.
+    Token,
+    /// `[runtime.tls]`.
+    Tls,
     /// `[queues.NAME]`.
     Queue,
     /// `[consumers.NAME]`.
@@ -48,17 +54,18 @@ const fn only(table: Table, key: &'static str, accepted: Accepted) -> LaterKey {
 /// A key moves from here to [`Table::keys`] when it starts to work.
 const LATER: &[LaterKey] = &[
     later(Table::File, "producers"),
-    later(Table::Runtime, "auth"),
-    later(Table::Runtime, "tls"),
     only(Table::Queue, "history", Accepted::Text("0s")),
     later(Table::Consumer, "rate_limit"),
     only(Table::Grants, "state", Accepted::False),
 ];
 
 impl Table {
-    pub(super) const ALL: [Table; 8] = [
+    pub(super) const ALL: [Table; 11] = [
         Table::File,
         Table::Runtime,
+        Table::Auth,
+        Table::Token,
+        Table::Tls,
         Table::Queue,
         Table::Consumer,
         Table::Grants,
@@ -71,7 +78,20 @@ impl Table {
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             Table::File => &["runtime", "queues", "consumers"],
-            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
+            Table::Runtime => &[
+                "data_dir",
+                "listen",
+                "drain_timeout",
+                "workers",
+                "log_max_bytes",
+                "ca_file",
+                "host_names",
+                "auth",
+                "tls",
+            ],
+            Table::Auth => &["tokens"],
+            Table::Token => &["sha256", "scopes", "expires"],
+            Table::Tls => &["cert", "key", "name"],
             Table::Queue => &["retention", "max_bytes", "dedup_window", "subscribe"],
             Table::Consumer => &[
                 "queue",
@@ -121,6 +141,9 @@ impl Table {
         match self {
             Table::File => "the top level",
             Table::Runtime => "[runtime]",
+            Table::Auth => "[runtime.auth]",
+            Table::Token => "[runtime.auth.tokens.NAME]",
+            Table::Tls => "[runtime.tls]",
             Table::Queue => "[queues.NAME]",
             Table::Consumer => "[consumers.NAME]",
             Table::Grants => "[consumers.NAME.grants]",

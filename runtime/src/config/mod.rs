@@ -12,7 +12,9 @@ use linecook_store::QueueName;
 use toml::de::DeTable;
 
 use self::reader::{Errors, TableReader};
+use crate::auth::Token;
 use crate::broker::QueueLimits;
+use crate::http::tls::TlsFiles;
 use crate::subjects::{Pattern, Subscriptions};
 
 mod check;
@@ -102,6 +104,21 @@ pub struct RuntimeConfig {
     pub log_bytes_max: u64,
     /// Certificates (PEM) that consumers' HTTPS trusts beside the public ones.
     pub ca_file: Option<PathBuf>,
+    /// Names in lower case that clients may know this machine by, beside `localhost`.
+    pub host_names: Vec<String>,
+    /// The tokens that are accepted; none if nobody needs one.
+    pub auth: Option<Vec<Token>>,
+    /// Where the listener's certificate is; none if it speaks in the clear.
+    pub tls: Option<TlsConfig>,
+}
+
+/// `[runtime.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate and its key.
+    pub files: TlsFiles,
+    /// The name that the certificate is for: what `linecook` asks for when it talks to this runtime.
+    pub name: String,
 }
 
 /// `[queues.NAME]`.
@@ -212,6 +229,9 @@ mod tests {
             let before = match table {
                 Table::File => "",
                 Table::Runtime => "[runtime]\n",
+                Table::Auth => "[runtime.auth]\n",
+                Table::Token => "[runtime.auth.tokens.a]\n",
+                Table::Tls => "[runtime.tls]\n",
                 Table::Queue => "[queues.a]\n",
                 Table::Consumer => "[consumers.a]\n",
                 Table::Grants => "[consumers.a.grants]\n",

@@ -15,6 +15,7 @@ use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
 use super::{Canary, Config, ConsumerConfig, Grants, Limits, QueueConfig, Reuse, RuntimeConfig, Source};
 use crate::subjects::Pattern;
 
+mod access;
 mod grants;
 mod limits;
 
@@ -177,6 +178,9 @@ fn default_runtime(folder: &Path) -> RuntimeConfig {
         workers: thread::available_parallelism().map_or(1, usize::from),
         log_bytes_max: 768 * MIB,
         ca_file: None,
+        host_names: Vec::new(),
+        auth: None,
+        tls: None,
     }
 }
 
@@ -189,12 +193,17 @@ fn runtime(table: TableReader<'_>, folder: &Path) -> (RuntimeConfig, Option<Rang
     if let Some(value) = table.get("listen")
         && let Some(address) = value.socket_address("\"127.0.0.1:7878\"")
     {
-        if address.ip().to_canonical().is_loopback() {
-            runtime.listen = address;
-        } else {
+        runtime.listen = address;
+        if !address.ip().to_canonical().is_loopback() && table.get("auth").is_none() {
+            let port = address.port();
             value.refuse(
-                format!("listening on {} needs [runtime.auth], which this version doesn't have yet", address.ip()),
-                format!("listen on a loopback address: \"127.0.0.1:{}\"", address.port()),
+                format!(
+                    "listening on {} needs [runtime.auth]: everybody who reaches it could do everything",
+                    address.ip()
+                ),
+                format!(
+                    "make a token with `linecook token new`, or listen on a loopback address: \"127.0.0.1:{port}\""
+                ),
             );
         }
     }
@@ -207,6 +216,10 @@ fn runtime(table: TableReader<'_>, folder: &Path) -> (RuntimeConfig, Option<Rang
     if let Some(bytes) = table.get("log_max_bytes").and_then(|value| value.size(LOG_BYTES)) {
         runtime.log_bytes_max = bytes;
     }
+    runtime.host_names = access::host_names(&table);
+    runtime.auth = table.get("auth").and_then(|value| value.table(Table::Auth)).map(access::tokens);
+    runtime.tls =
+        table.get("tls").and_then(|value| value.table(Table::Tls)).and_then(|table| access::tls(table, folder));
     let ca_file = table.get("ca_file").and_then(|value| value.path("\"internal-ca.pem\""));
     runtime.ca_file = ca_file.as_ref().map(|path| folder.join(path.value));
     table.finish();

@@ -308,13 +308,18 @@ impl<'d> Value<'d> {
         items.iter().map(item).collect()
     }
 
+    /// Whether it is a table with nothing in it.
+    pub(super) fn is_empty_table(&self) -> bool {
+        self.value.as_table().is_some_and(toml::map::Map::is_empty)
+    }
+
     /// A table whose keys are ours.
     pub(super) fn table(&self, kind: Table) -> Option<TableReader<'d>> {
         let Some(entries) = self.value.as_table() else {
             let hint = match kind {
                 Table::Dir => "write { host = \"templates\", guest = \"/templates\", access = \"read\" }".to_owned(),
                 // Their key is no name.
-                Table::Grants | Table::Canary => format!("write it as {}", kind.title()),
+                Table::Grants | Table::Canary | Table::Auth | Table::Tls => format!("write it as {}", kind.title()),
                 _ => format!("write it as {}", kind.title().replace("NAME", &excerpt(self.key))),
             };
             self.refuse_type("a table", hint);

@@ -118,6 +118,7 @@ impl Dispatcher {
                 reuse: config.reuse,
                 in_force: generations.subscribe(),
                 phase: dispatcher.phase.subscribe(),
+                pauses: dispatcher.board.pauses().subscribe(),
             };
             for worker in 0..dispatcher.sandbox.workers() {
                 let permits = shares.permits(index, worker);

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::limits::FAN_OUT_MAX;
 use super::path::SubjectPath;
 use super::problem::Problem;
+use super::send::Received;
 use super::{Shared, batch, send};
 use crate::broker::Published;
 use crate::config::nearest;
@@ -28,7 +29,10 @@ pub(super) async fn send(
     body: Body,
 ) -> Result<Response, Problem> {
     let queues = subscribers(&shared, &subject)?;
-    let message = send::receive(&shared, &headers, body).await?;
+    let message = match send::receive(&shared, &headers, body).await? {
+        Received::One(message) => message,
+        Received::Many(messages) => return answer_batch(&shared, &subject, &queues, messages).await,
+    };
     let published = fan_out(&shared, &subject, &queues, vec![message]).await?;
     let status = if published.iter().all(|one| one.duplicate) { StatusCode::OK } else { StatusCode::ACCEPTED };
     let first = published.first().map(|one| one.id.to_string());
@@ -44,8 +48,17 @@ pub(super) async fn send_batch(
 ) -> Result<Response, Problem> {
     let queues = subscribers(&shared, &subject)?;
     let messages = batch::receive(&shared, &headers, body).await?;
-    let published = fan_out(&shared, &subject, &queues, messages).await?;
-    let copies: Vec<_> = published.chunks(queues.len()).map(|copies| by_queue(&queues, copies)).collect();
+    answer_batch(&shared, &subject, &queues, messages).await
+}
+
+async fn answer_batch(
+    shared: &Shared,
+    subject: &Subject,
+    queues: &[QueueName],
+    messages: Vec<NewMessage>,
+) -> Result<Response, Problem> {
+    let published = fan_out(shared, subject, queues, messages).await?;
+    let copies: Vec<_> = published.chunks(queues.len()).map(|copies| by_queue(queues, copies)).collect();
     let ids: Vec<_> = published.iter().step_by(queues.len()).map(|first| first.id.to_string()).collect();
     // A message counts as one if it is in each of the queues.
     let duplicates = published.chunks(queues.len()).filter(|copies| copies.iter().all(|one| one.duplicate)).count();
@@ -92,10 +105,7 @@ async fn fan_out(
         message.attributes.push((subjects::ATTRIBUTE.into(), subject.as_str().into()));
         sends.extend(queues.iter().map(|queue| Outgoing { queue: queue.clone(), message: message.clone() }));
     }
-    match shared.broker.publish_all(sends, Vec::new()).await {
-        Ok(published) => Ok(published),
-        Err(error) => Err(Problem::of(error, &*shared.broker).await),
-    }
+    send::publish_all(shared, sends).await
 }
 
 fn by_queue(queues: &[QueueName], published: &[Published]) -> Map<String, Value> {

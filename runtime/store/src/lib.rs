@@ -41,7 +41,8 @@ mod wal;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::OpenError;
 pub use message::{
-    ATTRIBUTE_PREFIX_RESERVED, ATTRIBUTE_SUBJECT, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
+    ATTRIBUTE_PREFIX_RESERVED, ATTRIBUTE_SUBJECT, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId,
+    NewMessage, QueueName,
 };
 pub use queues::QueueLimits;
 pub use store::{MessageState, Options, Peeked, QueueStats, Store};

@@ -264,6 +264,11 @@ pub struct Ended {
 }
 
 impl Runtime {
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL. It must have been running until now.
     #[track_caller]
     pub fn kill(mut self) {

@@ -35,13 +35,20 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let host_names = ["x".to_owned()].into();
         let subjects = Arc::new(Subjects::default());
-        let app = App { broker: Arc::clone(&broker) as _, board: Arc::clone(&board), subjects };
+        let app = App {
+            broker: Arc::clone(&broker) as _,
+            board: Arc::clone(&board),
+            subjects,
+            auth: Arc::default(),
+            host_names,
+        };
         let ended = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                serve_with(listener, app, timeouts, async { _ = stopped.await }).await.unwrap();
+                serve_with(listener, app, None, timeouts, async { _ = stopped.await }).await.unwrap();
             });
         });
         Server { address, broker, board, stop: Some(stop), ended: Some(ended) }
