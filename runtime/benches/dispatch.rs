@@ -214,6 +214,7 @@ fn sandboxed(component: &[u8], workers: usize, time: Duration) -> f64 {
         max_batch_size: 1,
         limits: Limits::default(),
         config: BTreeMap::new(),
+        state: None,
         grants: Grants::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio starts");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-pub use linecook_store::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, StateWrite};
+pub mod limits;
+
+pub use linecook_store::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, StateRead, StateWrite};
 
 /// How a handler, or what became of it, answers for a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,17 @@ pub struct Settlement {
     pub sends: Vec<Outgoing>,
     /// What is written of the consumer's state in the same step.
     pub state: Vec<StateWrite>,
+    /// What its handler had read of that state. If a value is another one by now, nothing of this settlement happens.
+    pub state_reads: Vec<StateRead>,
+}
+
+/// What a handler read and wrote of its durable state. Like what it sent, it exists only if the delivery is acknowledged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateUse {
+    /// The values that it saw, before it wrote any of them.
+    pub reads: Vec<StateRead>,
+    /// What it wrote.
+    pub writes: Vec<StateWrite>,
 }
 
 /// What becomes of the message: the outcome after the consumer's policy (backoff, limits) was applied to it.

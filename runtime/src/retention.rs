@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::broker::{Broker, BrokerError, QueueLimits};
 use crate::config::{Config, units};
 use crate::dead_letter::Facts;
@@ -57,13 +59,17 @@ pub fn rules(config: &Config, dead_letters: QueueLimits) -> Vec<Rule> {
     config.queues.iter().filter_map(rule).collect()
 }
 
-/// Keeps the rules for as long as it is polled.
-pub async fn keep(broker: Arc<dyn Broker>, rules: Vec<Rule>) {
+/// Keeps the rules, as they are at the time, for as long as it is polled.
+pub async fn keep(broker: Arc<dyn Broker>, mut rules: watch::Receiver<Arc<[Rule]>>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        for rule in &rules {
+        let now = rules.borrow_and_update().clone();
+        for rule in &*now {
+            if rules.has_changed().unwrap_or(false) {
+                break;
+            }
             if let Err(error) = sweep(&*broker, rule).await {
                 tracing::warn!(queue = %rule.queue, "expired messages stay where they are for now: {error}");
             }
@@ -96,6 +102,7 @@ async fn sweep(broker: &dyn Broker, rule: &Rule) -> Result<(), BrokerError> {
                         resolution: Resolution::Release,
                         sends: Vec::new(),
                         state: Vec::new(),
+                        state_reads: Vec::new(),
                     });
                     refused = Some(error);
                 }
@@ -133,5 +140,5 @@ fn settlement(rule: &Rule, delivery: &Delivery, now_ms: u64) -> Settlement {
         last_failed_at_ms: now_ms,
     };
     let resolution = Resolution::DeadLetter { queue: rule.dead_letter_queue.clone(), facts: facts.attributes() };
-    Settlement { lease: delivery.lease, resolution, sends: Vec::new(), state: Vec::new() }
+    Settlement { lease: delivery.lease, resolution, sends: Vec::new(), state: Vec::new(), state_reads: Vec::new() }
 }

@@ -1,11 +1,14 @@
 //! What the consumers are doing, for people and programs: dispatch writes it, HTTP and the command line read it.
 
+pub mod producers;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use self::producers::ProducerBoard;
 use crate::pause::Pauses;
 use crate::sandbox::InstanceCount;
 
@@ -72,6 +75,19 @@ pub enum ConsumerState {
     Failed,
     /// The runtime is stopping.
     Draining,
+    /// `queue.toml` does not name it any more; what it was handling ends.
+    Removed,
+}
+
+/// The `queue.toml` in force, as `GET /consumers` and `linecook status` show it.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The SHA-256 of the file that is in force, in hexadecimal.
+    pub hash: String,
+    /// When it was taken into use, RFC 3339.
+    pub loaded_at: String,
+    /// Why the file as it is now is not in force: every error with its place and a hint. Gone once it is.
+    pub last_error: Option<String>,
 }
 
 /// What one worker has done for one consumer. Each worker has its own, so that counting a message costs no more than a
@@ -93,6 +109,11 @@ pub struct Board {
     // Short and rare: written when something other than a count changes, read by people.
     consumers: Mutex<BTreeMap<String, Entry>>,
     pauses: Pauses,
+    // Likewise.
+    config: Mutex<ConfigStatus>,
+    /// Whether every consumer of the start has loaded its first module, or failed to.
+    started: AtomicBool,
+    producers: ProducerBoard,
 }
 
 #[derive(Debug)]
@@ -151,16 +172,57 @@ fn add(count: &AtomicU64, amount: u64) {
 }
 
 impl Board {
+    /// What the producers are doing.
+    pub fn producers(&self) -> &ProducerBoard {
+        &self.producers
+    }
+
     /// Changes one consumer's entry, or makes it. The counts are not to be changed here: see [`Board::counters`].
     pub fn update(&self, name: &str, queue: &str, change: impl FnOnce(&mut ConsumerStatus)) {
         self.with_entry(name, queue, |entry| change(&mut entry.status));
     }
 
-    /// A new set of counts of a consumer, to be written by one thread only.
+    /// A set of counts of a consumer, to be written by one thread only. It may be one that nobody else has any more, so that
+    /// a consumer that is changed again and again does not gather them.
     pub fn counters(&self, name: &str, queue: &str) -> Arc<Counters> {
-        let counters = Arc::new(Counters::default());
-        self.with_entry(name, queue, |entry| entry.counters.push(counters.clone()));
-        counters
+        let mut given = Arc::default();
+        self.with_entry(name, queue, |entry| {
+            match entry.counters.iter_mut().find_map(|counters| Arc::get_mut(counters).is_some().then_some(counters)) {
+                Some(unused) => given = unused.clone(),
+                None => entry.counters.push(Arc::clone(&given)),
+            }
+        });
+        given
+    }
+
+    /// The consumers that still load. Once there were none, this stays empty: a consumer that is added while the runtime
+    /// runs does not make it less ready than it was.
+    pub fn starting(&self) -> Vec<String> {
+        if self.started.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let loading = self.all().into_iter().filter(|consumer| consumer.state == ConsumerState::Loading);
+        let loading: Vec<String> = loading.map(|consumer| consumer.name).collect();
+        self.started.store(loading.is_empty(), Ordering::Relaxed);
+        loading
+    }
+
+    /// Takes a consumer off the board, if it has been removed and nobody has added it again.
+    pub fn forget_removed(&self, name: &str) {
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        if consumers.get(name).is_some_and(|entry| entry.status.state == ConsumerState::Removed) {
+            consumers.remove(name);
+        }
+    }
+
+    /// Changes what is told of `queue.toml`.
+    pub fn update_config(&self, change: impl FnOnce(&mut ConfigStatus)) {
+        change(&mut self.config.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The `queue.toml` in force.
+    pub fn config(&self) -> ConfigStatus {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All of them, by name.
@@ -181,10 +243,11 @@ impl Board {
         &self.pauses
     }
 
-    /// The consumer of a queue, if it has one.
+    /// The consumer of a queue, if it has one. What ends and is not in `queue.toml` any more is none.
     pub fn consumer_of(&self, queue: &str) -> Option<String> {
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        consumers.values().find(|entry| entry.status.queue == queue).map(|entry| entry.status.name.clone())
+        let works_off = |entry: &&Entry| entry.status.queue == queue && entry.status.state != ConsumerState::Removed;
+        consumers.values().find(works_off).map(|entry| entry.status.name.clone())
     }
 
     fn with_entry(&self, name: &str, queue: &str, change: impl FnOnce(&mut Entry)) {

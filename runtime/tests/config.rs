@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use linecook::auth::TokenHash;
+use linecook::config::producers::{After, CatchUp, LongLines, ProducerKind, SignatureStyle, Start, WatchBody};
 use linecook::config::{
     self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source,
     TcpGrant,
@@ -127,6 +128,7 @@ fn every_key_says_what_it_says() {
             log_bytes: 1000,
             sends: 7,
             send_bytes: 1 << 10,
+            state_bytes: 1 << 30,
         }
     );
     assert_eq!(mail.config, BTreeMap::from([("greeting", "Hello"), ("empty", "")].map(|(k, v)| (k.into(), v.into()))));
@@ -153,6 +155,7 @@ fn every_key_says_what_it_says() {
                 DirGrant { host: "etc/templates".into(), guest: "/templates".into(), write: false },
                 DirGrant { host: "/srv/outbox".into(), guest: "/".into(), write: true },
             ],
+            state: true,
         }
     );
 }
@@ -200,6 +203,67 @@ fn a_reused_instance_has_limits_by_default() {
     assert_eq!(config.consumers["b"].reuse, Some(limits));
     let config = config::parse(&text.replace("reused", "fresh"), Path::new("queue.toml")).unwrap();
     assert_eq!(config.consumers["b"].reuse, None);
+}
+
+#[test]
+fn every_key_of_a_producer_says_what_it_says() {
+    let text = include_str!("config/good/producers.toml");
+    let config = config::parse(text, Path::new("[etc]/queue.toml")).unwrap();
+    assert_eq!(config.producers.keys().collect::<Vec<_>>(), ["github", "inbox", "logs", "nightly", "open", "stripe"]);
+    assert!(config.producers.iter().all(|(name, one)| one.name == *name && one.queue == queue("events")));
+
+    let nightly = &config.producers["nightly"];
+    assert_eq!(nightly.content_type.as_deref(), Some("application/json"));
+    assert_eq!(nightly.key.as_deref(), Some("reports"));
+    assert_eq!(nightly.attributes, [("source".to_owned(), "cron".to_owned())]);
+    let ProducerKind::Cron(cron) = &nightly.kind else { panic!("{nightly:?}") };
+    assert_eq!((cron.schedule.text(), cron.schedule.timezone()), ("0 3 * * *", "Europe/Paris"));
+    assert_eq!((cron.body.as_str(), cron.catch_up), ("{\"report\":\"daily\"}", CatchUp::All));
+
+    let ProducerKind::Tail(tail) = &config.producers["logs"].kind else { panic!() };
+    assert_eq!(tail.files, ["[[]etc[]]/logs/*.log", "/var/log/app/**/*.log"], "the folder's own name is no pattern");
+    assert_eq!((tail.start, tail.line_bytes_max, tail.long_lines), (Start::End, 16 << 10, LongLines::Refuse));
+
+    let ProducerKind::Watch(watch) = &config.producers["inbox"].kind else { panic!() };
+    assert_eq!((watch.folder.as_path(), watch.recursive), (Path::new("[etc]/inbox"), true));
+    assert_eq!((&watch.files[..], watch.settle), (&["*.csv".to_owned()][..], Duration::from_secs(2)));
+    assert_eq!((watch.body, &watch.after), (WatchBody::Path, &After::Move("[etc]/done".into())));
+
+    let webhook = |name: &str| match &config.producers[name].kind {
+        ProducerKind::Webhook(webhook) => webhook.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(webhook("github").path, "/hooks/github");
+    assert_eq!(webhook("github").signature, SignatureStyle::Github { secret_env: "GITHUB_WEBHOOK_SECRET".into() });
+    assert_eq!(webhook("github").headers, ["x-github-event"]);
+    let (secret_env, tolerance) = ("STRIPE_WEBHOOK_SECRET".into(), Duration::from_secs(600));
+    assert_eq!(webhook("stripe").signature, SignatureStyle::Stripe { secret_env, tolerance });
+    assert_eq!(webhook("open").signature, SignatureStyle::None);
+    assert_eq!(webhook("open").id_header.as_deref(), Some("x-request-id"));
+}
+
+#[test]
+fn a_producer_has_defaults() {
+    let text = "[queues.a]\n[producers.c]\nkind = \"cron\"\nqueue = \"a\"\nschedule = \"@hourly\"\n\
+                [producers.t]\nkind = \"tail\"\nqueue = \"a\"\nfiles = \"*.log\"\n\
+                [producers.w]\nkind = \"watch\"\nqueue = \"a\"\nfolder = \"in\"\n";
+    let config = config::parse(text, Path::new("queue.toml")).unwrap();
+    let ProducerKind::Cron(cron) = &config.producers["c"].kind else { panic!() };
+    assert_eq!((cron.schedule.timezone(), cron.body.as_str(), cron.catch_up), ("UTC", "", CatchUp::One));
+    let ProducerKind::Tail(tail) = &config.producers["t"].kind else { panic!() };
+    assert_eq!((tail.start, tail.line_bytes_max, tail.long_lines), (Start::Beginning, 64 << 10, LongLines::Split));
+    let ProducerKind::Watch(watch) = &config.producers["w"].kind else { panic!() };
+    assert_eq!((&watch.files[..], watch.recursive), (&["*".to_owned()][..], false));
+    assert_eq!((watch.settle, watch.body), (Duration::from_millis(500), WatchBody::Content));
+    assert_eq!(watch.after, After::Keep);
+}
+
+#[test]
+fn the_example_has_a_producer_of_each_kind() {
+    let config = config::load(Path::new("../examples/producers/queue.toml")).unwrap();
+    let mut kinds: Vec<_> = config.producers.values().map(|producer| producer.kind.name()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["cron", "cron", "tail", "watch", "webhook"]);
 }
 
 #[test]

@@ -363,7 +363,7 @@ fn queues_and_consumers_are_shown() {
     fixed["oldest_age_ms"] = 0.into();
     assert_eq!(
         fixed,
-        json!({"name": "signups", "ready": 1, "delayed": 1, "leased": 0, "bytes": 9, "oldest_age_ms": 0,
+        json!({"name": "signups", "declared": true, "ready": 1, "delayed": 1, "leased": 0, "bytes": 9, "oldest_age_ms": 0,
             "consumer": "welcome"})
     );
     let all = server.get("/queues").ok(200);
@@ -458,6 +458,8 @@ fn health_is_of_the_engine_and_readiness_of_the_consumers() {
     assert_eq!(problem["consumers"], json!(["welcome"]));
     server.board.update("welcome", "signups", |status| status.state = ConsumerState::Running);
     assert_eq!(server.get("/readyz").ok(200), json!({"status": "ready"}));
+    server.board.update("added", "images", |_| ());
+    assert_eq!(server.get("/readyz").ok(200), json!({"status": "ready"}), "it was ready before");
     server.board.update("welcome", "signups", |status| status.state = ConsumerState::Draining);
     server.get("/readyz").problem(503, &["stopping"]);
     server.broker.stop("fsync failed");

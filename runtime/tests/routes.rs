@@ -17,6 +17,7 @@ use runtime::Site;
 const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("GET", "/queues", "/queues", "any"),
     ("GET", "/queues/{queue}", "/queues/orders", "consume:orders"),
+    ("DELETE", "/queues/{queue}", "/queues/orders", "admin:orders"),
     ("GET", "/queues/{queue}/messages", "/queues/orders/messages", "consume:orders"),
     ("POST", "/queues/{queue}/messages", "/queues/orders/messages", "send:orders"),
     ("DELETE", "/queues/{queue}/messages", "/queues/orders/messages", "admin:orders"),
@@ -33,6 +34,7 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("GET", "/consumers", "/consumers", "any"),
     ("POST", "/consumers/{name}/pause", "/consumers/cook/pause", "admin:jobs"),
     ("POST", "/consumers/{name}/resume", "/consumers/cook/resume", "admin:jobs"),
+    ("GET", "/producers", "/producers", "any"),
     ("GET", "/healthz", "/healthz", ""),
     ("GET", "/readyz", "/readyz", ""),
     ("GET", "/metrics", "/metrics", "admin"),

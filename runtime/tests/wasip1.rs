@@ -14,3 +14,5 @@ mod hostile;
 mod reuse;
 #[path = "sandbox.rs"]
 mod sandbox;
+#[path = "state.rs"]
+mod state;

@@ -39,6 +39,8 @@
 //! batch is acknowledged, and dropped if none is. Should the process end just then, the messages come back although what
 //! was sent for all of them is there: it can be sent again, and is never lost.
 //!
+//! [Durable state](crate::state) is written for one message, within [`each`] or [`for_message`].
+//!
 //! # When it fails as a whole
 //!
 //! A panic, an exit, a timeout or too much memory leaves all messages without an answer. They come back at once, one by
@@ -66,11 +68,27 @@ impl Drop for Restore {
 /// Hands the messages to a function one by one, and gives its answers in order. What the function sends goes with the
 /// acknowledgement of the message that it was handed.
 pub fn each(messages: Vec<Message>, mut handler: impl FnMut(Message) -> Outcome) -> Vec<Outcome> {
-    let one = |message: Message| {
-        let _restore = Restore(CURRENT.replace(Some(message.id.clone())));
-        handler(message)
-    };
-    messages.into_iter().map(one).collect()
+    messages.into_iter().map(|message| for_message(message.id.clone(), || handler(message))).collect()
+}
+
+/// Does something for one message of the batch, named by its id: what it sends and writes goes with the acknowledgement of
+/// that message.
+///
+/// ```
+/// use linecook_sdk::{Message, Outcome, batch, state};
+///
+/// fn count(messages: Vec<Message>) -> Outcome {
+///     for message in messages {
+///         batch::for_message(&message.id, || state::increment("messages", 1))?;
+///     }
+///     Ok(())
+/// }
+/// # let run = linecook_sdk::testing::run_batch(count, ["a", "b"].map(linecook_sdk::testing::message));
+/// # assert!(run.outcomes[1].is_ok());
+/// ```
+pub fn for_message<T>(message_id: impl Into<String>, work: impl FnOnce() -> T) -> T {
+    let _restore = Restore(CURRENT.replace(Some(message_id.into())));
+    work()
 }
 
 /// The message whose acknowledgement a send goes with, if [`each`] is at work.

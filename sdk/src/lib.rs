@@ -38,7 +38,7 @@
 //! | a panic, an exit, a timeout, too much memory | A failed attempt. It costs this delivery only. |
 //!
 //! A message can come more than once (its handler ran, but the process ended before the acknowledgement was on record).
-//! Inside Linecook that does no harm, because sends and acknowledgement are one step. For calls to the outside, pass
+//! Inside Linecook that does no harm, because sends, [`state`] and acknowledgement are one step. For calls to the outside, pass
 //! [`Message::id`] on as the idempotency key: it stays the same over all attempts.
 //!
 //! # Build
@@ -61,7 +61,10 @@
 //! Each delivery has a fresh instance of the component: nothing of one shows in the next. With `instance = "reused"` in
 //! `queue.toml`, an instance serves one delivery after another, so that a `static` (a `OnceLock` with something costly to
 //! make) stays, until the instance fails, has served `max_deliveries_per_instance`, or was idle for
-//! `instance_idle_timeout`. Nothing that matters may depend on it.
+//! `instance_idle_timeout`. Nothing that matters may depend on it: that belongs in [`state`].
+//!
+//! What a consumer may reach outside of it, its grants in `queue.toml` say: [`queues`] to send to, servers for [`http`], and
+//! files, sockets and environment variables by the standard library. [`config`] reads the values that `queue.toml` has for it.
 //!
 //! `println!` and `eprintln!` reach the runtime's log, with the message's id, and so do the records of the `log` and
 //! `tracing` crates (see [`logging`]). The tail of stderr is kept with a dead letter.
@@ -69,13 +72,16 @@
 //! # Test
 //!
 //! On any other target than WebAssembly the function is an ordinary function, and [`testing`] stands in for the
-//! runtime: `cargo test` needs no runtime and no WebAssembly.
+//! runtime, with its queues and its values, and for servers: `cargo test` needs no runtime and no WebAssembly.
 
 pub mod batch;
+pub mod config;
 mod failure;
+pub mod http;
 pub mod logging;
 mod message;
 pub mod queues;
+pub mod state;
 
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

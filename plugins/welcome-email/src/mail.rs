@@ -1,4 +1,4 @@
-//! The mail: RFC 5322, with the encodings of MIME where something is not ASCII. No files, no queues.
+//! The mail: RFC 5322, with the encodings of MIME where something is not ASCII. No files, no sockets, no queues.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use linecook_sdk::Failure;
 /// A longer name is cut off: nobody's greeting needs it.
 const NAME_CHARACTERS_MAX: usize = 80;
 
-/// The mail's bytes, with CRLF at the ends of lines. The same arguments make the same bytes.
+/// The mail, with who it is from and to. The same arguments make the same bytes ([`Message::formatted`]).
 ///
 /// # Errors
 ///
@@ -21,7 +21,7 @@ pub(crate) fn welcome(
     name: &str,
     message_id: &str,
     date: SystemTime,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Message, Failure> {
     let from: Mailbox = from.parse().map_err(|error| {
         Failure::retry(format_args!("the environment variable FROM is no address ({from:?}): {error}"))
     })?;
@@ -31,14 +31,13 @@ pub(crate) fn welcome(
     let text = format!("{greeting}\r\n\r\nwelcome! Your account is ready.");
 
     let message_id = format!("<{message_id}@{}>", from.email.domain());
-    let mail = Message::builder()
+    Ok(Message::builder()
         .from(from)
         .to(Mailbox::new(Some(name).filter(|name| !name.is_empty()), address))
         .subject("Welcome!")
         .date(date)
         .message_id(Some(message_id))
-        .singlepart(SinglePart::plain(text))?;
-    Ok(mail.formatted())
+        .singlepart(SinglePart::plain(text))?)
 }
 
 /// An address of plain ASCII: others need mail servers that speak SMTPUTF8 all along the way.
@@ -65,7 +64,7 @@ mod tests {
 
     fn mail(email: &str, name: &str) -> String {
         let date = UNIX_EPOCH + Duration::from_secs(1_767_225_600);
-        String::from_utf8(welcome("hello@example.com", email, name, "id-1", date).unwrap()).unwrap()
+        String::from_utf8(welcome("hello@example.com", email, name, "id-1", date).unwrap().formatted()).unwrap()
     }
 
     /// The header's value, unfolded.
@@ -167,7 +166,7 @@ mod tests {
     #[test]
     fn a_sender_may_have_a_name() {
         let mail = welcome("The Shop <shop@example.com>", "a@b.example", "", "id-1", UNIX_EPOCH).unwrap();
-        let mail = String::from_utf8(mail).unwrap();
+        let mail = String::from_utf8(mail.formatted()).unwrap();
         assert_eq!(header(&mail, "From"), "\"The Shop\" <shop@example.com>");
         assert_eq!(header(&mail, "Message-ID"), "<id-1@example.com>");
     }

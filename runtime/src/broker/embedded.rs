@@ -24,9 +24,16 @@ const REDRIVE_LEASE: Duration = Duration::from_secs(60);
 /// The queues of one folder on disk.
 pub struct Embedded {
     store: Store,
-    // Written when a queue is declared, read by every claim that has to wait.
-    arrivals: RwLock<HashMap<QueueName, Arc<Notify>>>,
+    // Written when a queue is declared or retracted, read by every claim.
+    arrivals: RwLock<HashMap<QueueName, Arrival>>,
     folder: PathBuf,
+}
+
+/// What wakes those that wait for messages of a queue.
+struct Arrival {
+    notify: Arc<Notify>,
+    /// The store goes on telling of one that is not.
+    declared: bool,
 }
 
 impl Embedded {
@@ -49,7 +56,8 @@ impl Embedded {
 
     fn arrival(&self, queue: &QueueName) -> Result<Arc<Notify>, BrokerError> {
         let arrivals = self.arrivals.read().unwrap_or_else(PoisonError::into_inner);
-        arrivals.get(queue).cloned().ok_or_else(|| BrokerError::NoSuchQueue(queue.clone()))
+        let arrival = arrivals.get(queue).filter(|arrival| arrival.declared);
+        arrival.map(|arrival| arrival.notify.clone()).ok_or_else(|| BrokerError::NoSuchQueue(queue.clone()))
     }
 
     /// Puts transactions on record and waits for it.
@@ -132,13 +140,24 @@ impl Broker for Embedded {
             let limits = linecook_store::QueueLimits { bytes_max: limits.bytes_max, dedup_window_ms };
             self.store.declare(&queue, limits);
             let mut arrivals = self.arrivals.write().unwrap_or_else(PoisonError::into_inner);
-            if !arrivals.contains_key(&queue) {
-                let arrival = Arc::new(Notify::new());
-                arrivals.insert(queue.clone(), arrival.clone());
-                self.store.watch(&queue, Arc::new(move || arrival.notify_one()));
+            if let Some(arrival) = arrivals.get_mut(&queue) {
+                arrival.declared = true;
+            } else {
+                let notify = Arc::new(Notify::new());
+                arrivals.insert(queue.clone(), Arrival { notify: notify.clone(), declared: true });
+                self.store.watch(&queue, Arc::new(move || notify.notify_one()));
             }
             Ok(())
         })
+    }
+
+    fn retract(&self, queue: &QueueName) -> Pending<'_, Result<(), BrokerError>> {
+        let mut arrivals = self.arrivals.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(arrival) = arrivals.get_mut(queue) {
+            arrival.declared = false;
+        }
+        self.store.retract(queue);
+        Box::pin(async { Ok(()) })
     }
 
     fn publish(
@@ -156,15 +175,23 @@ impl Broker for Embedded {
         state: Vec<StateWrite>,
     ) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         let sends = sends.into_iter().map(|send| (send.queue, send.message)).collect();
-        self.send(Transaction { settle: None, sends, state })
+        self.send(Transaction { sends, state, ..Transaction::default() })
     }
 
-    fn state(&self, _space: &str, _key: &str) -> Result<Option<Bytes>, BrokerError> {
-        Err(BrokerError::Read("state is not kept yet".to_owned()))
+    fn state(&self, space: &str, key: &str) -> Result<Option<Bytes>, BrokerError> {
+        Ok(self.store.state_get(space, key)?)
     }
 
-    fn state_keys(&self, _space: &str, _after: Option<&str>, _limit: usize) -> Result<Vec<Box<str>>, BrokerError> {
-        Err(BrokerError::Read("state is not kept yet".to_owned()))
+    fn state_keys(&self, space: &str, after: Option<&str>, limit: usize) -> Result<Vec<Box<str>>, BrokerError> {
+        Ok(self.store.state_keys(space, after, limit)?)
+    }
+
+    fn state_bytes(&self, space: &str) -> Result<u64, BrokerError> {
+        Ok(self.store.state_bytes(space))
+    }
+
+    fn limit_state(&self, space: &str, bytes_max: u64) {
+        self.store.limit_state(space, bytes_max);
     }
 
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
@@ -218,6 +245,7 @@ impl Broker for Embedded {
                 settle: Some((settlement.lease, action(settlement.resolution))),
                 sends: settlement.sends.into_iter().map(|send| (send.queue, send.message)).collect(),
                 state: settlement.state,
+                state_reads: settlement.state_reads,
             })
             .collect();
         let commit = self.commit(transactions);
@@ -306,8 +334,8 @@ fn action(resolution: Resolution) -> Action {
 }
 
 fn stats(stats: linecook_store::QueueStats) -> QueueStats {
-    let linecook_store::QueueStats { name, ready, delayed, leased, bytes, oldest_enqueued_at_ms } = stats;
-    QueueStats { name, ready, delayed, leased, bytes, oldest_enqueued_at_ms }
+    let linecook_store::QueueStats { name, declared, ready, delayed, leased, bytes, oldest_enqueued_at_ms } = stats;
+    QueueStats { name, declared, ready, delayed, leased, bytes, oldest_enqueued_at_ms }
 }
 
 fn peeked(peeked: Peeked) -> PeekedMessage {
@@ -326,6 +354,9 @@ impl From<Refusal> for BrokerError {
             Refusal::QueueFull { queue, bytes_max } => BrokerError::QueueFull { queue, bytes_max },
             Refusal::TooLarge { bytes, bytes_max } => BrokerError::TooLarge { bytes, bytes_max },
             Refusal::LeaseLost => BrokerError::LeaseLost,
+            Refusal::StateKey { .. } => BrokerError::StateKey(refusal.to_string()),
+            Refusal::StateFull { space, bytes, bytes_max } => BrokerError::StateFull { space, bytes, bytes_max },
+            Refusal::StateChanged { space, key } => BrokerError::StateChanged { space, key },
             Refusal::Read(why) => BrokerError::Read(why.to_string()),
             Refusal::Stopped(why) => BrokerError::Stopped(why.to_string()),
             Refusal::DiskFull => BrokerError::StoreFull(refusal.to_string()),

@@ -20,6 +20,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Makes a queue known. An existing queue keeps its messages and gets the new limits.
     fn declare(&self, queue: &QueueName, limits: QueueLimits) -> Pending<'_, Result<(), BrokerError>>;
 
+    /// Takes no more sends for a queue, and gives none of its messages away, until it is declared again: it has gone from
+    /// `queue.toml`. Its messages stay, and what is being handled may end: its settlement may also send there.
+    fn retract(&self, queue: &QueueName) -> Pending<'_, Result<(), BrokerError>>;
+
     /// Sends messages to one queue, all or none. Resolves once they are durable.
     fn publish(&self, queue: &QueueName, messages: Vec<NewMessage>)
     -> Pending<'_, Result<Vec<Published>, BrokerError>>;
@@ -37,6 +41,26 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Keys of a state space in their order, at most `limit`, from after `after` on.
     fn state_keys(&self, space: &str, after: Option<&str>, limit: usize) -> Result<Vec<Box<str>>, BrokerError>;
+
+    /// Bytes of the keys and values of a state space.
+    fn state_bytes(&self, space: &str) -> Result<u64, BrokerError> {
+        const PAGE: usize = 1000;
+        let mut bytes = 0;
+        let mut after: Option<Box<str>> = None;
+        loop {
+            let keys = self.state_keys(space, after.as_deref(), PAGE)?;
+            for key in &keys {
+                bytes += self.state(space, key)?.map_or(0, |value| (key.len() + value.len()) as u64);
+            }
+            match keys.into_iter().next_back() {
+                Some(last) => after = Some(last),
+                None => return Ok(bytes),
+            }
+        }
+    }
+
+    /// Limits the bytes of a state space. An engine that keeps no state has nothing to limit.
+    fn limit_state(&self, _space: &str, _bytes_max: u64) {}
 
     /// Leases up to `max` ready messages, waiting until there is at least one. Dropping the future leases nothing.
     fn claim(&self, queue: &QueueName, max: usize, lease: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>>;
@@ -61,10 +85,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Prolongs a lease to `lease` from now.
     fn extend(&self, lease: Lease, by: Duration) -> Result<(), BrokerError>;
 
-    /// All queues, by name.
+    /// All queues that are declared or hold messages, by name.
     fn queues(&self) -> Pending<'_, Result<Vec<QueueStats>, BrokerError>>;
 
-    /// One queue.
+    /// One queue, if it is declared or holds messages.
     fn queue(&self, queue: &QueueName) -> Pending<'_, Result<QueueStats, BrokerError>>;
 
     /// The first `limit` messages of a queue in its order, without claiming them.
@@ -109,6 +133,8 @@ pub struct Published {
 pub struct QueueStats {
     /// Its name.
     pub name: QueueName,
+    /// Whether it takes sends. One that does not is there for as long as it holds messages.
+    pub declared: bool,
     /// Messages that can be claimed now, or could if an earlier message of their key were not in the way.
     pub ready: u64,
     /// Messages that are not due yet.
@@ -201,6 +227,27 @@ pub enum BrokerError {
         bytes: u64,
         /// The limit.
         bytes_max: u64,
+    },
+    /// A key of state that nobody may use.
+    #[error("{0}")]
+    StateKey(String),
+    /// A state space holds all that it may.
+    #[error("{space}'s state is full: it would take {bytes} bytes, and may take {bytes_max} (limits.state_bytes)")]
+    StateFull {
+        /// Which one.
+        space: Box<str>,
+        /// What it would come to.
+        bytes: u64,
+        /// Its limit.
+        bytes_max: u64,
+    },
+    /// State has changed since it was read: what was to be written is out of date.
+    #[error("{space}'s state has changed at key {key:?} since it was read")]
+    StateChanged {
+        /// Which space.
+        space: Box<str>,
+        /// Where.
+        key: Box<str>,
     },
     /// The lease has expired, was settled, or was never given.
     #[error("the lease is no longer valid: it expired or the delivery was settled")]

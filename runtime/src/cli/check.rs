@@ -25,10 +25,14 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     }
     let config = result?;
     terminal::print(format!(
-        "{}: ok — {}, {}",
+        "{}: ok — {}, {}{}",
         config.path.display(),
         count(config.queues.len(), "queue"),
-        count(config.consumers.len(), "consumer")
+        count(config.consumers.len(), "consumer"),
+        match config.producers.len() {
+            0 => String::new(),
+            producers => format!(", {}", count(producers, "producer")),
+        }
     ))
 }
 
@@ -42,6 +46,7 @@ fn json_of(config: &Config) -> serde_json::Value {
         "file": config.path.to_string_lossy(),
         "queues": config.queues.len(),
         "consumers": config.consumers.len(),
+        "producers": config.producers.len(),
         "errors": [],
     })
 }

@@ -16,7 +16,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body};
 
 use super::{Context, Failed};
-use crate::config;
+use crate::config::{self, ConfigErrors, Endpoint};
 
 /// How long it may take to get a connection. The runtime is on this machine, or close.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,19 +35,25 @@ pub struct Client {
     /// Scheme, host and port.
     base: String,
     token: Option<String>,
+    /// What is wrong with `queue.toml`. A runtime that was started before that can still be asked.
+    config_errors: Option<ConfigErrors>,
 }
 
 /// Where the token is, if not in a file. Never on the command line, which everybody on this machine can read.
 const TOKEN_VARIABLE: &str = "LINECOOK_TOKEN";
 
 impl Client {
-    /// For the runtime that this `queue.toml` starts. Nothing is sent yet.
+    /// For the runtime that this `queue.toml` starts, or started before somebody edited it. Nothing is sent yet.
     pub fn new(context: &Context) -> Result<Client, Failed> {
-        let runtime = context.load_config()?.runtime;
-        let address = reachable(runtime.listen);
-        let (base, tls) = match &runtime.tls {
+        let (endpoint, config_errors) = match config::load(&context.config_path) {
+            Ok(config) => (config.runtime.into(), None),
+            Err(errors) => (config::endpoint(&context.config_path)?, Some(errors)),
+        };
+        let Endpoint { listen, tls, ca_file } = endpoint;
+        let address = reachable(listen);
+        let (base, tls) = match &tls {
             None => (format!("http://{address}"), TlsConfig::default()),
-            Some(tls) => (format!("https://{}:{}", tls.name, address.port()), trust(tls, runtime.ca_file.as_deref())?),
+            Some(tls) => (format!("https://{}:{}", tls.name, address.port()), trust(tls, ca_file.as_deref())?),
         };
         let config = Agent::config_builder()
             .tls_config(tls)
@@ -63,7 +69,7 @@ impl Client {
             .build();
         // The name is what the certificate is for; where it leads to, the file says.
         let agent = Agent::with_parts(config, DefaultConnector::default(), Fixed(address));
-        Ok(Client { agent, address, base, token: token(context)? })
+        Ok(Client { agent, address, base, token: token(context)?, config_errors })
     }
 
     /// `GET`.
@@ -138,6 +144,9 @@ impl Client {
             ureq::Error::Timeout(ureq::Timeout::Connect) | ureq::Error::ConnectionFailed => true,
             _ => false,
         };
+        if nobody && let Some(errors) = &self.config_errors {
+            return errors.clone().into();
+        }
         if nobody {
             return Failed::new(format!(
                 "no runtime answers at {address} (listen in queue.toml): is `linecook run` running?"

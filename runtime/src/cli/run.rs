@@ -1,6 +1,5 @@
 //! `linecook run`: builds and starts what `queue.toml` declares, and runs until it is told to stop.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,13 +8,13 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
 use crate::auth::Auth;
+use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
-use crate::broker::{Broker, QueueLimits};
 use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
@@ -23,6 +22,10 @@ use crate::http::limits::Timeouts;
 use crate::http::tls::Tls;
 use crate::http::{self, App};
 use crate::pause::Pauses;
+use crate::producers::Producers;
+use crate::producers::clock::SystemClock;
+use crate::reconfigure::parts::{self, Access, Consumers, Fixed, Queues, Retention};
+use crate::reconfigure::{Part, Reconfigurer};
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::status::Board;
@@ -30,8 +33,6 @@ use crate::subjects::Subjects;
 
 /// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
 const THREADS: usize = 2;
-/// The limits of a dead-letter queue that `[queues]` does not name.
-const DEAD_LETTERS: QueueLimits = QueueLimits::DEAD_LETTERS;
 /// Connections that wait to be accepted; the system may allow fewer.
 const BACKLOG: u32 = 4096;
 /// How often to ask whether the queue engine still confirms.
@@ -52,7 +53,8 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then drains. A second signal ends the process at once, with exit code 1.
 pub fn run(args: &Args, context: &Context) -> CommandResult {
-    let config = config::load_to_run(&context.config_path)?;
+    let text = config::read(&context.config_path)?;
+    let config = Arc::new(config::parse_to_run(&text, &context.config_path)?);
     logging::start(args.log_format, args.log_level);
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -61,7 +63,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         .enable_all()
         .build()
         .map_err(|error| Failed::new("can't start threads").because(error))?;
-    let result = runtime.block_on(serve(&config, args.log_format));
+    let result = runtime.block_on(serve(config, &text, args.log_format));
     // A load or a build that is still under way on a blocking thread must not hold up the end.
     runtime.shutdown_background();
     result
@@ -80,18 +82,20 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
+async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> CommandResult {
     let mut stop = StopSignals::new()?;
-    let listener = bind(config.runtime.listen).await?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let listener = bind(config.runtime.listen)?;
     let address = listener.local_addr().unwrap_or(config.runtime.listen);
     let tls = config.runtime.tls.as_ref().map(|tls| Tls::open(&tls.files)).transpose();
     let tls = tls.map_err(|error| Failed::new("can't use the certificate of [runtime.tls]").because(error))?;
     let tls = tls.map(Arc::new);
     let store = open(&config.runtime.data_dir, config.runtime.log_bytes_max)?;
     let broker: Arc<dyn Broker> = store.clone();
-    declare(&*broker, config).await?;
+    let subjects = Arc::new(Subjects::default());
+    let queues = Queues { broker: broker.clone(), subjects: subjects.clone() };
+    queues.follow(&config).await.map_err(|error| Failed::new("can't declare the queues").because(error))?;
 
-    let subjects = Arc::new(Subjects::new(config.subscriptions()));
     let consumers: Vec<_> = config.consumers.values().cloned().collect();
     let shares = Shares::new(&consumers, config.runtime.workers);
     let sandbox = Sandbox::start(SandboxOptions {
@@ -107,35 +111,39 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
     let board = Arc::new(Board::with_pauses(pauses));
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
+    let producers = Arc::new(Producers::new(broker.clone(), board.clone(), Arc::new(SystemClock)));
+    producers.apply(&config.producers).await;
+    let rules = Retention::new(&config);
+    let retention = tokio::spawn(retention::keep(broker.clone(), rules.rules()));
+    announce(&config, address, log_format);
+    dispatcher.tell_cut();
+    let dispatcher = Arc::new(Mutex::new(dispatcher));
+    let auth = Arc::new(Auth::new(config.runtime.auth.as_deref()));
+    let access = Access::new(auth.clone(), &config);
+    let host_names = access.host_names();
+    // In this order; what else follows queue.toml goes behind what it needs.
+    let parts: Vec<Box<dyn Part>> = vec![
+        Box::new(Fixed),
+        Box::new(queues),
+        Box::new(Consumers::new(dispatcher.clone())),
+        Box::new(rules),
+        Box::new(parts::Producers(producers.clone())),
+        Box::new(access),
+    ];
+    let mut reconfigurer = Reconfigurer::new(config, text, parts, board.clone());
     let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let app = App {
-        broker: broker.clone(),
-        board,
-        subjects,
-        auth: Arc::new(Auth::new(config.runtime.auth.as_deref())),
-        // The name of the certificate is this runtime's as well.
-        host_names: config
-            .runtime
-            .host_names
-            .iter()
-            .chain(config.runtime.tls.as_ref().map(|tls| &tls.name))
-            .cloned()
-            .collect(),
-    };
+    let app = App { broker: broker.clone(), board, webhooks: producers.webhooks(), subjects, auth, host_names };
     let mut http = tokio::spawn(http::serve_with(listener, app, tls.clone(), Timeouts::default(), async {
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));
     let certificate = tls.map(|tls| tokio::spawn(async move { tls.follow().await }));
-    let retention = tokio::spawn(retention::keep(broker.clone(), retention::rules(config, DEAD_LETTERS)));
-    announce(config, address, &shares, log_format);
 
     let result = tokio::select! {
         name = stop.next() => {
-            let limit = humantime::format_duration(config.runtime.drain_timeout);
-            tracing::info!("{name}: finishing what is running, for up to {limit}; a second signal stops at once");
-            Ok(())
+            Ok(name)
         }
+        () = reconfigurer.follow(async || _ = hangup.recv().await) => unreachable!("it follows for ever"),
         why = failure(&*broker) => Err(Failed::new("the queue engine has stopped")
             .because(why)
             .hint("what was confirmed is safe; look at the disk, then start again")),
@@ -145,22 +153,47 @@ async fn serve(config: &Config, log_format: LogFormat) -> CommandResult {
             Err(error) => io::Error::other(error),
         })),
     };
+    // First, so that nothing new comes while the rest is finished.
+    producers_stopped(&producers, reconfigurer.in_force().runtime.drain_timeout, &mut stop).await?;
     retention.abort();
     if let Some(certificate) = certificate {
         certificate.abort();
     }
+    let mut drain_timeout = Duration::ZERO;
+    if let Ok(name) = &result {
+        drain_timeout = reconfigurer.in_force().runtime.drain_timeout;
+        let limit = humantime::format_duration(drain_timeout);
+        tracing::info!("{name}: finishing what is running, for up to {limit}; a second signal stops at once");
+    }
+    drop(reconfigurer);
+    let dispatcher = Arc::into_inner(dispatcher).expect("nobody follows queue.toml any more").into_inner();
     // A broker that confirms nothing more can't settle what runs: there is nothing to wait for.
-    let drain_timeout = if result.is_ok() { config.runtime.drain_timeout } else { Duration::ZERO };
     tokio::select! {
         () = wind_down(dispatcher, drain_timeout, stop_http, http) => {}
-        name = stop.next() => {
-            let text = "stopped at once; deliveries that were running come back at the next start";
-            return Err(Failed::new(format!("a second signal ({name}): {text}")));
-        }
+        name = stop.next() => return Err(stopped_at_once(name)),
     }
     store.close();
     tracing::info!("stopped");
-    result
+    result.map(drop)
+}
+
+/// Ends the producers. They only finish what they have begun to send, which takes as long as the disk takes.
+/// A file system that does not answer is not waited for longer than for anything else.
+async fn producers_stopped(producers: &Producers, timeout: Duration, stop: &mut StopSignals) -> CommandResult {
+    tokio::select! {
+        ended = tokio::time::timeout(timeout.max(HTTP_PATIENCE), producers.stop()) => {
+            if ended.is_err() {
+                tracing::warn!("not all producers have ended in time; they go on where they were at the next start");
+            }
+            Ok(())
+        }
+        name = stop.next() => Err(stopped_at_once(name)),
+    }
+}
+
+fn stopped_at_once(signal: &str) -> Failed {
+    let text = "stopped at once; deliveries that were running come back at the next start";
+    Failed::new(format!("a second signal ({signal}): {text}"))
 }
 
 /// Lets deliveries end while HTTP still answers (so that `linecook status` shows the draining), then ends HTTP too.
@@ -185,15 +218,15 @@ async fn wind_down(
 
 /// As [`TcpListener::bind`], with room for more connections that wait to be accepted: when there is none, clients try again
 /// after seconds only.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failed> {
-    listen(address).map_err(|error| {
+fn bind(address: SocketAddr) -> Result<TcpListener, Failed> {
+    open_listener(address).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "another process (a `linecook run`?) has this port: stop it, or set another `listen` under [runtime]"
@@ -211,27 +244,6 @@ fn open(data_dir: &Path, log_bytes_max: u64) -> Result<Arc<Embedded>, Failed> {
     Ok(Arc::new(store))
 }
 
-/// Makes all queues known: those of the file, and the dead-letter queues that it does not name.
-async fn declare(broker: &dyn Broker, config: &Config) -> CommandResult {
-    let dead: BTreeSet<&QueueName> = config.consumers.values().map(|consumer| &consumer.dead_letter_queue).collect();
-    let named = config.queues.iter().map(|(name, queue)| (name, queue.limits()));
-    let unnamed = dead.into_iter().filter(|name| !config.queues.contains_key(*name));
-    for (name, limits) in named.chain(unnamed.map(|name| (name, DEAD_LETTERS))) {
-        broker
-            .declare(name, limits)
-            .await
-            .map_err(|error| Failed::new(format!("can't declare queue {name}")).because(error))?;
-    }
-    // Dead-letter queues of queues without a consumer are made when they are first needed. Those that were are known again.
-    for name in config.queues.keys().filter_map(|name| QueueName::new(&format!("{name}.dead")).ok()) {
-        if !config.queues.contains_key(&name) && broker.queue(&name).await.is_ok() {
-            let declared = broker.declare(&name, DEAD_LETTERS).await;
-            declared.map_err(|error| Failed::new(format!("can't declare queue {name}")).because(error))?;
-        }
-    }
-    Ok(())
-}
-
 /// Ends when the broker has stopped, and says why.
 async fn failure(broker: &dyn Broker) -> String {
     loop {
@@ -243,15 +255,19 @@ async fn failure(broker: &dyn Broker) -> String {
 }
 
 /// What was started, on stderr: for people a short table, for programs a log line.
-fn announce(config: &Config, address: SocketAddr, shares: &Shares, log_format: LogFormat) {
+fn announce(config: &Config, address: SocketAddr, log_format: LogFormat) {
     let version = env!("CARGO_PKG_VERSION");
     if log_format == LogFormat::Json {
         let (queues, consumers) = (config.queues.len(), config.consumers.len());
-        tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, "listening");
+        let producers = config.producers.len();
+        tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, producers, "listening");
     } else {
         let scheme = if config.runtime.tls.is_some() { "https" } else { "http" };
         let data_dir = config.runtime.data_dir.display();
         let mut text = format!("linecook {version}: {scheme}://{address}, data in {data_dir}\n");
+        for (name, producer) in &config.producers {
+            text.push_str(&format!("  {name} ({}) → {}\n", producer.kind.name(), producer.queue));
+        }
         for (name, consumer) in &config.consumers {
             let from = match &consumer.source {
                 Source::Package(path) => format!("built from {}", path.display()),
@@ -266,10 +282,10 @@ fn announce(config: &Config, address: SocketAddr, shares: &Shares, log_format: L
         // A closed stderr is no reason not to run.
         _ = io::stderr().write_all(text.as_bytes());
     }
-    if !shares.cut.is_empty() {
-        let consumers = shares.cut.join(", ");
-        tracing::warn!(consumers, "run fewer deliveries at once than max_concurrency: the workers have no more room");
-    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failed> {
+    signal(kind).map_err(|error| Failed::new("can't listen for signals").because(error))
 }
 
 /// SIGTERM and SIGINT.
@@ -281,7 +297,6 @@ struct StopSignals {
 impl StopSignals {
     /// From now on neither ends the process by itself.
     fn new() -> Result<StopSignals, Failed> {
-        let listen = |kind| signal(kind).map_err(|error| Failed::new("can't listen for signals").because(error));
         Ok(StopSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

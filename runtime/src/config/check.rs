@@ -6,12 +6,14 @@ use linecook_store::QueueName;
 
 use super::errors::ConfigError;
 use super::keys::nearest;
+use super::producers::ProducerKind;
 use super::read::Document;
 use super::reader::{Errors, Located};
 use crate::subjects::Pattern;
 
 /// Checks the document as a whole.
 pub(super) fn references(document: &Document, errors: &Errors) {
+    producers(document, errors);
     let dead_letter_queues: BTreeSet<&QueueName> = document
         .consumers
         .iter()
@@ -65,6 +67,28 @@ pub(super) fn references(document: &Document, errors: &Errors) {
 
 fn subscriptions(document: &Document) -> impl Iterator<Item = &Pattern> {
     document.queues.values().flat_map(|queue| &queue.subscribe)
+}
+
+/// Producers name queues that exist, and no two webhooks share a path.
+fn producers(document: &Document, errors: &Errors) {
+    let mut paths: BTreeMap<&str, &std::ops::Range<usize>> = BTreeMap::new();
+    for producer in &document.producers {
+        if let Some(queue) = producer.queue.as_ref().filter(|queue| !document.queues.contains_key(&queue.value)) {
+            let hint = missing_queue_hint(&queue.value, document.queues.keys());
+            let message = format!("there is no queue `{}`", queue.value);
+            errors.push(ConfigError::at(queue.span.clone(), message).hint(hint));
+        }
+        if let (Some(ProducerKind::Webhook(webhook)), Some(span)) = (&producer.kind, &producer.spans.path) {
+            match paths.get(webhook.path.as_str()) {
+                Some(first) => errors.push(
+                    ConfigError::at(span.clone(), format!("two webhooks have the path {:?}", webhook.path))
+                        .related((*first).clone(), "the first one")
+                        .hint("give each webhook a path of its own"),
+                ),
+                None => _ = paths.insert(&webhook.path, span),
+            }
+        }
+    }
 }
 
 fn missing_queue_hint<'q>(missing: &QueueName, known: impl Iterator<Item = &'q QueueName> + Clone) -> String {

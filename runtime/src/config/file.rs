@@ -10,7 +10,7 @@ use super::errors::{ConfigError, ConfigErrors, Position};
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Reads the file whole.
-pub(super) fn read(path: &Path) -> Result<String, ConfigErrors> {
+pub fn read(path: &Path) -> Result<String, ConfigErrors> {
     let shown = path.display();
     let refuse = |error: ConfigError| Err(ConfigErrors::new(path, "", vec![error]));
     let bytes = match bytes(path) {

@@ -27,6 +27,8 @@ pub struct Grants {
     pub secrets: Vec<String>,
     /// Folders that it sees.
     pub dirs: Vec<DirGrant>,
+    /// Whether it has durable state of its own.
+    pub state: bool,
 }
 
 /// One granted folder.

@@ -25,6 +25,16 @@ pub(super) enum Table {
     Dir,
     /// `[consumers.NAME.limits]`.
     Limits,
+    /// `[producers.NAME]` before its kind is known.
+    Producer,
+    /// `[producers.NAME]` of the kind `cron`.
+    Cron,
+    /// `[producers.NAME]` of the kind `tail`.
+    Tail,
+    /// `[producers.NAME]` of the kind `watch`.
+    Watch,
+    /// `[producers.NAME]` of the kind `webhook`.
+    Webhook,
 }
 
 /// A key of the design that this version does not have.
@@ -40,7 +50,6 @@ pub(super) struct LaterKey {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Accepted {
     Text(&'static str),
-    False,
 }
 
 const fn later(table: Table, key: &'static str) -> LaterKey {
@@ -52,15 +61,10 @@ const fn only(table: Table, key: &'static str, accepted: Accepted) -> LaterKey {
 }
 
 /// A key moves from here to [`Table::keys`] when it starts to work.
-const LATER: &[LaterKey] = &[
-    later(Table::File, "producers"),
-    only(Table::Queue, "history", Accepted::Text("0s")),
-    later(Table::Consumer, "rate_limit"),
-    only(Table::Grants, "state", Accepted::False),
-];
+const LATER: &[LaterKey] = &[only(Table::Queue, "history", Accepted::Text("0s")), later(Table::Consumer, "rate_limit")];
 
 impl Table {
-    pub(super) const ALL: [Table; 11] = [
+    pub(super) const ALL: [Table; 16] = [
         Table::File,
         Table::Runtime,
         Table::Auth,
@@ -72,12 +76,17 @@ impl Table {
         Table::Canary,
         Table::Dir,
         Table::Limits,
+        Table::Producer,
+        Table::Cron,
+        Table::Tail,
+        Table::Watch,
+        Table::Webhook,
     ];
 
     /// The keys that it may have, in the order in which they are documented.
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
-            Table::File => &["runtime", "queues", "consumers"],
+            Table::File => &["runtime", "queues", "consumers", "producers"],
             Table::Runtime => &[
                 "data_dir",
                 "listen",
@@ -114,7 +123,7 @@ impl Table {
                 "config",
                 "grants",
             ],
-            Table::Grants => &["send", "http", "tcp", "env", "secrets", "dirs"],
+            Table::Grants => &["send", "http", "tcp", "env", "secrets", "dirs", "state"],
             Table::Canary => &["share", "deliveries"],
             Table::Dir => &["host", "guest", "access"],
             Table::Limits => &[
@@ -127,6 +136,41 @@ impl Table {
                 "log_bytes",
                 "sends",
                 "send_bytes",
+                "state_bytes",
+            ],
+            Table::Producer => &["kind"],
+            Table::Cron => {
+                &["kind", "queue", "schedule", "timezone", "body", "catch_up", "content_type", "key", "attributes"]
+            }
+            Table::Tail => {
+                &["kind", "queue", "files", "start", "max_line", "long_lines", "content_type", "key", "attributes"]
+            }
+            Table::Watch => &[
+                "kind",
+                "queue",
+                "folder",
+                "files",
+                "recursive",
+                "settle",
+                "body",
+                "after",
+                "move_to",
+                "content_type",
+                "key",
+                "attributes",
+            ],
+            Table::Webhook => &[
+                "kind",
+                "queue",
+                "path",
+                "signature",
+                "secret_env",
+                "tolerance",
+                "id_header",
+                "headers",
+                "content_type",
+                "key",
+                "attributes",
             ],
         }
     }
@@ -150,6 +194,11 @@ impl Table {
             Table::Canary => "[consumers.NAME.canary]",
             Table::Dir => "an item of `dirs`",
             Table::Limits => "[consumers.NAME.limits]",
+            Table::Producer => "[producers.NAME]",
+            Table::Cron => "[producers.NAME] of the kind \"cron\"",
+            Table::Tail => "[producers.NAME] of the kind \"tail\"",
+            Table::Watch => "[producers.NAME] of the kind \"watch\"",
+            Table::Webhook => "[producers.NAME] of the kind \"webhook\"",
         }
     }
 

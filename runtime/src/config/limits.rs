@@ -26,6 +26,9 @@ pub struct Limits {
     pub sends: u32,
     /// Bytes of the bodies, keys, content types and attributes of all messages sent; likewise.
     pub send_bytes: u64,
+    /// Bytes of all keys and values of the consumer's durable state, on record and written. A write that is beyond returns an
+    /// error to the guest.
+    pub state_bytes: u64,
 }
 
 impl Limits {
@@ -49,6 +52,7 @@ impl Default for Limits {
             log_bytes: 256 << 10,
             sends: 1000,
             send_bytes: 8 << 20,
+            state_bytes: 64 << 20,
         }
     }
 }

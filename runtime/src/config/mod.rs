@@ -25,16 +25,24 @@ mod host;
 mod keys;
 mod limits;
 mod outside;
+mod place;
+pub mod producers;
 mod read;
 mod reader;
+mod schedule;
 mod syntax;
 pub mod units;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
+pub use self::file::read;
 pub use self::grants::{DirGrant, Grants, Hosts, HttpGrant, Scheme, TcpGrant};
 pub use self::host::Host;
 pub(crate) use self::keys::nearest;
 pub use self::limits::Limits;
+pub use self::place::{Endpoint, endpoint, refuse};
+pub use self::producers::ProducerConfig;
+#[cfg(test)]
+pub(crate) use self::read::producers::webhook::API_PATHS;
 
 /// Reads and checks a file. What it names outside itself may be missing: see [`check`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
@@ -44,7 +52,12 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 /// As [`load`], and the secrets that the file names must be in the environment of this process. What else is missing
 /// can come later: a component that is built, a folder that is made.
 pub fn load_to_run(path: &Path) -> Result<Config, ConfigErrors> {
-    examine(&file::read(path)?, path, outside::check_environment)
+    parse_to_run(&file::read(path)?, path)
+}
+
+/// As [`load_to_run`], of a text that was read from `path`.
+pub fn parse_to_run(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    examine(text, path, outside::check_environment)
 }
 
 /// As [`load`], and the packages, components, folders, files and secrets that the file names must be there.
@@ -87,6 +100,8 @@ pub struct Config {
     pub queues: BTreeMap<QueueName, QueueConfig>,
     /// `[consumers.*]`, by name.
     pub consumers: BTreeMap<String, ConsumerConfig>,
+    /// `[producers.*]`, by name.
+    pub producers: BTreeMap<String, ProducerConfig>,
 }
 
 /// `[runtime]`.
@@ -238,8 +253,20 @@ mod tests {
                 Table::Canary => "[consumers.a.canary]\n",
                 Table::Dir => "[[consumers.a.grants.dirs]]\n",
                 Table::Limits => "[consumers.a.limits]\n",
+                Table::Producer => "[producers.a]\n",
+                Table::Cron => "[producers.a]\nkind = \"cron\"\n",
+                Table::Tail => "[producers.a]\nkind = \"tail\"\n",
+                Table::Watch => "[producers.a]\nkind = \"watch\"\n",
+                Table::Webhook => "[producers.a]\nkind = \"webhook\"\n",
             };
             for key in table.keys() {
+                // What has to be there for other keys to be looked at, or for this one to matter.
+                let before = match *key {
+                    "kind" if table != Table::Producer => continue,
+                    "move_to" => format!("{before}after = \"move\"\n"),
+                    "secret_env" | "tolerance" => format!("{before}signature = \"stripe\"\n"),
+                    _ => before.to_owned(),
+                };
                 // No key takes a time, so that one that is read is refused.
                 let errors = parse(&format!("{before}{key} = 00:00:00\n"), Path::new("queue.toml")).unwrap_err();
                 let refused = format!("`{key}` must be ");

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::errors::ConfigError;
+use super::producers::ProducerKind;
 use super::read::Document;
 use super::reader::{Errors, name};
 use super::{DirGrant, Source};
@@ -35,21 +36,33 @@ pub(super) fn check(document: &Document, errors: &Errors) {
         let error = ConfigError::at(span.clone(), format!("can't read {}: {error}", file.display()));
         errors.push(error.hint("name a file of certificates in PEM, relative to this file"));
     }
+    for producer in &document.producers {
+        if let (Some(ProducerKind::Watch(watch)), Some(span)) = (&producer.kind, &producer.spans.folder)
+            && !watch.folder.is_dir()
+        {
+            let error = ConfigError::at(span.clone(), format!("there is no folder {}", watch.folder.display()));
+            errors.push(error.hint("make it, or correct the path, which is relative to this file"));
+        }
+    }
     check_environment(document, errors);
 }
 
 /// Checks that the secrets are in the environment of this process. Their values are not kept.
 pub(super) fn check_environment(document: &Document, errors: &Errors) {
-    for consumer in &document.consumers {
-        for (secret, span) in consumer.grants.secrets.iter().zip(&consumer.grant_spans.secrets) {
-            let problem = match env::var(secret) {
-                Ok(_) => continue,
-                Err(VarError::NotPresent) => "is not set in the environment",
-                Err(VarError::NotUnicode(_)) => "is not UTF-8 in the environment",
-            };
-            let error = ConfigError::at(span.clone(), format!("the secret {} {problem}", name(secret)));
-            errors.push(error.hint("set it before `linecook run` is started: secrets are not written into this file"));
-        }
+    let consumers = document.consumers.iter();
+    let granted = consumers.flat_map(|consumer| consumer.grants.secrets.iter().zip(&consumer.grant_spans.secrets));
+    let of_webhooks = document.producers.iter().filter_map(|producer| {
+        let Some(ProducerKind::Webhook(webhook)) = &producer.kind else { return None };
+        webhook.signature.secret_env().zip(producer.spans.secret_env.as_ref())
+    });
+    for (secret, span) in granted.map(|(secret, span)| (secret.as_str(), span)).chain(of_webhooks) {
+        let problem = match env::var(secret) {
+            Ok(_) => continue,
+            Err(VarError::NotPresent) => "is not set in the environment",
+            Err(VarError::NotUnicode(_)) => "is not UTF-8 in the environment",
+        };
+        let error = ConfigError::at(span.clone(), format!("the secret {} {problem}", name(secret)));
+        errors.push(error.hint("set it before `linecook run` is started: secrets are not written into this file"));
     }
 }
 

@@ -18,8 +18,13 @@ use crate::subjects::Pattern;
 mod access;
 mod grants;
 mod limits;
+pub(crate) mod producers;
 
 use self::grants::GrantSpans;
+use self::producers::Producer;
+
+/// Where the API is if nothing is said.
+const LISTEN_PORT: u16 = 7878;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -53,7 +58,7 @@ const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_se
 /// Up to what a 32-bit guest can address.
 const MEMORY_BYTES: RangeInclusive<u64> = MIB..=4 * GIB;
 
-const CONSUMER_NAME_BYTES_MAX: usize = 64;
+const NAME_BYTES_MAX: usize = 64;
 
 /// The file as far as it could be read. What is missing in it was reported.
 pub(super) struct Document {
@@ -62,6 +67,7 @@ pub(super) struct Document {
     pub(super) ca_file_span: Option<Range<usize>>,
     pub(super) queues: BTreeMap<QueueName, QueueConfig>,
     pub(super) consumers: Vec<Consumer>,
+    pub(super) producers: Vec<Producer>,
 }
 
 /// `[consumers.NAME]`, with the places that the cross-checks point at.
@@ -93,8 +99,9 @@ impl Document {
     pub(super) fn into_config(self, path: &Path) -> Config {
         let consumers = self.consumers.into_iter().map(Consumer::into_config);
         let consumers = consumers.map(|consumer| consumer.expect("what is missing in a consumer was reported"));
-        let consumers: Vec<ConsumerConfig> = consumers.collect();
-        let mut consumers = consumers;
+        let mut consumers: Vec<ConsumerConfig> = consumers.collect();
+        let producers = self.producers.into_iter().map(Producer::into_config);
+        let producers = producers.map(|producer| producer.expect("what is missing in a producer was reported"));
         let mut queues = self.queues;
         let dead: BTreeSet<QueueName> = consumers.iter().map(|consumer| consumer.dead_letter_queue.clone()).collect();
         for Grants { send, send_subjects, .. } in consumers.iter_mut().map(|consumer| &mut consumer.grants) {
@@ -117,6 +124,7 @@ impl Document {
             runtime: self.runtime,
             queues,
             consumers: consumers.into_iter().map(|consumer| (consumer.name.clone(), consumer)).collect(),
+            producers: producers.map(|producer| (producer.name.clone(), producer)).collect(),
         }
     }
 }
@@ -162,10 +170,14 @@ pub(super) fn document(table: TableReader<'_>, folder: &Path, errors: &Errors) -
     let consumers = table.get("consumers");
     let consumers = consumers.iter().flat_map(|value| value.named("[consumers.NAME]"));
     let consumers = consumers.filter_map(|value| {
-        let name = consumer_name(&value);
+        let name = component_name(&value, "consumer");
         Some(consumer(name, value.table(Table::Consumer)?, folder, errors))
     });
-    let document = Document { runtime, ca_file_span, queues, consumers: consumers.collect() };
+    let consumers = consumers.collect();
+    let producers = table.get("producers");
+    let producers = producers.iter().flat_map(|value| value.named("[producers.NAME]"));
+    let producers = producers.filter_map(|value| producers::read(&value, folder)).collect();
+    let document = Document { runtime, ca_file_span, queues, consumers, producers };
     table.finish();
     document
 }
@@ -173,7 +185,7 @@ pub(super) fn document(table: TableReader<'_>, folder: &Path, errors: &Errors) -
 fn default_runtime(folder: &Path) -> RuntimeConfig {
     RuntimeConfig {
         data_dir: folder.join("data"),
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7878)),
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, LISTEN_PORT)),
         drain_timeout: Duration::from_secs(25),
         workers: thread::available_parallelism().map_or(1, usize::from),
         log_bytes_max: 768 * MIB,
@@ -243,17 +255,18 @@ fn queue(table: TableReader<'_>) -> QueueConfig {
     QueueConfig { bytes_max, dedup_window, retention, subscribe }
 }
 
-fn consumer_name(value: &Value<'_>) -> Option<String> {
+/// The name of a consumer or a producer, whichever `noun` says.
+fn component_name(value: &Value<'_>, noun: &str) -> Option<String> {
     let text = value.key;
     let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        && text.len() <= CONSUMER_NAME_BYTES_MAX;
+        && text.len() <= NAME_BYTES_MAX;
     if !good {
         let hint = format!(
             "it is made of letters, digits, `-` and `_`, starts with a letter or a digit, and has at most \
-             {CONSUMER_NAME_BYTES_MAX} characters"
+             {NAME_BYTES_MAX} characters"
         );
-        value.refuse_key(format!("{} is not a consumer name", name(text)), hint);
+        value.refuse_key(format!("{} is not a {noun} name", name(text)), hint);
     }
     good.then(|| text.to_owned())
 }

@@ -89,6 +89,11 @@ impl<'d> TableReader<'d> {
         value
     }
 
+    /// The same table, now that it is known which of several it is.
+    pub(super) fn of_kind(self, kind: Table) -> TableReader<'d> {
+        TableReader { kind, ..self }
+    }
+
     /// Reports every key that nobody knows. To be called last.
     pub(super) fn finish(self) {
         for (key, value) in self.entries {
@@ -178,6 +183,18 @@ impl<'d> Value<'d> {
             self.refuse(message, format!("write a number from {min} to {max}"));
         }
         value
+    }
+
+    /// Yes or no.
+    pub(super) fn flag(&self) -> Option<bool> {
+        let DeValue::Boolean(flag) = self.value else {
+            self.refuse_type(
+                "a boolean",
+                format!("write `{} = true` or `{} = false`, without quotes", self.key, self.key),
+            );
+            return None;
+        };
+        Some(*flag)
     }
 
     /// A share, such as `"10%"`, within the limits.
@@ -313,6 +330,23 @@ impl<'d> Value<'d> {
         self.value.as_table().is_some_and(toml::map::Map::is_empty)
     }
 
+    /// The items of an array, or the value itself if it is a text.
+    pub(super) fn texts(&self, example: &str) -> Vec<Value<'d>> {
+        match self.value {
+            DeValue::String(_) => vec![self.clone()],
+            DeValue::Array(_) => self.items(example),
+            _ => {
+                self.refuse_type("a string or an array of strings", self.example(example));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether it is an array without items.
+    pub(super) fn is_empty_array(&self) -> bool {
+        self.value.as_array().is_some_and(|items| items.is_empty())
+    }
+
     /// A table whose keys are ours.
     pub(super) fn table(&self, kind: Table) -> Option<TableReader<'d>> {
         let Some(entries) = self.value.as_table() else {
@@ -344,7 +378,6 @@ impl<'d> Value<'d> {
     fn check_later(&self, later: &LaterKey) {
         let accepted = match later.accepted {
             Some(Accepted::Text(text)) => self.value.as_str() == Some(text),
-            Some(Accepted::False) => self.value.as_bool() == Some(false),
             None => false,
         };
         if accepted {
@@ -352,7 +385,6 @@ impl<'d> Value<'d> {
         }
         let hint = match later.accepted {
             Some(Accepted::Text(text)) => format!("leave it out, or write its default: `{} = {text:?}`", self.key),
-            Some(Accepted::False) => format!("leave it out, or write its default: `{} = false`", self.key),
             None => "leave it out".to_owned(),
         };
         let what = if later.accepted.is_some() { "this value of " } else { "" };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// A file's length, times and inode. A rewrite that keeps length and modification time still changes `ctime`, and a file
 /// that was renamed into place has an inode of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint {
+pub(crate) struct Fingerprint {
     length: u64,
     mtime: (i64, i64),
     ctime: (i64, i64),
@@ -18,7 +18,7 @@ pub(super) struct Fingerprint {
 
 impl Fingerprint {
     /// The fingerprint of the file (through symbolic links), or none if there is nothing at `path`.
-    pub(super) fn of(path: &Path) -> io::Result<Option<Fingerprint>> {
+    pub(crate) fn of(path: &Path) -> io::Result<Option<Fingerprint>> {
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_file() => Err(io::Error::other("it is not a file")),
             Ok(metadata) => Ok(Some(Fingerprint::new(&metadata))),

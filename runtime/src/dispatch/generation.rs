@@ -72,6 +72,23 @@ pub type InForce<M = Module> = watch::Receiver<Option<Serving<M>>>;
 #[derive(Debug)]
 pub(super) struct Generations<M>(Arc<Shared<M>>);
 
+impl<M> Clone for Generations<M> {
+    fn clone(&self) -> Generations<M> {
+        Generations(self.0.clone())
+    }
+}
+
+/// What a consumer that was changed begins with.
+#[derive(Debug)]
+pub(super) enum Seed<M> {
+    /// What is in force stays.
+    Same,
+    /// The module in force, linked with what the consumer may do now: a generation of its own.
+    Relinked(M, ModuleHash),
+    /// Nothing: its queue waits for the first module.
+    Nothing,
+}
+
 /// What is also reached by the trial of a generation, which ends on a worker's thread.
 #[derive(Debug)]
 pub(super) struct Shared<M> {
@@ -101,6 +118,56 @@ impl<M> Generations<M> {
             newest: AtomicU64::new(0),
             rolled_back: Mutex::default(),
         }))
+    }
+
+    /// The generations of the same consumer after it was changed. Numbers go on from here; nothing is on trial, and what was
+    /// rolled back may be tried again unless everything about it is the same. These must not be used any more.
+    pub(super) fn succeed(&self, queue: &str, canary: Option<CanaryLimits>, seed: Seed<M>) -> Generations<M> {
+        let before = &self.0;
+        let newest = before.newest.load(Ordering::Relaxed);
+        let is_new = matches!(seed, Seed::Relinked(..));
+        let (in_force, newest, rolled_back) = match seed {
+            Seed::Same => {
+                let rolled_back = before.rolled_back.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                (before.in_force(), newest, rolled_back)
+            }
+            Seed::Relinked(module, hash) => {
+                let number = newest + 1;
+                let generation = Generation { number, module, hash, loaded_at: SystemTime::now() };
+                (Some(Arc::new(generation)), number, HashMap::new())
+            }
+            Seed::Nothing => (None, newest, HashMap::new()),
+        };
+        let after = Shared {
+            consumer: before.consumer.clone(),
+            queue: queue.to_owned(),
+            canary,
+            board: before.board.clone(),
+            serving: watch::Sender::new(None),
+            newest: AtomicU64::new(newest),
+            rolled_back: Mutex::new(rolled_back),
+        };
+        after.board.update(&after.consumer, queue, |status| {
+            status.queue = queue.to_owned();
+            (status.canary, status.reload_error) = (None, None);
+            if in_force.is_none() {
+                (status.state, status.module_hash, status.loaded_at) = (ConsumerState::Loading, None, None);
+            }
+        });
+        match in_force {
+            Some(generation) if is_new => after.take(generation),
+            Some(in_force) => _ = after.serving.send_replace(Some(Serving { in_force, canary: None })),
+            None => {}
+        }
+        Generations(Arc::new(after))
+    }
+
+    /// The module in force.
+    pub(super) fn module(&self) -> Option<(M, ModuleHash)>
+    where
+        M: Clone,
+    {
+        self.0.in_force().map(|generation| (generation.module.clone(), generation.hash))
     }
 
     /// For those that hand deliveries to it.
@@ -167,6 +234,10 @@ impl<M> Generations<M> {
 }
 
 impl<M> Shared<M> {
+    fn in_force(&self) -> Option<Arc<Generation<M>>> {
+        self.serving.borrow().as_ref().map(|serving| serving.in_force.clone())
+    }
+
     fn hash(&self) -> Option<ModuleHash> {
         self.serving.borrow().as_ref().map(|serving| serving.in_force.hash)
     }
@@ -286,6 +357,29 @@ mod tests {
         assert_eq!((status.state, status.reload_error.as_deref()), (ConsumerState::Running, Some("not WASM")));
         generations.accept_current();
         assert_eq!(board.all()[0].reload_error, None);
+    }
+
+    #[test]
+    fn a_changed_consumer_goes_on_with_its_module_and_its_numbers() {
+        let board = Arc::new(Board::default());
+        let first = Generations::new("welcome", "signups", board.clone(), None);
+        first.swap("one", ModuleHash([1; 32]));
+        let same = first.succeed("others", None, Seed::Same);
+        let now = |generations: &Generations<&'static str>| {
+            let serving = generations.subscribe().borrow().clone();
+            serving.map(|serving| (serving.in_force.number, serving.in_force.module))
+        };
+        assert_eq!(now(&same), Some((1, "one")));
+        assert_eq!((board.all()[0].queue.as_str(), board.all()[0].generation), ("others", 1));
+
+        let relinked = same.succeed("others", None, Seed::Relinked("one, granted more", ModuleHash([1; 32])));
+        assert_eq!(now(&relinked), Some((2, "one, granted more")));
+        assert_eq!((board.all()[0].state, board.all()[0].generation), (ConsumerState::Running, 2));
+
+        let nothing = relinked.succeed("others", None, Seed::Nothing);
+        assert_eq!((now(&nothing), board.all()[0].state), (None, ConsumerState::Loading));
+        nothing.swap("two", ModuleHash([2; 32]));
+        assert_eq!((now(&nothing), now(&relinked)), (Some((3, "two")), Some((2, "one, granted more"))));
     }
 
     const LIMITS: CanaryLimits = CanaryLimits { share_percent: 10, deliveries: 20 };

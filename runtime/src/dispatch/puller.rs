@@ -2,15 +2,18 @@
 //! message costs no word with another thread but its share of a batched claim and a batched settlement.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::fmt;
 use std::future::{self, Future};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Phase;
@@ -19,7 +22,8 @@ use super::gather::{BatchLimits, Gathered, Suspects, Waiting};
 use super::generation::{Generation, InForce, Serving};
 use super::pace::Pace;
 use super::policy::Policy;
-use super::settler::{Handled, Settler, Stopped};
+use super::room::Seat;
+use super::settler::{Effects, Handled, Settler, Stopped};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Reuse;
 use crate::delivery::{Delivery, MessageId, Outcome};
@@ -53,13 +57,24 @@ pub(super) struct Consumer {
     pub(super) in_force: InForce,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) pauses: watch::Receiver<Paused>,
+    /// Whether the consumer was changed or has gone from `queue.toml`: then nothing more is claimed, and what runs ends.
+    pub(super) retired: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("policy", &self.policy).finish_non_exhaustive()
+    }
 }
 
 /// One consumer on one worker.
 pub(super) struct Puller {
     consumer: Rc<Consumer>,
     worker: Worker,
-    permits: usize,
+    /// How many deliveries may run at once.
+    seat: Seat,
+    /// Held for as long as it may claim or begin something.
+    claims: Option<mpsc::Sender<Infallible>>,
     counters: Arc<Counters>,
     pace: Pace,
     settler: Settler,
@@ -84,26 +99,34 @@ enum Claimed {
 enum Ended {
     Handled(Delivery, Arc<Generation>, Report),
     Batch(Vec<Delivery>, Arc<Generation>, BatchReport),
-    /// The runtime is stopping, so they were not begun.
+    /// The puller is draining, so they were not begun.
     NotBegun(Vec<Delivery>, Arc<Generation>),
     /// The lease was gone before it began.
     Gone,
 }
 
 impl Puller {
-    /// Runs at most `permits` deliveries at once on `worker`. The counters are written by this puller only.
-    pub(super) fn new(consumer: Consumer, worker: Worker, permits: usize, counters: Arc<Counters>) -> Puller {
+    /// Runs at most as many deliveries at once on `worker` as its seat has, and holds on to `claims` for as long as it may
+    /// claim or begin something. The counters are written by this puller only.
+    pub(super) fn new(
+        consumer: Consumer,
+        worker: Worker,
+        seat: Seat,
+        claims: mpsc::Sender<Infallible>,
+        counters: Arc<Counters>,
+    ) -> Puller {
         let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone());
         let gathered = consumer.batches.map(|limits| Rc::new(RefCell::new(Gathered::new(limits))));
-        let instances = consumer.reuse.map(|reuse| Rc::new(Instances::new(reuse, permits, counters.clone())));
+        let instances = consumer.reuse.map(|reuse| Rc::new(Instances::new(reuse, 0, counters.clone())));
         Puller {
             consumer: Rc::new(consumer),
             worker,
-            permits,
+            seat,
+            claims: Some(claims),
             counters,
             pace: Pace::new(),
             settler,
-            free: Rc::new(Cell::new(permits)),
+            free: Rc::default(),
             draining: Rc::default(),
             gathered,
             instances,
@@ -113,7 +136,7 @@ impl Puller {
 
     /// Runs until the phase says that it must end, or the broker has stopped.
     pub(super) async fn run(mut self) {
-        let mut phase = self.consumer.phase.clone();
+        let mut permits = 0;
         let mut pauses = self.consumer.pauses.clone();
         let mut paused = self.is_paused(&mut pauses);
         let mut in_force = self.consumer.in_force.clone();
@@ -123,29 +146,37 @@ impl Puller {
         let mut running = FuturesUnordered::new();
         let mut claim: Option<LocalBoxFuture<'static, Result<Claimed, Stopped>>> = None;
         loop {
-            let has_room = running.len() < self.permits && self.settler.has_room();
+            let permits_now = self.seat.permits(running.len());
+            if permits != permits_now {
+                permits = permits_now;
+                // It was for another number. Nothing is lost with it.
+                claim = None;
+                self.keep_instances(permits);
+            }
+            let has_room = running.len() < permits && self.settler.has_room();
             if claim.is_none() && has_room && !paused && !self.draining.get() {
                 claim = Some(match &self.gathered {
                     None => Box::pin(self.claim()),
                     Some(gathered) => Box::pin(self.claim_batches(gathered.clone())),
                 });
             }
-            self.free.set(self.permits - running.len());
+            self.free.set(permits.saturating_sub(running.len()));
             if self.draining.get() && running.is_empty() && self.settler.is_empty() {
                 return;
             }
             // What makes room comes before what takes it.
             tokio::select! {
                 biased;
-                now = next_phase(&mut phase) => match now {
-                    Phase::Running => {}
-                    Phase::Draining => {
-                        self.draining.set(true);
-                        claim = None;
-                        self.release_gathered();
+                () = self.seat.changed() => {
+                    let phase = *self.consumer.phase.borrow();
+                    if phase == Phase::Stopped {
+                        return;
                     }
-                    Phase::Stopped => return,
-                },
+                    if phase == Phase::Draining || self.consumer.retired.load(Ordering::Acquire) {
+                        claim = None;
+                        self.drain();
+                    }
+                }
                 Ok(()) = pauses.changed() => {
                     paused = self.is_paused(&mut pauses);
                     if paused {
@@ -293,7 +324,20 @@ impl Puller {
         handlers
     }
 
-    /// The runtime is stopping: what waits for its batch goes back.
+    /// From now on nothing is claimed, and nothing that was claimed begins.
+    fn drain(&mut self) {
+        self.draining.set(true);
+        self.release_gathered();
+        self.keep_instances(0);
+        self.claims = None;
+    }
+
+    fn keep_instances(&self, permits: usize) {
+        let capacity = if self.draining.get() { 0 } else { permits };
+        self.instances.iter().for_each(|instances| instances.set_capacity(capacity));
+    }
+
+    /// What waits for its batch goes back.
     fn release_gathered(&mut self) {
         let Some(gathered) = &self.gathered else { return };
         let Some(serving) = self.consumer.in_force.borrow().clone() else { return };
@@ -309,7 +353,10 @@ impl Puller {
                 let handled = Handled::new(&delivery, generation.hash, report.stderr_tail);
                 match self.on_trial(&generation, delivery.message.id, &report.outcome) {
                     true => self.settler.put_back(handled, report.outcome),
-                    false => self.settler.settle(handled, report.outcome, report.sends),
+                    false => {
+                        let effects = Effects { sends: report.sends, state: report.state };
+                        self.settler.settle(handled, report.outcome, effects);
+                    }
                 }
                 if report.elapsed > SEND_AFTER {
                     self.settler.send();
@@ -353,8 +400,9 @@ impl Puller {
         match (answers, deliveries) {
             (Ok(answers), _) => {
                 let settled = deliveries.iter().zip(answers);
-                let settled =
-                    settled.map(|(delivery, Answered { outcome, sends })| (handled(delivery), outcome, sends));
+                let settled = settled.map(|(delivery, Answered { outcome, sends, state })| {
+                    (handled(delivery), outcome, Effects { sends, state })
+                });
                 self.settler.settle_batch(settled.collect(), shared_sends);
             }
             (Err(reason), [delivery]) => {
@@ -492,14 +540,6 @@ async fn handle_batch(
     let report = target.reusing(instances, generation.number).call_batch(slot, &deliveries).await;
     counters.end(deliveries.len() as u64);
     Ended::Batch(deliveries, generation, report)
-}
-
-/// The phase after the next change. If nobody can change it any more, everything has gone.
-async fn next_phase(phase: &mut watch::Receiver<Phase>) -> Phase {
-    match phase.changed().await {
-        Ok(()) => *phase.borrow_and_update(),
-        Err(_) => Phase::Stopped,
-    }
 }
 
 /// The claim's end, or nothing for ever if there is no claim.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::build::Builder;
 use super::fingerprint::{Fingerprint, Tree};
 use super::generation::Generations;
-use super::hints::Hints;
+use crate::hints::Hints;
 use crate::sandbox::{InstanceSettings, Module, ModuleHash, Sandbox};
 
 /// Bad modules that are remembered. More than anybody makes by hand; then it starts anew.
@@ -43,6 +43,11 @@ pub(super) trait Loader: Send + 'static {
     fn load(&self, component: Arc<[u8]>) -> impl Future<Output = Result<Self::Module, String>> + Send;
 }
 
+/// The name of a component.
+pub(super) fn hash(component: &[u8]) -> ModuleHash {
+    ModuleHash(Sha256::digest(component).into())
+}
+
 /// Loads with the grants of one consumer.
 pub(super) struct SandboxLoader {
     pub(super) sandbox: Arc<Sandbox>,
@@ -65,16 +70,19 @@ pub(super) struct Intake<L: Loader> {
     bad: HashMap<ModuleHash, String>,
     /// What was last said to be wrong, so that it is said once.
     refused: Option<(Option<ModuleHash>, String)>,
+    /// Whether there was a component where one is looked for.
+    found: bool,
 }
 
 impl<L: Loader> Intake<L> {
     pub(super) fn new(loader: L, generations: Generations<L::Module>) -> Intake<L> {
-        Intake { loader, generations, bad: HashMap::new(), refused: None }
+        Intake { loader, generations, bad: HashMap::new(), refused: None, found: false }
     }
 
     /// Takes the component into use if it is new and good.
     async fn offer(&mut self, component: Arc<[u8]>) {
-        let hash = ModuleHash(Sha256::digest(&component).into());
+        self.found = true;
+        let hash = hash(&component);
         if self.generations.hash() == Some(hash) {
             // What was refused, on trial or rolled back is not the newest version any more.
             self.refused = None;
@@ -114,7 +122,7 @@ impl<L: Loader> Intake<L> {
 
     /// No file: until there is a first version that is worth telling; afterwards it is a moment of somebody's `mv`.
     fn absent(&mut self, path: &Path) {
-        if self.generations.hash().is_none() {
+        if !self.found || self.generations.hash().is_none() {
             self.refuse(None, format!("there is no file {}: build it, or correct `component`", path.display()));
         }
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -14,7 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use super::generation::hex;
 use super::policy::{Attempt, Policy};
 use crate::broker::{Broker, BrokerError};
-use crate::delivery::{Delivery, Lease, MessageId, Outcome, Outgoing, Resolution, Settlement};
+use crate::delivery::{Delivery, Lease, MessageId, Outcome, Outgoing, Resolution, Settlement, StateUse};
 use crate::sandbox::ModuleHash;
 use crate::status::Counters;
 use crate::time::now_ms;
@@ -73,10 +74,23 @@ pub(super) struct Settler {
     complained_at: Option<Instant>,
 }
 
+/// What a handler did that goes on record with its ack.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    pub(super) sends: Vec<Outgoing>,
+    pub(super) state: StateUse,
+}
+
+impl From<Vec<Outgoing>> for Effects {
+    fn from(sends: Vec<Outgoing>) -> Effects {
+        Effects { sends, ..Effects::default() }
+    }
+}
+
 struct Unsettled {
     handled: Handled,
     resolution: Resolution,
-    sends: Vec<Outgoing>,
+    effects: Effects,
     /// Acks of the same batch that must not be on record before this one: it carries what was sent for all of them.
     followers: Vec<Unsettled>,
 }
@@ -91,7 +105,10 @@ struct Asked {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Ack { sent: bool },
+    /// Whether something goes with it.
+    Ack {
+        with_effects: bool,
+    },
     DeadLetter,
     Other,
 }
@@ -114,32 +131,37 @@ impl Settler {
     }
 
     /// Takes what a handler answered. It is on its way with the next [`Settler::send`].
-    pub(super) fn settle(&mut self, handled: Handled, outcome: Outcome, sends: Vec<Outgoing>) {
+    pub(super) fn settle(&mut self, handled: Handled, outcome: Outcome, effects: impl Into<Effects>) {
         if outcome.is_failure() {
             self.counters.failed();
         }
-        // What a failed attempt sent never was.
-        let sends = if outcome == Outcome::Ack { sends } else { Vec::new() };
+        // What a failed attempt sent and wrote never was.
+        let effects = if outcome == Outcome::Ack { effects.into() } else { Effects::default() };
         let resolution = self.judge(&handled, outcome);
-        self.put(Unsettled::new(handled, resolution, sends));
+        self.put(Unsettled::new(handled, resolution, effects));
     }
 
     /// Takes what the handler of a batch answered, message by message. What was sent for the batch as a whole goes on
     /// record with the first ack, and the other acks follow it: so it can happen twice (should the process end in between,
     /// they come back), but is never lost.
-    pub(super) fn settle_batch(&mut self, batch: Vec<(Handled, Outcome, Vec<Outgoing>)>, shared_sends: Vec<Outgoing>) {
+    pub(super) fn settle_batch<E: Into<Effects>>(
+        &mut self,
+        batch: Vec<(Handled, Outcome, E)>,
+        shared_sends: Vec<Outgoing>,
+    ) {
         let mut shared_sends = Some(shared_sends).filter(|sends| !sends.is_empty());
         let mut leader: Option<Unsettled> = None;
-        for (handled, outcome, mut sends) in batch {
+        for (handled, outcome, effects) in batch {
+            let mut effects = effects.into();
             match (&outcome, &mut leader) {
                 (Outcome::Ack, None) if shared_sends.is_some() => {
-                    sends.extend(shared_sends.take().into_iter().flatten());
-                    leader = Some(Unsettled::new(handled, Resolution::Ack, sends));
+                    effects.sends.extend(shared_sends.take().into_iter().flatten());
+                    leader = Some(Unsettled::new(handled, Resolution::Ack, effects));
                 }
                 (Outcome::Ack, Some(leader)) => {
-                    leader.followers.push(Unsettled::new(handled, Resolution::Ack, sends));
+                    leader.followers.push(Unsettled::new(handled, Resolution::Ack, effects));
                 }
-                _ => self.settle(handled, outcome, sends),
+                _ => self.settle(handled, outcome, effects),
             }
         }
         if let Some(leader) = leader {
@@ -152,7 +174,7 @@ impl Settler {
     pub(super) fn put_back(&mut self, handled: Handled, outcome: Outcome) {
         self.counters.failed();
         let (Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason }) = &outcome else {
-            return self.settle(handled, outcome, Vec::new());
+            return self.settle(handled, outcome, Effects::default());
         };
         let (message, attempt, module) = (handled.message, handled.attempt, handled.module);
         let consumer = &*self.policy.consumer;
@@ -162,14 +184,14 @@ impl Settler {
             _ => Duration::ZERO,
         };
         let resolution = Resolution::Snooze { delay };
-        self.put(Unsettled::new(handled, resolution, Vec::new()));
+        self.put(Unsettled::new(handled, resolution, Effects::default()));
     }
 
     /// Gives a message of a batch back that failed as a whole: it is handed out again at once, and the attempt does not
     /// count.
     pub(super) fn hand_back(&mut self, handled: Handled) {
         let resolution = Resolution::Snooze { delay: Duration::ZERO };
-        self.put(Unsettled::new(handled, resolution, Vec::new()));
+        self.put(Unsettled::new(handled, resolution, Effects::default()));
     }
 
     /// Gives a message up whose last attempt began and never ended.
@@ -177,13 +199,13 @@ impl Settler {
         let mut handled = Handled::new(delivery, module, String::new());
         handled.attempt = delivery.attempt - 1;
         let resolution = self.judge(&handled, Outcome::DeadLetter { reason });
-        self.put(Unsettled::new(handled, resolution, Vec::new()));
+        self.put(Unsettled::new(handled, resolution, Effects::default()));
     }
 
     /// Gives a delivery back whose handler never started.
     pub(super) fn release(&mut self, delivery: &Delivery, module: ModuleHash) {
         let handled = Handled::new(delivery, module, String::new());
-        self.put(Unsettled::new(handled, Resolution::Release, Vec::new()));
+        self.put(Unsettled::new(handled, Resolution::Release, Effects::default()));
     }
 
     /// Whether everything is on record.
@@ -248,9 +270,10 @@ impl Settler {
             match leader {
                 Ok(()) => self.put(follower),
                 Err(BrokerError::Stopped(_)) => {}
+                Err(BrokerError::StateChanged { .. }) => self.hand_back(follower.handled),
                 Err(refusal) => {
                     let reason = format!("what its batch sent could not be put on record: {refusal}");
-                    self.settle(follower.handled, Outcome::Retry { reason, after: None }, Vec::new());
+                    self.settle(follower.handled, Outcome::Retry { reason, after: None }, Effects::default());
                 }
             }
         }
@@ -264,18 +287,28 @@ impl Settler {
                 %message, consumer, attempt, %module,
                 "the lease was gone when the result came: the message has gone its own way"
             ),
+            // Another delivery wrote what this one had read before: it is handled again, with what is there now. Whoever was
+            // first has gone on, so that this ends.
+            _ if matches!(refusal, BrokerError::StateChanged { .. }) => {
+                tracing::debug!(%message, consumer, attempt, %module, %refusal, "it is handled again; the attempt does not count");
+                self.hand_back(handled);
+            }
             // The queue that it sent to has no room, or there is none: perhaps there is later.
-            Kind::Ack { sent: true } => {
-                let reason = format!("what it sent was refused: {refusal}");
-                self.settle(handled, Outcome::Retry { reason, after: None }, Vec::new());
+            Kind::Ack { with_effects: true } => {
+                let what = match refusal {
+                    BrokerError::StateFull { .. } | BrokerError::StateKey(_) => "wrote",
+                    _ => "sent",
+                };
+                let reason = format!("what it {what} was refused: {refusal}");
+                self.settle(handled, Outcome::Retry { reason, after: None }, Effects::default());
             }
             Kind::DeadLetter => {
                 self.complain(&handled, &refusal);
                 // Not a retry: that would count an attempt that there is none of.
                 let resolution = Resolution::Snooze { delay: self.policy.retry_delay_max };
-                self.put(Unsettled::new(handled, resolution, Vec::new()));
+                self.put(Unsettled::new(handled, resolution, Effects::default()));
             }
-            Kind::Ack { sent: false } | Kind::Other => tracing::warn!(
+            Kind::Ack { with_effects: false } | Kind::Other => tracing::warn!(
                 %message, consumer, attempt, %module, %refusal,
                 "the result could not be put on record; the message comes back when its lease expires"
             ),
@@ -341,23 +374,36 @@ impl Settler {
 
 impl Unsettled {
     /// Without followers.
-    fn new(handled: Handled, resolution: Resolution, sends: Vec<Outgoing>) -> Unsettled {
-        Unsettled { handled, resolution, sends, followers: Vec::new() }
+    fn new(handled: Handled, resolution: Resolution, effects: Effects) -> Unsettled {
+        Unsettled { handled, resolution, effects, followers: Vec::new() }
     }
 
     fn bytes(&self) -> usize {
-        self.sends.iter().map(|send| send.message.body.len()).sum()
+        let Effects { sends, state: StateUse { reads, writes } } = &self.effects;
+        let sent: usize = sends.iter().map(|send| send.message.body.len()).sum();
+        let read: usize = reads.iter().filter_map(|read| read.seen.as_ref()).map(Bytes::len).sum();
+        let written: usize = writes.iter().filter_map(|write| write.value.as_ref()).map(Bytes::len).sum();
+        sent + read + written
     }
 
     fn split(self) -> (Asked, Settlement) {
         let bytes = self.bytes();
         let kind = match &self.resolution {
-            Resolution::Ack => Kind::Ack { sent: !self.sends.is_empty() },
+            Resolution::Ack => {
+                let Effects { sends, state } = &self.effects;
+                Kind::Ack { with_effects: !sends.is_empty() || !state.writes.is_empty() }
+            }
             Resolution::DeadLetter { .. } => Kind::DeadLetter,
             Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => Kind::Other,
         };
-        let settlement =
-            Settlement { lease: self.handled.lease, resolution: self.resolution, sends: self.sends, state: Vec::new() };
+        let Effects { sends, state: StateUse { reads, writes } } = self.effects;
+        let settlement = Settlement {
+            lease: self.handled.lease,
+            resolution: self.resolution,
+            sends,
+            state: writes,
+            state_reads: reads,
+        };
         (Asked { handled: self.handled, kind, bytes, followers: self.followers }, settlement)
     }
 }

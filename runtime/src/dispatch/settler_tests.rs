@@ -31,6 +31,9 @@ impl Broker for Scripted {
     fn declare(&self, _: &QueueName, _: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
         unreachable!()
     }
+    fn retract(&self, _: &QueueName) -> Pending<'_, Result<(), BrokerError>> {
+        unreachable!()
+    }
     fn publish(&self, _: &QueueName, _: Vec<NewMessage>) -> Pending<'_, Result<Vec<Published>, BrokerError>> {
         unreachable!()
     }
@@ -217,6 +220,55 @@ fn the_last_attempt_whose_sends_are_refused_is_a_dead_letter_with_that_reason() 
     let reason = &facts.iter().find(|(name, _)| **name == *crate::dead_letter::REASON).unwrap().1;
     assert_eq!(&**reason, "what it sent was refused: queue audit is full (10 bytes)");
     assert_eq!(bench.counts(), (0, 1, 1));
+}
+
+fn state() -> Effects {
+    let (space, key) = (Box::from("consumer/welcome"), Box::from("n"));
+    let writes = vec![StateWrite { space, key, value: Some("2".into()) }];
+    Effects { state: StateUse { writes, ..StateUse::default() }, ..Effects::default() }
+}
+
+fn changed() -> BrokerError {
+    BrokerError::StateChanged { space: "consumer/welcome".into(), key: "n".into() }
+}
+
+#[test]
+fn state_goes_with_an_ack_and_with_nothing_else() {
+    let mut bench = Bench::new([]);
+    bench.settler.settle(handled(1, 1), Outcome::Ack, state());
+    bench.settler.settle(handled(2, 1), Outcome::Retry { reason: "no".into(), after: None }, state());
+    bench.settler.settle(handled(3, 1), Outcome::Snooze { after: Duration::ZERO }, state());
+    let calls = bench.finish();
+    assert_eq!(calls[0].iter().map(|one| one.state.len()).collect::<Vec<_>>(), [1, 0, 0]);
+}
+
+#[test]
+fn a_delivery_whose_state_has_changed_is_handled_again_and_uses_up_no_attempt() {
+    let mut bench = Bench::new([changed()]);
+    // Also the last attempt.
+    bench.settler.settle(handled(1, 5), Outcome::Ack, state());
+    let calls = bench.finish();
+    assert_eq!(calls[1][0].resolution, Resolution::Snooze { delay: Duration::ZERO });
+    assert!(calls[1][0].state.is_empty());
+    assert_eq!(bench.counts(), (0, 0, 0));
+
+    let mut bench = Bench::new([changed()]);
+    let batch = vec![(handled(1, 1), Outcome::Ack, state()), (handled(2, 1), Outcome::Ack, state())];
+    bench.settler.settle_batch(batch, sends());
+    let calls = bench.finish();
+    assert!(calls[1].iter().all(|one| one.resolution == Resolution::Snooze { delay: Duration::ZERO }), "{calls:?}");
+    assert_eq!((calls[1].len(), bench.counts()), (2, (0, 0, 0)));
+}
+
+#[test]
+fn state_that_is_full_is_a_failed_attempt_whose_reason_names_the_limit() {
+    let full = BrokerError::StateFull { space: "consumer/welcome".into(), bytes: 11, bytes_max: 10 };
+    let mut bench = Bench::new([full]);
+    bench.settler.settle(handled(1, 5), Outcome::Ack, state());
+    let calls = bench.finish();
+    let Resolution::DeadLetter { facts, .. } = &calls[1][0].resolution else { panic!("{calls:?}") };
+    let reason = &facts.iter().find(|(name, _)| **name == *crate::dead_letter::REASON).unwrap().1;
+    assert!(reason.starts_with("what it wrote was refused") && reason.contains("limits.state_bytes"), "{reason}");
 }
 
 #[test]

@@ -47,6 +47,14 @@ impl Principal {
         }
     }
 
+    /// Whether they may do everything.
+    pub(super) fn may_all(&self) -> bool {
+        match self {
+            Principal::Anyone => true,
+            Principal::Holder(token) => token.may_all(),
+        }
+    }
+
     /// Whether they may see that there is this queue.
     pub(super) fn may_see(&self, queue: &str) -> bool {
         match self {

@@ -1,4 +1,5 @@
-//! `GET /consumers`: what the consumers are doing; `POST /consumers/{name}/pause` and `…/resume`.
+//! `GET /consumers`: what the consumers are doing, and which `queue.toml` they come from; `POST /consumers/{name}/pause` and
+//! `…/resume`.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -11,11 +12,19 @@ use super::problem::Problem;
 use crate::auth::Action;
 use crate::config::nearest;
 
+/// What is told of an error in `queue.toml` to those who may not do everything.
+const LAST_ERROR_HIDDEN: &str = "queue.toml has an error; a token with the scope \"admin\" may see which";
+
 /// All consumers, by name; of those whose queue the token may see.
 pub(super) async fn list(State(shared): State<Shared>, principal: Principal) -> Json<Value> {
     let mut consumers = shared.board.all();
     consumers.retain(|consumer| principal.may_see(&consumer.queue));
-    Json(json!({ "consumers": consumers }))
+    let mut config = shared.board.config();
+    if !principal.may_all() {
+        // It quotes the file, with what is not for everybody.
+        config.last_error = config.last_error.map(|_| LAST_ERROR_HIDDEN.to_owned());
+    }
+    Json(json!({ "consumers": consumers, "config": config }))
 }
 
 /// The consumer claims nothing more; what runs ends.

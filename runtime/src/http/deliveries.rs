@@ -236,7 +236,7 @@ async fn settle(
         match prepare(shared, principal, token, outcome).await {
             Ok((held, resolution, counted)) => {
                 let (lease, sends, state) = (held.lease, Vec::new(), Vec::new());
-                settlements.push(Settlement { lease, resolution, sends, state });
+                settlements.push(Settlement { lease, resolution, sends, state, state_reads: Vec::new() });
                 indices.push((answers.len(), counted));
                 answers.push((token, Ok(held)));
             }
@@ -299,8 +299,8 @@ async fn dead_letter_queue(broker: &dyn Broker, queue: &QueueName) -> Result<Que
         Problem::malformed(format!("there is no dead-letter queue for {queue}: {error}; ack or retry the message"))
     })?;
     let made = match broker.queue(&dead).await {
-        Ok(_) => Ok(()),
-        Err(BrokerError::NoSuchQueue(_)) => broker.declare(&dead, QueueLimits::DEAD_LETTERS).await,
+        Ok(found) if found.declared => Ok(()),
+        Ok(_) | Err(BrokerError::NoSuchQueue(_)) => broker.declare(&dead, QueueLimits::DEAD_LETTERS).await,
         Err(error) => Err(error),
     };
     made.map(|()| dead).map_err(|error| Problem::broker(&error))

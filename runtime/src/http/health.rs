@@ -17,21 +17,16 @@ pub(super) async fn health(State(shared): State<Shared>) -> Result<Json<Value>, 
 }
 
 /// Ready once the engine runs and every consumer has loaded its first module, or has failed to: a broken module is the
-/// consumer's state, and must not take the sends of all others away.
+/// consumer's state, and must not take the sends of all others away. Nor must one that is added later.
 pub(super) async fn ready(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
     engine(&*shared.broker)?;
-    let consumers = shared.board.all();
-    let loading: Vec<_> = consumers
-        .iter()
-        .filter(|consumer| consumer.state == ConsumerState::Loading)
-        .map(|consumer| consumer.name.as_str())
-        .collect();
+    let loading = shared.board.starting();
     let refuse = |name, title, detail| Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, name, title, detail));
     if !loading.is_empty() {
         let detail = format!("still loading: {}; messages are taken and wait for them", loading.join(", "));
         return refuse("loading", "Not ready yet", detail).map_err(|problem| problem.with("consumers", loading));
     }
-    if consumers.iter().any(|consumer| consumer.state == ConsumerState::Draining) {
+    if shared.board.all().iter().any(|consumer| consumer.state == ConsumerState::Draining) {
         return refuse("stopping", "Stopping", "the runtime is stopping".to_owned());
     }
     Ok(Json(json!({ "status": "ready" })))

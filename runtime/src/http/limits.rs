@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// The body of one message: 1 MiB. One byte more is refused with 413.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
+pub use crate::delivery::limits::{
+    ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, BODY_BYTES_MAX, CONTENT_TYPE_BYTES_MAX,
+    IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
+};
+
 /// The body of one batch request: 8 MiB.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Messages in one batch.
@@ -43,18 +46,6 @@ pub const HEADERS_BYTES_MAX: usize = 32 << 10;
 /// Headers in a request; more are refused with 431.
 pub const HEADERS_MAX: usize = 100;
 
-/// An ordering key.
-pub const KEY_BYTES_MAX: usize = 512;
-/// An idempotency key.
-pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 512;
-/// A content type.
-pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
-/// Attributes of one message.
-pub const ATTRIBUTES_MAX: usize = 64;
-/// The name of one attribute.
-pub const ATTRIBUTE_NAME_BYTES_MAX: usize = 256;
-/// The value of one attribute.
-pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 8 << 10;
 /// The longest delay of a message: 365 days.
 pub const DELAY_MAX: Duration = Duration::from_secs(365 * 86_400);
 

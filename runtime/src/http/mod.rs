@@ -19,6 +19,7 @@ use self::route::Route;
 use crate::auth::Action::{Admin, Consume, Send};
 use crate::auth::Auth;
 use crate::broker::Broker;
+use crate::producers::webhook::Webhooks;
 use crate::status::Board;
 use crate::subjects::Subjects;
 
@@ -41,6 +42,7 @@ mod path;
 mod peek;
 mod peer;
 pub mod problem;
+mod producers;
 mod purge;
 mod queues;
 mod redrive;
@@ -57,14 +59,16 @@ pub use self::server::{serve, serve_with};
 pub struct App {
     /// The queues.
     pub broker: Arc<dyn Broker>,
-    /// The consumers.
+    /// The consumers and the producers.
     pub board: Arc<Board>,
+    /// The routes of webhooks.
+    pub webhooks: Arc<Webhooks>,
     /// Which queues subscribe to what.
     pub subjects: Arc<Subjects>,
     /// Whose requests are answered.
     pub auth: Arc<Auth>,
     /// Names that clients without tokens may know this machine by, beside `localhost`; in lower case.
-    pub host_names: Arc<[String]>,
+    pub host_names: watch::Receiver<Arc<[String]>>,
 }
 
 /// What every handler gets.
@@ -72,9 +76,10 @@ pub struct App {
 struct Shared {
     broker: Arc<dyn Broker>,
     board: Arc<Board>,
+    webhooks: Arc<Webhooks>,
     subjects: Arc<Subjects>,
     auth: Arc<Auth>,
-    host_names: Arc<[String]>,
+    host_names: watch::Receiver<Arc<[String]>>,
     timeouts: Timeouts,
     leases: Arc<Leases>,
     meters: Arc<Meters>,
@@ -88,6 +93,7 @@ fn routes() -> Vec<Route> {
     vec![
         Route::get("/queues", Needs::Token, &doc::LIST_QUEUES, queues::list),
         Route::get("/queues/{queue}", Needs::Token, &doc::QUEUE, queues::one),
+        Route::delete("/queues/{queue}", Needs::For(Admin), &doc::DELETE_QUEUE, purge::delete),
         Route::get("/queues/{queue}/messages", Needs::For(Consume), &doc::PEEK, peek::peek),
         Route::post("/queues/{queue}/messages", Needs::For(Send), &doc::SEND, send::send),
         Route::delete("/queues/{queue}/messages", Needs::For(Admin), &doc::PURGE, purge::purge),
@@ -110,6 +116,7 @@ fn routes() -> Vec<Route> {
         Route::get("/consumers", Needs::Token, &doc::CONSUMERS, consumers::list),
         Route::post("/consumers/{name}/pause", Needs::Token, &doc::PAUSE, consumers::pause),
         Route::post("/consumers/{name}/resume", Needs::Token, &doc::RESUME, consumers::resume),
+        Route::get("/producers", Needs::Token, &doc::PRODUCERS, producers::list),
         Route::get("/healthz", Needs::Nothing, &doc::HEALTH, health::health),
         Route::get("/readyz", Needs::Nothing, &doc::READY, health::ready),
         Route::get("/metrics", Needs::Everything, &doc::METRICS, metrics::metrics),
@@ -119,17 +126,28 @@ fn routes() -> Vec<Route> {
 
 /// The router of all routes.
 fn router(app: App, timeouts: Timeouts, stopping: watch::Receiver<bool>) -> Router {
-    let App { broker, board, subjects, auth, host_names } = app;
+    let App { broker, board, webhooks, subjects, auth, host_names } = app;
     let (leases, meters) = (Arc::default(), Arc::default());
-    let shared = Shared { broker, board, subjects, auth, host_names, timeouts, leases, meters, stopping };
+    let shared = Shared { broker, board, webhooks, subjects, auth, host_names, timeouts, leases, meters, stopping };
     routes()
         .into_iter()
         .fold(Router::new(), |router, route| route.add_to(router, &shared))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
         })
-        .fallback(async |uri: Uri| Problem::no_such_route(uri.path()))
+        .fallback(producers::webhook)
         .layer(middleware::from_fn_with_state(shared.clone(), origin::check))
         .layer(middleware::from_fn(headers::check_size))
         .with_state(shared)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_webhook_can_take_a_path_of_the_api() {
+        for route in super::routes() {
+            let first = route.path.split('/').nth(1).unwrap_or_default();
+            assert!(crate::config::API_PATHS.contains(&first), "{} is missing in API_PATHS", route.path);
+        }
+    }
 }

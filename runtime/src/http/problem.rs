@@ -90,6 +90,13 @@ impl Problem {
                 format!("{detail}; nothing was stored, send again later"),
             ),
             BrokerError::TooLarge { .. } => Problem::too_large(format!("{detail}; send less in one message")),
+            BrokerError::StateKey(_) => Problem::new(StatusCode::BAD_REQUEST, "state-key", "No key of state", detail),
+            BrokerError::StateFull { .. } => {
+                Problem::new(StatusCode::INSUFFICIENT_STORAGE, "state-full", "The state is full", detail)
+            }
+            BrokerError::StateChanged { .. } => {
+                Problem::new(StatusCode::CONFLICT, "state-changed", "The state has changed", detail)
+            }
             BrokerError::LeaseLost => Problem::new(StatusCode::CONFLICT, "lease-lost", "The lease is lost", detail),
             BrokerError::Stopped(_) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -106,11 +113,19 @@ impl Problem {
         }
     }
 
-    /// As [`Problem::broker`]; a queue that does not exist is answered with the one that was probably meant.
+    /// As [`Problem::broker`]; of a queue that does not exist it says whether it once did, or which one was probably meant.
     pub async fn of(error: BrokerError, broker: &dyn Broker) -> Problem {
         let mut problem = Problem::broker(&error);
-        if let BrokerError::NoSuchQueue(wanted) = &error
-            && let Ok(queues) = broker.queues().await
+        let BrokerError::NoSuchQueue(wanted) = &error else { return problem };
+        if broker.queue(wanted).await.is_ok() {
+            problem.detail = format!(
+                "queue {wanted} is not declared in queue.toml any more; what is in it is kept: declare [queues.{}] again, or \
+                 delete it with `linecook purge {wanted} --delete`",
+                toml_key(wanted.as_str())
+            );
+            return problem;
+        }
+        if let Ok(queues) = broker.queues().await
             && let Some(meant) = nearest(wanted.as_str(), queues.iter().map(|queue| queue.name.as_str()))
         {
             problem.detail = format!("{error}; did you mean {meant}?");

@@ -18,6 +18,8 @@ use crate::time::now_ms;
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     name: &'a str,
+    /// Whether `queue.toml` names it, or a consumer's dead letters go there. If not, it is there until it is empty.
+    declared: bool,
     ready: u64,
     delayed: u64,
     leased: u64,
@@ -55,6 +57,7 @@ fn show<'a>(queue: &'a QueueStats, consumers: &'a [ConsumerStatus], now_ms: u64)
     let consumer = consumers.iter().find(|consumer| consumer.queue == queue.name.as_str());
     Shown {
         name: queue.name.as_str(),
+        declared: queue.declared,
         ready: queue.ready,
         delayed: queue.delayed,
         leased: queue.leased,

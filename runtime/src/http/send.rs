@@ -14,7 +14,7 @@ use super::limits::{BATCH_BYTES_MAX, BODY_BYTES_MAX};
 use super::path::Queue;
 use super::problem::Problem;
 use super::{Shared, batch, body, cloudevents, headers};
-use crate::broker::Published;
+use crate::broker::{BrokerError, Published};
 use crate::delivery::{NewMessage, Outgoing, QueueName};
 
 /// What a request brings.
@@ -77,28 +77,29 @@ pub(super) async fn publish(
     queue: &QueueName,
     messages: Vec<NewMessage>,
 ) -> Result<Vec<Published>, Problem> {
-    count(shared, shared.broker.publish(queue, messages)).await
+    match count(shared, shared.broker.publish(queue, messages)).await {
+        Ok(published) => Ok(published),
+        Err(error) => Err(Problem::of(error, &*shared.broker).await),
+    }
 }
 
 /// Puts messages into several queues, and counts them.
-pub(super) async fn publish_all(shared: &Shared, sends: Vec<Outgoing>) -> Result<Vec<Published>, Problem> {
+pub(super) async fn publish_all(shared: &Shared, sends: Vec<Outgoing>) -> Result<Vec<Published>, BrokerError> {
     count(shared, shared.broker.publish_all(sends, Vec::new())).await
 }
 
 async fn count(
     shared: &Shared,
-    publish: impl Future<Output = Result<Vec<Published>, crate::broker::BrokerError>>,
-) -> Result<Vec<Published>, Problem> {
+    publish: impl Future<Output = Result<Vec<Published>, BrokerError>>,
+) -> Result<Vec<Published>, BrokerError> {
     let started = Instant::now();
-    match publish.await {
+    let published = publish.await;
+    match &published {
         Ok(published) => {
             let duplicates = published.iter().filter(|one| one.duplicate).count();
             shared.meters.sent(published.len() as u64, duplicates as u64, started.elapsed());
-            Ok(published)
         }
-        Err(error) => {
-            shared.meters.refused();
-            Err(Problem::of(error, &*shared.broker).await)
-        }
+        Err(_) => shared.meters.refused(),
     }
+    published
 }

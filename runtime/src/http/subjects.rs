@@ -4,6 +4,8 @@
 //! The answers are those of sends to one queue, and say beside it what each queue calls its copy: `id` is that of the
 //! first queue by name, `ids` has all of them. A batch has an object for each message in `copies`.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -16,10 +18,10 @@ use super::path::SubjectPath;
 use super::problem::Problem;
 use super::send::Received;
 use super::{Shared, batch, send};
-use crate::broker::Published;
+use crate::broker::{BrokerError, Published};
 use crate::config::nearest;
-use crate::delivery::{NewMessage, Outgoing, QueueName};
-use crate::subjects::{self, Subject};
+use crate::delivery::{NewMessage, QueueName};
+use crate::subjects::{self, Subject, Subscriptions};
 
 /// Sends one message. 202 once it is durable in all queues; 200 if it is a duplicate in each of them.
 pub(super) async fn send(
@@ -28,12 +30,13 @@ pub(super) async fn send(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let queues = subscribers(&shared, &subject)?;
+    // Before anything is read, and again once it is: that can take its time.
+    subscribers(&shared.subjects.current(), &subject)?;
     let message = match send::receive(&shared, &headers, body).await? {
         Received::One(message) => message,
-        Received::Many(messages) => return answer_batch(&shared, &subject, &queues, messages).await,
+        Received::Many(messages) => return answer_batch(&shared, &subject, messages).await,
     };
-    let published = fan_out(&shared, &subject, &queues, vec![message]).await?;
+    let (queues, published) = fan_out(&shared, &subject, vec![message]).await?;
     let status = if published.iter().all(|one| one.duplicate) { StatusCode::OK } else { StatusCode::ACCEPTED };
     let first = published.first().map(|one| one.id.to_string());
     Ok((status, Json(json!({ "id": first, "ids": by_queue(&queues, &published) }))).into_response())
@@ -46,19 +49,14 @@ pub(super) async fn send_batch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let queues = subscribers(&shared, &subject)?;
+    subscribers(&shared.subjects.current(), &subject)?;
     let messages = batch::receive(&shared, &headers, body).await?;
-    answer_batch(&shared, &subject, &queues, messages).await
+    answer_batch(&shared, &subject, messages).await
 }
 
-async fn answer_batch(
-    shared: &Shared,
-    subject: &Subject,
-    queues: &[QueueName],
-    messages: Vec<NewMessage>,
-) -> Result<Response, Problem> {
-    let published = fan_out(shared, subject, queues, messages).await?;
-    let copies: Vec<_> = published.chunks(queues.len()).map(|copies| by_queue(queues, copies)).collect();
+async fn answer_batch(shared: &Shared, subject: &Subject, messages: Vec<NewMessage>) -> Result<Response, Problem> {
+    let (queues, published) = fan_out(shared, subject, messages).await?;
+    let copies: Vec<_> = published.chunks(queues.len()).map(|copies| by_queue(&queues, copies)).collect();
     let ids: Vec<_> = published.iter().step_by(queues.len()).map(|first| first.id.to_string()).collect();
     // A message counts as one if it is in each of the queues.
     let duplicates = published.chunks(queues.len()).filter(|copies| copies.iter().all(|one| one.duplicate)).count();
@@ -66,8 +64,7 @@ async fn answer_batch(
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
-fn subscribers(shared: &Shared, subject: &Subject) -> Result<Vec<QueueName>, Problem> {
-    let subscriptions = shared.subjects.current();
+fn subscribers(subscriptions: &Subscriptions, subject: &Subject) -> Result<Vec<QueueName>, Problem> {
     let queues = subscriptions.queues(subject);
     if queues.is_empty() {
         let detail = format!("no queue subscribes to {subject}");
@@ -84,28 +81,32 @@ fn subscribers(shared: &Shared, subject: &Subject) -> Result<Vec<QueueName>, Pro
     Ok(queues)
 }
 
-/// Puts every message into every queue. The answers stand message by message, and for each in the order of the queues.
+/// Puts every message into every queue that subscribes. The answers stand message by message, and for each in the order
+/// of the queues, which are told as well.
 async fn fan_out(
     shared: &Shared,
     subject: &Subject,
-    queues: &[QueueName],
     messages: Vec<NewMessage>,
-) -> Result<Vec<Published>, Problem> {
-    let copies = messages.len() * queues.len();
-    if copies > FAN_OUT_MAX {
-        let detail = format!(
-            "{} messages to {} queues are {copies} copies, and one step makes at most {FAN_OUT_MAX}; send smaller batches",
-            messages.len(),
-            queues.len()
-        );
-        return Err(Problem::too_large(detail));
+) -> Result<(Vec<QueueName>, Vec<Published>), Problem> {
+    loop {
+        let subscriptions = shared.subjects.current();
+        let queues = subscribers(&subscriptions, subject)?;
+        let copies = messages.len() * queues.len();
+        if copies > FAN_OUT_MAX {
+            let detail = format!(
+                "{} messages to {} queues are {copies} copies, and one step makes at most {FAN_OUT_MAX}; send smaller batches",
+                messages.len(),
+                queues.len()
+            );
+            return Err(Problem::too_large(detail));
+        }
+        match send::publish_all(shared, subjects::copies(subject, &queues, &messages)).await {
+            Ok(published) => return Ok((queues, published)),
+            // `queue.toml` has changed in between: what subscribes now is another queue.
+            Err(BrokerError::NoSuchQueue(_)) if !Arc::ptr_eq(&subscriptions, &shared.subjects.current()) => {}
+            Err(error) => return Err(Problem::of(error, &*shared.broker).await),
+        }
     }
-    let mut sends = Vec::with_capacity(copies);
-    for mut message in messages {
-        message.attributes.push((subjects::ATTRIBUTE.into(), subject.as_str().into()));
-        sends.extend(queues.iter().map(|queue| Outgoing { queue: queue.clone(), message: message.clone() }));
-    }
-    send::publish_all(shared, sends).await
 }
 
 fn by_queue(queues: &[QueueName], published: &[Published]) -> Map<String, Value> {

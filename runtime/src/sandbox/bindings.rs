@@ -54,3 +54,24 @@ pub(super) mod logging {
         world: "linecook:host/logging",
     });
 }
+
+/// Durable state.
+pub(super) mod state {
+    wasmtime::component::bindgen!({
+        inline: "
+            package linecook:host;
+            world state {
+                import wasi:keyvalue/store@0.2.0-draft;
+                import wasi:keyvalue/atomics@0.2.0-draft;
+                import wasi:keyvalue/batch@0.2.0-draft;
+                import linecook:worker/batch-state@0.1.1;
+            }
+        ",
+        path: "../sdk/wit",
+        world: "linecook:host/state",
+        imports: { default: trappable },
+        with: {
+            "wasi:keyvalue/store.bucket": crate::sandbox::imports::keyvalue::Bucket,
+        },
+    });
+}

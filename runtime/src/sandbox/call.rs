@@ -19,7 +19,7 @@ use super::output::{Origin, Output};
 use super::reuse::{Instances, Kept};
 use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
 use crate::config::units::format_duration;
-use crate::delivery::{Delivery, Outcome};
+use crate::delivery::{Delivery, Outcome, StateUse};
 
 /// What becomes of a message for which a batch had no answer.
 const NO_ANSWER: &str = "the handler gave no answer for this message";
@@ -37,10 +37,25 @@ pub struct Target<'a> {
 struct Ended {
     answer: Result<Answer, String>,
     sends: Vec<Sent>,
+    /// What was done with durable state, by the places of the messages.
+    state: Vec<(usize, StateUse)>,
     /// The limit of the output, if it was reached.
     exceeded: Option<Exceeded>,
     stderr_tail: String,
     elapsed: Duration,
+}
+
+/// What a handler did until its call ended.
+#[derive(Default)]
+struct Effects {
+    sends: Vec<Sent>,
+    state: Vec<(usize, StateUse)>,
+}
+
+impl Effects {
+    fn of(instance: &mut Instance) -> Effects {
+        Effects { sends: instance.take_sends(), state: instance.take_state() }
+    }
 }
 
 impl<'a> Target<'a> {
@@ -57,7 +72,7 @@ impl<'a> Target<'a> {
 
     /// Hands over one delivery. Never fails: whatever happens is the outcome.
     pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Report {
-        let Ended { answer, sends, exceeded, stderr_tail, elapsed } = self.run(Work::Single(delivery)).await;
+        let Ended { answer, sends, state, exceeded, stderr_tail, elapsed } = self.run(Work::Single(delivery)).await;
         // The instance is gone, or idle: its slot is free.
         drop(slot);
         let outcome = match answer {
@@ -68,12 +83,13 @@ impl<'a> Target<'a> {
             Err(reason) => retry(reason),
         };
         let outcome = self.told(outcome, exceeded.as_ref());
-        Report { outcome, sends: sends.into_iter().map(|sent| sent.outgoing).collect(), stderr_tail, elapsed }
+        let state = state.into_iter().next().map(|(_, state)| state).unwrap_or_default();
+        Report { outcome, sends: sends.into_iter().map(|sent| sent.outgoing).collect(), state, stderr_tail, elapsed }
     }
 
     /// Hands over a batch. Never fails: whatever happens is in the report. A module that takes no batches fails it.
     pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
-        let Ended { answer, sends, exceeded, stderr_tail, elapsed } = self.run(Work::Batch(deliveries)).await;
+        let Ended { answer, sends, state, exceeded, stderr_tail, elapsed } = self.run(Work::Batch(deliveries)).await;
         drop(slot);
         let outcomes = match answer {
             Ok(Answer::Batch(answers)) => Ok(answered(deliveries, answers)),
@@ -85,13 +101,16 @@ impl<'a> Target<'a> {
             let mut answers: Vec<_> = outcomes
                 .into_iter()
                 .map(|outcome| self.told(outcome, exceeded.as_ref()))
-                .map(|outcome| Answered { outcome, sends: Vec::new() })
+                .map(|outcome| Answered { outcome, sends: Vec::new(), state: StateUse::default() })
                 .collect();
             for Sent { with_ack_of, outgoing } in sends {
                 match with_ack_of {
                     Some(place) => answers[place].sends.push(outgoing),
                     None => shared_sends.push(outgoing),
                 }
+            }
+            for (place, state) in state {
+                answers[place].state = state;
             }
             answers
         });
@@ -117,12 +136,12 @@ impl<'a> Target<'a> {
         };
         // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
         let run = AssertUnwindSafe(self.run_in(kept, &output, work)).catch_unwind();
-        let (answer, sends) = run.await.unwrap_or_else(|_| {
+        let (answer, Effects { sends, state }) = run.await.unwrap_or_else(|_| {
             tracing::error!(consumer = self.settings.consumer, "a host function panicked; this is a bug in linecook");
-            (Err("linecook itself failed during the call; its log has more".to_owned()), Vec::new())
+            (Err("linecook itself failed during the call; its log has more".to_owned()), Effects::default())
         });
         let exceeded = output.exceeded();
-        Ended { answer, sends, exceeded, stderr_tail: output.finish(), elapsed: started.elapsed() }
+        Ended { answer, sends, state, exceeded, stderr_tail: output.finish(), elapsed: started.elapsed() }
     }
 
     /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
@@ -144,25 +163,25 @@ impl<'a> Target<'a> {
     }
 
     /// The call in an instance that was kept, or in a fresh one.
-    async fn run_in(&self, kept: Option<Kept>, output: &Output, work: Work<'_>) -> (Result<Answer, String>, Vec<Sent>) {
+    async fn run_in(&self, kept: Option<Kept>, output: &Output, work: Work<'_>) -> (Result<Answer, String>, Effects) {
         let fresh = || Instance::new(self.linked(), &self.module.access, self.settings, output.clone());
         let Some((instances, generation)) = self.reuse else {
             return match fresh() {
-                Ok(mut instance) => (self.handle(&mut instance, work).await, instance.take_sends()),
-                Err(reason) => (Err(reason), Vec::new()),
+                Ok(mut instance) => (self.handle(&mut instance, work).await, Effects::of(&mut instance)),
+                Err(reason) => (Err(reason), Effects::default()),
             };
         };
         let kept = kept.map_or_else(|| fresh().map(|one| instances.start(one, self.module, generation)), Ok);
         let mut kept = match kept {
             Ok(kept) => kept,
-            Err(reason) => return (Err(reason), Vec::new()),
+            Err(reason) => return (Err(reason), Effects::default()),
         };
         let answer = self.handle(&mut kept.instance, work).await;
-        let sends = kept.instance.take_sends();
+        let effects = Effects::of(&mut kept.instance);
         if answer.is_ok() {
             instances.give_back(kept, work.deliveries().len());
         }
-        (answer, sends)
+        (answer, effects)
     }
 
     /// The call, for as long as it may take.

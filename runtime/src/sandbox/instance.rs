@@ -23,7 +23,7 @@ use super::load::{Exports, Linked, causes};
 use super::output::{Origin, Output};
 use super::state::State;
 use crate::config::units::format_duration;
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, StateUse};
 
 /// An instance, or what one needs before it is instantiated.
 pub(super) struct Instance {
@@ -141,6 +141,7 @@ impl Instance {
     async fn call(&mut self, settings: &InstanceSettings, work: Work<'_>) -> Result<Answer, Error> {
         let Instance { store, handler, .. } = self;
         store.data_mut().sends.begin(work.deliveries().iter().map(|delivery| delivery.message.id));
+        store.data_mut().session.begin(work.deliveries().len());
         match (handler.as_ref().expect("it was just instantiated"), work) {
             (Handler::Single(consumer), Work::Single(delivery)) => {
                 let id = delivery.message.id.to_string();
@@ -172,12 +173,20 @@ impl Instance {
         self.store.data_mut().sends.take()
     }
 
+    /// What was read and written of durable state so far, by the places of the messages.
+    pub(super) fn take_state(&mut self) -> Vec<(usize, StateUse)> {
+        let State { session, outside, .. } = self.store.data_mut();
+        outside.settings.state.as_ref().map_or_else(Vec::new, |state| session.take(state))
+    }
+
     /// Whether it can be called for another delivery: it came up against no limit, which it may have coped with, and
     /// leaves no messages in the host's memory, of which there would be more each time.
     pub(super) fn is_as_before(&self) -> bool {
         let state = self.store.data();
-        let limit_hit =
-            state.limiter.exceeded().is_some() || state.sends.limit_hit() || self.output.exceeded().is_some();
+        let limit_hit = state.limiter.exceeded().is_some()
+            || state.sends.limit_hit()
+            || state.session.limit_hit()
+            || self.output.exceeded().is_some();
         !limit_hit && state.held.is_empty()
     }
 

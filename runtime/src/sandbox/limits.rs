@@ -39,6 +39,12 @@ pub(super) const HTTP_CONNECTIONS_MAX: usize = 64;
 pub(super) const LOOKUPS_MAX: usize = 16;
 /// Memory of the headers of one request or response.
 pub(super) const HTTP_FIELDS_BYTES_MAX: usize = 64 << 10;
+/// Keys and values of durable state that the host keeps for one delivery, because it has read or written them.
+pub(super) const STATE_HELD_BYTES_MAX: u64 = 16 << 20;
+/// Keys that are listed at once.
+pub(super) const STATE_KEYS_PAGE: usize = 1000;
+/// How often one delivery can be told where a list of keys goes on.
+pub(super) const STATE_CURSORS_MAX: usize = 1000;
 /// What the host holds of the body that a guest writes to one request.
 pub(super) const HTTP_BODY_CHUNK_BYTES: usize = 64 << 10;
 

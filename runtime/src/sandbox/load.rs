@@ -170,6 +170,17 @@ pub(super) enum Exports {
     Messaging(MessagingIndices),
 }
 
+impl Linked {
+    /// A component that takes one message a call can't have batches.
+    pub(super) fn check_batches(&self, max_batch_size: usize) -> Result<(), LoadError> {
+        match *self.exports {
+            Exports::Batch(_) => Ok(()),
+            _ if max_batch_size > 1 => Err(LoadError::NoBatches { max_batch_size }),
+            Exports::Consumer(_) | Exports::Messaging(_) => Ok(()),
+        }
+    }
+}
+
 /// The name of a component.
 pub(super) fn hash(component: &[u8]) -> ModuleHash {
     ModuleHash(Sha256::digest(component).into())
@@ -194,10 +205,8 @@ pub(super) fn link(
     let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
     let (code, compiled) = compile(file, hash, &first.engine, cache)?;
     let handler = check_world(&compiled, &first.engine)?;
-    if handler != Handler::Batch && max_batch_size > 1 {
-        return Err(LoadError::NoBatches { max_batch_size });
-    }
     let mut linked = vec![link_one(&compiled, first, handler)?];
+    linked[0].check_batches(max_batch_size)?;
     for host in rest {
         linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host, handler)?);
     }

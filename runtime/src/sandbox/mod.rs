@@ -17,7 +17,7 @@ use self::grants::Access;
 use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
 use crate::config::{Grants, Limits};
-use crate::delivery::{Delivery, Outcome, Outgoing, QueueName};
+use crate::delivery::{Delivery, Outcome, Outgoing, QueueName, StateUse};
 use crate::subjects::Subjects;
 
 mod bindings;
@@ -25,6 +25,7 @@ mod cache;
 mod call;
 mod core_module;
 mod cpu;
+mod durable;
 mod engine;
 mod grants;
 mod imports;
@@ -37,6 +38,7 @@ mod state;
 mod worker;
 
 pub use self::call::Target;
+pub use self::durable::{DurableState, StateReader};
 pub use self::engine::engine_config;
 pub use self::load::LoadError;
 pub use self::reuse::{InstanceCount, Instances};
@@ -102,6 +104,8 @@ pub struct InstanceSettings {
     pub limits: Limits,
     /// What it finds with `wasi:config`.
     pub config: BTreeMap<String, String>,
+    /// Its durable state, if that is granted.
+    pub state: Option<DurableState>,
     /// Everything else that it may do.
     pub grants: Grants,
 }
@@ -113,6 +117,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// What it sent. To be dropped unless the outcome is `Ack`.
     pub sends: Vec<Outgoing>,
+    /// What it did with its durable state. Likewise.
+    pub state: StateUse,
     /// The last 4 KiB that it wrote to stderr.
     pub stderr_tail: String,
     /// How long it ran.
@@ -140,6 +146,8 @@ pub struct Answered {
     pub outcome: Outcome,
     /// What was sent with its acknowledgement. To be dropped unless the outcome is `Ack`.
     pub sends: Vec<Outgoing>,
+    /// What was done with the durable state for it. Likewise.
+    pub state: StateUse,
 }
 
 impl Sandbox {
@@ -206,7 +214,27 @@ impl Sandbox {
             Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
+        self.try_out(&module, settings).await?;
+        Ok(module)
+    }
 
+    /// The same component under other settings of its consumer: its grants are opened anew and it is instantiated once, but
+    /// nothing is compiled.
+    pub async fn relink(&self, module: &Module, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
+        let (module, tls, subjects) = (module.clone(), self.tls.clone(), self.subjects.clone());
+        let granted = settings.clone();
+        let relinked = tokio::task::spawn_blocking(move || {
+            let Loaded { hash, linked, .. } = &*module.0;
+            linked.iter().try_for_each(|linked| linked.check_batches(granted.max_batch_size))?;
+            Ok(Loaded { hash: *hash, linked: linked.clone(), access: Arc::new(Access::open(&granted, tls, subjects)?) })
+        });
+        let module = Module(Arc::new(relinked.await.map_err(LoadError::internal)??));
+        self.try_out(&module, settings).await?;
+        Ok(module)
+    }
+
+    /// Instantiates a component once, on a worker that has a place for that.
+    async fn try_out(&self, module: &Module, settings: Arc<InstanceSettings>) -> Result<(), LoadError> {
         let trial = self.trial.clone().lock_owned().await;
         let (answer, answered) = oneshot::channel();
         let tried = module.clone();
@@ -217,8 +245,7 @@ impl Sandbox {
             // Then nobody listens any more.
             let _ = answer.send(tried);
         });
-        answered.await.map_err(|_| LoadError::internal("the worker has stopped, or panicked"))??;
-        Ok(module)
+        answered.await.map_err(|_| LoadError::internal("the worker has stopped, or panicked"))?
     }
 
     /// Stops the workers once their tasks have ended, or drops the tasks after `patience`. Blocks until then.
@@ -266,6 +293,7 @@ impl InstanceSettings {
             max_batch_size: 1,
             limits: Limits::default(),
             config: BTreeMap::new(),
+            state: None,
             grants: Grants::default(),
         }
     }

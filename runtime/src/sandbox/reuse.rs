@@ -4,7 +4,7 @@
 //! Only an instance whose handler has answered is kept, and only if it came up against no limit: after a trap, a timeout
 //! or too much memory nobody knows what state it is in. Nor is one that holds on to messages of `wasi:messaging`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ pub trait InstanceCount: Send + Sync {
 pub struct Instances {
     limits: Reuse,
     /// Instances that there may be at once, those that run included: the pool has room for no more.
-    capacity: usize,
+    capacity: Cell<usize>,
     count: Arc<dyn InstanceCount>,
     inner: RefCell<Inner>,
 }
@@ -71,7 +71,16 @@ impl Drop for Running<'_> {
 impl Instances {
     /// Keeps none so far. There are at most `capacity` at once as long as there are no more calls than that.
     pub fn new(limits: Reuse, capacity: usize, count: Arc<dyn InstanceCount>) -> Instances {
-        Instances { limits, capacity, count, inner: RefCell::default() }
+        Instances { limits, capacity: Cell::new(capacity), count, inner: RefCell::default() }
+    }
+
+    /// From now on there are at most so many at once, as long as there are no more calls than that.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.capacity.set(capacity);
+        let mut inner = self.inner.borrow_mut();
+        let idle_max = capacity.saturating_sub(inner.running);
+        let surplus = inner.idle.len().saturating_sub(idle_max);
+        inner.idle.drain(..surplus);
     }
 
     /// Whether there are any that wait for work.
@@ -99,7 +108,7 @@ impl Instances {
         inner.running += 1;
         let place = inner.idle.iter().rposition(|kept| Arc::ptr_eq(&kept.module, module));
         let kept = place.map(|place| inner.idle.remove(place));
-        if kept.is_none() && inner.running + inner.idle.len() > self.capacity && !inner.idle.is_empty() {
+        if kept.is_none() && inner.running + inner.idle.len() > self.capacity.get() && !inner.idle.is_empty() {
             inner.idle.remove(0);
         }
         (Running(self), kept)
@@ -120,7 +129,9 @@ impl Instances {
         let mut inner = self.inner.borrow_mut();
         let worn = kept.served >= self.limits.max_deliveries || !kept.instance.is_as_before();
         let wanted = inner.serving.is_empty() || inner.serving.contains(&kept.generation);
-        if !worn && wanted {
+        // The call that it was in counts as running until it has ended.
+        let has_room = inner.running + inner.idle.len() <= self.capacity.get();
+        if !worn && wanted && has_room {
             inner.idle.push(kept);
         }
     }

@@ -8,6 +8,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::InstanceSettings;
 use super::cpu::CpuTime;
+use super::durable::Session;
 use super::grants::Access;
 use super::imports::messaging::Held;
 use super::imports::queues::Sends;
@@ -27,6 +28,8 @@ pub(super) struct State {
     pub(super) sockets: Option<Arc<Sockets>>,
     pub(super) output: Output,
     pub(super) sends: Sends,
+    /// What it reads and writes of its durable state.
+    pub(super) session: Session,
     /// What the host keeps of messages that the guest made and has not sent.
     pub(super) held: Held,
     http: WasiHttpCtx,
@@ -62,6 +65,7 @@ impl State {
             sockets,
             output: output.clone(),
             sends: Sends::default(),
+            session: Session::default(),
             held: Held::default(),
             http,
         }

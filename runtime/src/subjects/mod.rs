@@ -9,6 +9,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::delivery::{NewMessage, Outgoing, QueueName};
+
 mod subscriptions;
 
 pub use self::subscriptions::Subscriptions;
@@ -54,6 +56,18 @@ impl Subjects {
     pub fn replace(&self, subscriptions: Subscriptions) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(subscriptions);
     }
+}
+
+/// What puts messages that are sent to a subject into these queues: message by message, and each in the order of the
+/// queues.
+pub fn copies(subject: &Subject, queues: &[QueueName], messages: &[NewMessage]) -> Vec<Outgoing> {
+    let mut copies = Vec::with_capacity(messages.len() * queues.len());
+    for message in messages {
+        let mut message = message.clone();
+        message.attributes.push((ATTRIBUTE.into(), subject.as_str().into()));
+        copies.extend(queues.iter().map(|queue| Outgoing { queue: queue.clone(), message: message.clone() }));
+    }
+    copies
 }
 
 impl Subject {

@@ -3,6 +3,7 @@
 //! Frames rather than messages are kept: a message that is never claimed in time costs nothing of its own, and what a
 //! claim reads is decoded and checked as if it came from the disk.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -15,6 +16,8 @@ pub(crate) struct FrameCache {
     frames: VecDeque<Cached>,
     bytes: usize,
     bytes_max: usize,
+    /// Where the last record was found: the next one is mostly there, too.
+    last: Cell<usize>,
 }
 
 struct Cached {
@@ -22,12 +25,24 @@ struct Cached {
     payload: Bytes,
 }
 
+impl Cached {
+    /// The record that stands there, if it is of this frame.
+    fn get(&self, location: Location) -> Option<Bytes> {
+        if FileId::log(self.place.file) != location.file {
+            return None;
+        }
+        let start = location.offset.checked_sub(self.place.payload_offset)? as usize;
+        let range = start..start + location.len as usize;
+        (range.end <= self.payload.len()).then(|| self.payload.slice(range))
+    }
+}
+
 /// What a frame occupies beside its payload.
 const OVERHEAD_BYTES: usize = 96;
 
 impl FrameCache {
     pub(crate) fn new(bytes_max: usize) -> FrameCache {
-        FrameCache { frames: VecDeque::new(), bytes: 0, bytes_max }
+        FrameCache { frames: VecDeque::new(), bytes: 0, bytes_max, last: Cell::new(0) }
     }
 
     /// Adds the newest frame; the oldest ones make room for it.
@@ -43,15 +58,15 @@ impl FrameCache {
 
     /// The record that stands there, if its frame is still kept.
     pub(crate) fn get(&self, location: Location) -> Option<Bytes> {
+        let last = self.last.get();
+        if let Some(found) = self.frames.get(last).and_then(|cached| cached.get(location)) {
+            return Some(found);
+        }
         let at = |cached: &Cached| (FileId::log(cached.place.file), cached.place.payload_offset);
         let after = self.frames.partition_point(|cached| at(cached) <= (location.file, location.offset));
-        let cached = &self.frames[after.checked_sub(1)?];
-        if FileId::log(cached.place.file) != location.file {
-            return None;
-        }
-        let start = (location.offset - cached.place.payload_offset) as usize;
-        let range = start..start + location.len as usize;
-        (range.end <= cached.payload.len()).then(|| cached.payload.slice(range))
+        let place = after.checked_sub(1)?;
+        self.last.set(place);
+        self.frames[place].get(location)
     }
 }
 

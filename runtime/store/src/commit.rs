@@ -6,35 +6,48 @@ use smallvec::SmallVec;
 
 use crate::NewMessage;
 use crate::dedup::{self, Dedup, KeyHash, Seen};
+use crate::kv::admission::{self, Admission as StateAdmission};
 use crate::location::Location;
 use crate::queues::Held;
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber};
+use crate::record::{self, DeliveryState, PutPlace, QueueNumber, StateChange};
 use crate::room::Room;
 use crate::shared::{Content, State, Wanted};
 use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Sent, Transaction};
 use crate::wal::frame;
-use crate::{Lease, MessageId, QueueName};
+use crate::{Lease, MessageId, QueueName, StateWrite};
 
 /// A transaction that was admitted: nothing but the disk can refuse it now.
 pub(crate) struct Admitted {
-    // Large, and most transactions have none: a group of sends is moved around without it.
-    pub(crate) settle: Option<Box<Settle>>,
+    pub(crate) settle: Option<Settle>,
     /// What its messages got, in their order.
     sends: SmallVec<[Admission; 1]>,
 }
 
 pub(crate) struct Settle {
     pub(crate) lease: Lease,
-    pub(crate) held: Held,
     pub(crate) effect: Effect,
 }
 
 /// What a settlement does.
 pub(crate) enum Effect {
-    Remove,
+    /// Of a message that counts for so many bytes.
+    Remove(u32),
     Update(DeliveryState),
-    Move { queue: QueueNumber, position: u64, edit: AttributeEdit, content: Option<Content>, bytes: u64 },
+    // Large and rare: a group of acks is moved around without it.
+    Move(Box<Move>),
     Release,
+}
+
+/// A message that moves from queue to queue.
+pub(crate) struct Move {
+    pub(crate) held: Held,
+    queue: QueueNumber,
+    position: u64,
+    pub(crate) edit: AttributeEdit,
+    /// Read before anything is encoded.
+    pub(crate) content: Option<Content>,
+    /// Reserved in its new queue.
+    bytes: u64,
 }
 
 /// What becomes of a message that is sent.
@@ -73,18 +86,36 @@ impl Settle {
     pub(crate) fn queue(&self) -> QueueNumber {
         QueueNumber(self.lease.queue)
     }
+}
 
+impl Move {
     /// How to read the message.
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub(crate) fn wanted(&self, lease: Lease) -> Wanted {
         let Held { sequence, location, .. } = self.held;
-        Wanted { queue: self.queue(), position: self.lease.position, sequence, location }
+        Wanted { queue: QueueNumber(lease.queue), position: lease.position, sequence, location }
+    }
+
+    fn place(&self) -> PutPlace {
+        PutPlace {
+            queue: self.queue,
+            position: self.position,
+            sequence: self.held.sequence,
+            enqueued_at_ms: self.held.enqueued_at_ms,
+            state: DeliveryState::default(),
+            holds_key: false,
+            idempotency: None,
+        }
+    }
+
+    fn message(&self) -> &NewMessage {
+        &self.content.as_ref().expect("read before anything is encoded").message
     }
 }
 
 impl Admitted {
     /// Whether it delays a message from now on. A message that is sent with a delay tells itself when that was.
     pub(crate) fn delays(&self) -> bool {
-        self.settle.as_deref().is_some_and(|settle| match settle.effect {
+        self.settle.as_ref().is_some_and(|settle| match settle.effect {
             Effect::Update(state) => state.due_at_ms != 0,
             _ => false,
         })
@@ -105,8 +136,8 @@ impl Admitted {
 
     /// Queues that it puts messages into.
     pub(crate) fn queues(&self) -> impl Iterator<Item = QueueNumber> {
-        let moved = self.settle.iter().filter_map(|settle| match settle.effect {
-            Effect::Move { queue, .. } => Some(queue),
+        let moved = self.settle.iter().filter_map(|settle| match &settle.effect {
+            Effect::Move(moved) => Some(moved.queue),
             _ => None,
         });
         moved.chain(self.sends.iter().filter_map(Admission::placed).map(|placed| placed.queue))
@@ -121,7 +152,7 @@ pub(crate) fn message_bytes(message: &NewMessage) -> u32 {
 }
 
 /// The most bytes that a transaction may take in a frame.
-pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
+pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
     /// More than an update or a removal takes.
     const SETTLE_BYTES: u64 = 64;
     /// More than the record that introduces a queue takes.
@@ -129,13 +160,13 @@ pub(crate) fn bytes_max(state: &mut State, transaction: &Transaction) -> u64 {
     let sends = transaction.sends.iter().map(|(_, message)| record::put_bytes_max(message) + QUEUE_BYTES);
     let settle = match &transaction.settle {
         Some((lease, Action::Move { attributes, .. })) => {
-            let location = state.queues.held(*lease).map_or(0, |held| u64::from(held.location.len));
-            location + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
+            let record_bytes = state.queues.leased_at(*lease).map_or(0, |location| u64::from(location.len));
+            record_bytes + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
         }
         Some(_) => SETTLE_BYTES,
         None => 0,
     };
-    sends.sum::<u64>() + settle
+    sends.sum::<u64>() + settle + admission::record_bytes_max(transaction)
 }
 
 /// Step 1: checks transactions against the queues and holds what they need.
@@ -143,6 +174,7 @@ pub(crate) struct Admitter<'a> {
     pub(crate) state: &'a mut State,
     pub(crate) room: Room,
     pub(crate) dedup: &'a mut Dedup,
+    pub(crate) state_admission: &'a mut StateAdmission,
     pub(crate) store_tag: u64,
     pub(crate) now_ms: u64,
 }
@@ -163,9 +195,10 @@ impl Admitter<'_> {
         }
         let mut admitted = Admitted { settle: None, sends: SmallVec::new() };
         let mut refused = None;
-        let mut record_bytes = 0;
+        let settles = transaction.settle.is_some();
+        let mut record_bytes = admission::record_bytes_max(transaction);
         for (name, message) in &transaction.sends {
-            match self.send(&mut record_bytes, name, message, remembered) {
+            match self.send(&mut record_bytes, settles, name, message, remembered) {
                 Ok(admission) => admitted.sends.push(admission),
                 Err(refusal) => {
                     refused = Some(refusal);
@@ -177,9 +210,13 @@ impl Admitter<'_> {
             && let Some((lease, action)) = transaction.settle.take()
         {
             match admit_settle(self.state, &self.room, lease, action, self.now_ms) {
-                Ok(settle) => admitted.settle = Some(Box::new(settle)),
+                Ok(settle) => admitted.settle = Some(settle),
                 Err(refusal) => refused = Some(refusal),
             }
+        }
+        if refused.is_none() && !(transaction.state.is_empty() && transaction.state_reads.is_empty()) {
+            // Last, since it can't be taken back.
+            refused = self.state(transaction).err();
         }
         match refused {
             None => Ok(admitted),
@@ -190,15 +227,28 @@ impl Admitter<'_> {
         }
     }
 
+    /// What it reads and writes of durable state. On a full disk, what only takes away goes on.
+    fn state(&mut self, transaction: &Transaction) -> Result<(), Refusal> {
+        let bytes = admission::record_bytes_max(transaction);
+        if transaction.state.iter().any(|write| write.value.is_some()) {
+            self.room.check_sends(bytes)?;
+        }
+        self.room.check_size(bytes)?;
+        self.state_admission.admit(&self.state.kv, transaction)
+    }
+
     fn send(
         &mut self,
         record_bytes: &mut u64,
+        settles: bool,
         name: &QueueName,
         message: &NewMessage,
         remembered: &Remembered,
     ) -> Result<Admission, Refusal> {
         let queues = &mut self.state.queues;
-        let queue = queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
+        // What began while the queue was declared may end.
+        let queue = if settles { queues.known(name) } else { queues.declared(name) };
+        let queue = queue.ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
         let put_bytes = record::put_bytes_max(message);
         let message_bytes_max = crate::room::message_bytes_max(self.room.file_bytes);
         if put_bytes > message_bytes_max {
@@ -240,8 +290,8 @@ impl Admitter<'_> {
             }
         }
         if let Some(settle) = admitted.settle {
-            if let Effect::Move { queue, bytes, .. } = settle.effect {
-                queues.unreserve(queue, bytes);
+            if let Effect::Move(moved) = settle.effect {
+                queues.unreserve(moved.queue, moved.bytes);
             }
             queues.settle_abort(settle.lease);
         }
@@ -256,7 +306,7 @@ pub(crate) fn idempotency(store_tag: u64, queue: QueueNumber, message: &NewMessa
 fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, now_ms: u64) -> Result<Settle, Refusal> {
     let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
     let effect = match action {
-        Action::Ack => Ok(Effect::Remove),
+        Action::Ack => Ok(Effect::Remove(held.bytes)),
         Action::Release => Ok(Effect::Release),
         Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
             attempts: held.attempts_started,
@@ -265,13 +315,13 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
         })),
         Action::Snooze { delay_ms } => {
             // Forgotten before the record is durable: a process that dies in between must not count it.
-            state.attempts.forget(held.slot);
+            state.queues.forget_attempt(held.slot);
             Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
         }
-        Action::Move { queue, attributes } => admit_move(state, room, &held, &queue, attributes),
+        Action::Move { queue, attributes } => admit_move(state, room, held, &queue, attributes),
     };
     match effect {
-        Ok(effect) => Ok(Settle { lease, held, effect }),
+        Ok(effect) => Ok(Settle { lease, effect }),
         Err(refusal) => {
             state.queues.settle_abort(lease);
             Err(refusal)
@@ -282,18 +332,19 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
 fn admit_move(
     state: &mut State,
     room: &Room,
-    held: &Held,
+    held: Held,
     name: &QueueName,
     edit: AttributeEdit,
 ) -> Result<Effect, Refusal> {
-    let queue = state.queues.declared(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
+    let queue = state.queues.known(name).ok_or_else(|| Refusal::NoSuchQueue(name.clone()))?;
     // The attributes that it gains are not known to the byte before it is read; this is never too little.
     let gained = edit.bytes_gained();
     room.check_move(u64::from(held.location.len) + gained)?;
     let bytes = u64::from(held.bytes) + gained;
     let full = |bytes_max| Refusal::QueueFull { queue: name.clone(), bytes_max };
     state.queues.reserve(queue, bytes).map_err(full)?;
-    Ok(Effect::Move { queue, position: state.queues.draw_position(queue), edit, content: None, bytes })
+    let position = state.queues.draw_position(queue);
+    Ok(Effect::Move(Box::new(Move { held, queue, position, edit, content: None, bytes })))
 }
 
 /// 0 means "at once", also where the delay is zero but the clock stands at the epoch.
@@ -305,21 +356,20 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
 /// the place of each message, in the order in which [`Applier`] asks for them.
 pub(crate) fn encode(
     admitted: &Admitted,
-    sends: &[(QueueName, NewMessage)],
+    Transaction { sends, state, .. }: &Transaction,
     store_tag: u64,
     now_ms: u64,
     frame: &mut Vec<u8>,
     puts: &mut Vec<Span>,
 ) {
-    if let Some(settle) = admitted.settle.as_deref() {
+    if let Some(settle) = &admitted.settle {
         let (from, at) = (settle.queue(), settle.lease.position);
         match &settle.effect {
-            Effect::Remove => record::encode_remove(frame, from, at, settle.held.bytes),
+            Effect::Remove(bytes) => record::encode_remove(frame, from, at, *bytes),
             Effect::Update(state) => record::encode_update(frame, from, at, state),
-            Effect::Move { queue, position, content, .. } => {
-                let content = content.as_ref().expect("read before anything is encoded");
-                record::encode_remove(frame, from, at, settle.held.bytes);
-                puts.push(put(frame, &moved_place(&settle.held, *queue, *position), &content.message));
+            Effect::Move(moved) => {
+                record::encode_remove(frame, from, at, moved.held.bytes);
+                puts.push(put(frame, &moved.place(), moved.message()));
             }
             Effect::Release => {}
         }
@@ -329,6 +379,13 @@ pub(crate) fn encode(
             let idempotency = idempotency(store_tag, placed.queue, message);
             puts.push(put(frame, &PutPlace { idempotency, ..sent_place(placed, message, now_ms) }, message));
         }
+    }
+    for StateWrite { space, key, value } in state {
+        let change = match value {
+            Some(value) => StateChange::Put { space, key, value },
+            None => StateChange::Remove { space, key },
+        };
+        record::encode_state(frame, change);
     }
 }
 
@@ -371,17 +428,15 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
         let (from, at) = (settle.queue(), settle.lease.position);
         self.touch(from);
         match &settle.effect {
-            Effect::Remove => self.state.queues.remove(from, at),
+            Effect::Remove(_) => self.state.queues.remove(from, at),
             Effect::Update(update) => self.state.queues.update(from, at, *update),
-            Effect::Move { queue, position, content, bytes, .. } => {
-                let message = &content.as_ref().expect("it was encoded").message;
+            Effect::Move(moved) => {
                 self.state.queues.remove(from, at);
-                self.state.queues.unreserve(*queue, *bytes);
-                self.put(&moved_place(&settle.held, *queue, *position), message, message_bytes(message));
+                self.state.queues.unreserve(moved.queue, moved.bytes);
+                self.put(&moved.place(), moved.message(), message_bytes(moved.message()));
             }
             Effect::Release => self.state.queues.release(from, at),
         }
-        self.state.attempts.give_back(settle.held.slot);
     }
 
     fn put(&mut self, place: &PutPlace, message: &NewMessage, bytes: u32) {
@@ -405,18 +460,6 @@ fn sent_place(placed: &Placed, message: &NewMessage, now_ms: u64) -> PutPlace {
         sequence: placed.sequence,
         enqueued_at_ms: now_ms,
         state: DeliveryState { due_at_ms: due_at(now_ms, message.delay_ms), ..DeliveryState::default() },
-        holds_key: false,
-        idempotency: None,
-    }
-}
-
-fn moved_place(held: &Held, queue: QueueNumber, position: u64) -> PutPlace {
-    PutPlace {
-        queue,
-        position,
-        sequence: held.sequence,
-        enqueued_at_ms: held.enqueued_at_ms,
-        state: DeliveryState::default(),
         holds_key: false,
         idempotency: None,
     }

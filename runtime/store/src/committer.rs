@@ -8,18 +8,21 @@ use crate::engine::{Answer, Engine};
 use crate::record::QueueNumber;
 use crate::transaction::{Refusal, Transaction};
 
-/// What was submitted together, and whom to tell, on the committer's thread: that must be quick and never wait.
-pub(crate) enum Job {
-    One {
-        transaction: Transaction,
-        done: Box<dyn FnOnce(Answer) + Send>,
-    },
-    /// Each of them is atomic by itself. One answer for each, in order.
-    All {
-        transactions: Vec<Transaction>,
-        done: Box<dyn FnOnce(Vec<Answer>) + Send>,
-    },
-    Purge(Purge),
+/// Who waits for the next answers: told on the committer's thread, so it must be quick and never wait.
+pub(crate) enum Caller {
+    One(Box<dyn FnOnce(Answer) + Send>),
+    /// So many, each of which is for a transaction that is atomic by itself.
+    All(usize, Box<dyn FnOnce(Vec<Answer>) + Send>),
+}
+
+impl Caller {
+    /// Tells that nothing of it happens.
+    pub(crate) fn refuse(self, why: &Refusal) {
+        match self {
+            Caller::One(done) => done(Err(why.clone())),
+            Caller::All(count, done) => done(vec![Err(why.clone()); count]),
+        }
+    }
 }
 
 /// All messages of a queue that came before are to go, step by step.
@@ -32,21 +35,16 @@ pub(crate) struct Purge {
     pub(crate) done: Box<dyn FnOnce(Result<u64, Refusal>) + Send>,
 }
 
+/// A space of durable state that is to go, and whom to tell.
+pub(crate) struct DropState {
+    pub(crate) space: Box<str>,
+    pub(crate) done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
+}
+
 /// Messages in the log that a purge takes away between two groups.
 const PURGE_STEP: usize = 4096;
 
-impl Job {
-    /// Tells that nothing of it happens.
-    pub(crate) fn refuse(self, why: &Refusal) {
-        match self {
-            Job::One { done, .. } => done(Err(why.clone())),
-            Job::All { transactions, done } => done(transactions.iter().map(|_| Err(why.clone())).collect()),
-            Job::Purge(purge) => (purge.done)(Err(why.clone())),
-        }
-    }
-}
-
-/// Where jobs wait for the committer.
+/// Where work waits for the committer.
 #[derive(Default)]
 pub(crate) struct Inbox {
     // Held to push and to take everything; never during I/O.
@@ -54,12 +52,30 @@ pub(crate) struct Inbox {
     changed: Condvar,
 }
 
+/// What was submitted. The answers to the transactions, in order, are the callers'.
+#[derive(Default)]
+struct Work {
+    transactions: Vec<Transaction>,
+    callers: Vec<Caller>,
+    purges: Vec<Purge>,
+    /// They come after what is committed with them.
+    drops: Vec<DropState>,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.callers.is_empty() && self.purges.is_empty() && self.drops.is_empty()
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
-    jobs: Vec<Job>,
+    work: Work,
     closing: bool,
     /// The committer sleeps until then, if it sleeps; milliseconds of the store's clock.
     wakes_at_ms: Option<u64>,
+    /// It sleeps, and nobody has woken it for a job yet.
+    asleep: bool,
     /// A lease ends before that, or something is finished: look again.
     poked: bool,
 }
@@ -73,14 +89,42 @@ impl Inbox {
         self.waiting.lock().expect("the inbox is whole")
     }
 
-    /// Leaves a job. Gives it back if the committer has ended.
-    pub(crate) fn push(&self, job: Job) -> Option<Job> {
+    /// Leaves a transaction. Gives the caller back if the committer has ended.
+    pub(crate) fn push(&self, transaction: Transaction, done: Caller) -> Option<Caller> {
+        self.leave(done, |work, done| {
+            work.transactions.push(transaction);
+            work.callers.push(done);
+        })
+    }
+
+    /// Leaves transactions. Gives the caller back if the committer has ended.
+    pub(crate) fn push_all(&self, mut transactions: Vec<Transaction>, done: Caller) -> Option<Caller> {
+        self.leave(done, |work, done| {
+            work.transactions.append(&mut transactions);
+            work.callers.push(done);
+        })
+    }
+
+    /// Leaves a purge. Gives it back if the committer has ended.
+    pub(crate) fn push_purge(&self, purge: Purge) -> Option<Purge> {
+        self.leave(purge, |work, purge| work.purges.push(purge))
+    }
+
+    /// Leaves durable state to be dropped. Gives it back if the committer has ended.
+    pub(crate) fn push_drop(&self, drop: DropState) -> Option<DropState> {
+        self.leave(drop, |work, drop| work.drops.push(drop))
+    }
+
+    fn leave<T>(&self, left: T, leave: impl FnOnce(&mut Work, T)) -> Option<T> {
         let mut waiting = self.waiting();
         if waiting.closing {
-            return Some(job);
+            return Some(left);
         }
-        waiting.jobs.push(job);
-        if waiting.jobs.len() == 1 {
+        leave(&mut waiting.work, left);
+        // Told after the lock is free, so that it does not wake up to wait for it.
+        let asleep = std::mem::take(&mut waiting.asleep);
+        drop(waiting);
+        if asleep {
             self.changed.notify_one();
         }
         None
@@ -108,19 +152,19 @@ impl Inbox {
         self.changed.notify_one();
     }
 
-    /// Waits for jobs, or until it is time. The jobs are put into `jobs`, which must be empty; answers whether they were
-    /// the last.
-    fn take(&self, engine: &Engine, more_to_do: bool, jobs: &mut Vec<Job>) -> bool {
+    /// Waits for work, or until it is time. The work is put into `work`, which must be empty; answers whether it was the
+    /// last.
+    fn take(&self, engine: &Engine, more_to_do: bool, work: &mut Work) -> bool {
         let mut waiting = self.waiting();
         loop {
-            if !waiting.jobs.is_empty() || waiting.closing || more_to_do || waiting.poked {
+            if !waiting.work.is_empty() || waiting.closing || more_to_do || waiting.poked {
                 break;
             }
             drop(waiting);
             let now_ms = engine.shared.clock.now_ms();
-            let expires_at_ms = engine.shared.state().queues.next_expiry();
+            let expires_at_ms = Some(engine.shared.attempts.next_end_ms()).filter(|at_ms| *at_ms != u64::MAX);
             waiting = self.waiting();
-            if !waiting.jobs.is_empty() || waiting.closing || waiting.poked {
+            if !waiting.work.is_empty() || waiting.closing || waiting.poked {
                 continue;
             }
             let patience = match expires_at_ms {
@@ -129,14 +173,16 @@ impl Inbox {
                 None => PATIENCE,
             };
             waiting.wakes_at_ms = expires_at_ms;
+            waiting.asleep = true;
             let (woken, timeout) = self.changed.wait_timeout(waiting, patience).expect("the inbox is whole");
             waiting = woken;
+            waiting.asleep = false;
             if timeout.timed_out() {
                 break;
             }
         }
         waiting.poked = false;
-        std::mem::swap(&mut waiting.jobs, jobs);
+        std::mem::swap(&mut waiting.work, work);
         waiting.closing
     }
 }
@@ -146,12 +192,13 @@ pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
     let mut batch = Batch::default();
     let mut more_to_do = false;
     loop {
-        let closing = inbox.take(&engine, more_to_do, &mut batch.jobs);
+        let closing = inbox.take(&engine, more_to_do, &mut batch.work);
         batch.commit(&mut engine);
+        batch.drop_state(&mut engine);
         engine.expire();
         batch.purge(&mut engine);
         more_to_do = engine.maintain() || !batch.purges.is_empty();
-        if closing && inbox.waiting().jobs.is_empty() && batch.purges.is_empty() {
+        if closing && inbox.waiting().work.is_empty() && batch.purges.is_empty() {
             return;
         }
     }
@@ -160,47 +207,28 @@ pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
 /// What is committed together. Its lists are kept from batch to batch.
 #[derive(Default)]
 struct Batch {
-    jobs: Vec<Job>,
-    transactions: Vec<Transaction>,
-    callers: Vec<Caller>,
+    work: Work,
     answers: Vec<Answer>,
     /// They end where the queues ended when they came.
     purges: VecDeque<Purge>,
 }
 
-/// Who waits for the next answers.
-enum Caller {
-    One(Box<dyn FnOnce(Answer) + Send>),
-    All(usize, Box<dyn FnOnce(Vec<Answer>) + Send>),
-}
-
 impl Batch {
     fn commit(&mut self, engine: &mut Engine) {
-        for job in self.jobs.drain(..) {
-            let caller = match job {
-                Job::One { transaction, done } => {
-                    self.transactions.push(transaction);
-                    Caller::One(done)
-                }
-                Job::Purge(purge) => {
-                    self.purges.push_back(purge);
-                    continue;
-                }
-                Job::All { mut transactions, done } => {
-                    let count = transactions.len();
-                    self.transactions.append(&mut transactions);
-                    Caller::All(count, done)
-                }
-            };
-            self.callers.push(caller);
-        }
-        engine.commit(&mut self.transactions, &mut self.answers);
+        self.purges.extend(self.work.purges.drain(..));
+        engine.commit(&mut self.work.transactions, &mut self.answers);
         let mut answers = self.answers.drain(..);
-        for caller in self.callers.drain(..) {
+        for caller in self.work.callers.drain(..) {
             match caller {
                 Caller::One(done) => done(answers.next().expect("one answer for each transaction")),
                 Caller::All(count, done) => done(answers.by_ref().take(count).collect()),
             }
+        }
+    }
+
+    fn drop_state(&mut self, engine: &mut Engine) {
+        for DropState { space, done } in self.work.drops.drain(..) {
+            done(engine.drop_state(&space));
         }
     }
 

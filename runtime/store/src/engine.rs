@@ -13,12 +13,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
+use crate::QueueName;
 use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::Keeping;
+use crate::kv::admission::Admission as StateAdmission;
 use crate::location::{FileId, Location};
-use crate::record::{self, QueueNumber};
+use crate::record::{self, QueueNumber, StateChange};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Receipt, Refusal, Transaction};
@@ -32,16 +34,32 @@ pub(crate) struct Engine {
     pub(crate) wal: Wal,
     pub(crate) keeping: Keeping,
     pub(crate) dedup: Dedup,
+    /// Why nothing more is confirmed. The state says so too, to others.
+    stopped: Option<Arc<str>>,
+    state_admission: StateAdmission,
     /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
     /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
     group: Vec<Result<Admitted, Refusal>>,
     puts: Vec<commit::Span>,
+    /// Queues that the log does not name yet, with the position of their next message.
+    unnamed: Vec<(QueueNumber, QueueName, u64)>,
 }
 
 impl Engine {
     pub(crate) fn new(shared: Arc<Shared>, wal: Wal, keeping: Keeping, dedup: Dedup) -> Engine {
-        Engine { shared, wal, keeping, dedup, frame: Vec::new(), group: Vec::new(), puts: Vec::new() }
+        Engine {
+            shared,
+            wal,
+            keeping,
+            dedup,
+            stopped: None,
+            state_admission: StateAdmission::default(),
+            frame: Vec::new(),
+            group: Vec::new(),
+            puts: Vec::new(),
+            unnamed: Vec::new(),
+        }
     }
 
     /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
@@ -68,14 +86,17 @@ impl Engine {
         let bytes_max = transaction_bytes_max(room.file_bytes);
         let store_tag = self.wal.store_tag();
         let remembered = self.remembered(waiting);
+        self.state_admission.begin(&self.shared, waiting, bytes_max);
         let mut group = std::mem::take(&mut self.group);
         {
-            let state = &mut *self.shared.state();
-            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
+            let state = &mut *self.shared.state_soon();
+            let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
+            let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
             let mut bytes = 0;
             for (place, next) in waiting.iter_mut().enumerate() {
                 bytes += commit::bytes_max(admitter.state, next);
-                if bytes > bytes_max && !group.is_empty() {
+                let alone = StateAdmission::stands_alone(next);
+                if (bytes > bytes_max || alone) && !group.is_empty() {
                     break;
                 }
                 group.push(match remembered.get(&place) {
@@ -83,6 +104,15 @@ impl Engine {
                     Some(Ok(remembered)) => admitter.admit(next, remembered),
                     None => admitter.admit(next, &Remembered::default()),
                 });
+                if alone {
+                    break;
+                }
+            }
+            // Queues that the log does not name yet come before the first message in them.
+            for number in group.iter().flatten().flat_map(Admitted::queues) {
+                if let Some((name, next_position)) = state.queues.take_unnamed(number) {
+                    self.unnamed.push((number, name, next_position));
+                }
             }
         }
         self.read_moved(&mut group, waiting, room, now_ms);
@@ -90,25 +120,22 @@ impl Engine {
         let transactions = &waiting[..group.len()];
         let mut puts = std::mem::take(&mut self.puts);
         self.begin_frame();
-        self.name_queues(&group);
+        for (number, name, next_position) in self.unnamed.drain(..) {
+            record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
+        }
         if group.iter().flatten().any(Admitted::delays) {
             // The clock of the next process goes on from there: see [`crate::clock::StoreClock`].
             record::encode_time(&mut self.frame, now_ms);
         }
         for (one, transaction) in group.iter().zip(transactions) {
             if let Ok(admitted) = one {
-                commit::encode(admitted, &transaction.sends, store_tag, now_ms, &mut self.frame, &mut puts);
+                commit::encode(admitted, transaction, store_tag, now_ms, &mut self.frame, &mut puts);
             }
         }
         match self.write_frame() {
             Ok(place) => {
                 if let Some(place) = place {
                     self.dedup.committed(place.file);
-                }
-                if let Some(place) = place.filter(|_| !puts.is_empty()) {
-                    // A copy of its own length: the buffer is as large as the largest frame so far.
-                    let payload = Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]);
-                    self.shared.state().cache.push(place, payload);
                 }
                 self.apply(&mut group, transactions, puts.drain(..), place, now_ms, answers);
             }
@@ -130,7 +157,7 @@ impl Engine {
         for (place, transaction) in waiting.iter().enumerate() {
             let mut found = Ok(Remembered::default());
             for (name, message) in transaction.sends.iter().filter(|(_, message)| message.idempotency_key.is_some()) {
-                let Some(queue) = self.shared.state().queues.declared(name) else { continue };
+                let Some(queue) = self.shared.state().queues.known(name) else { continue };
                 let Some(key) = commit::idempotency(self.wal.store_tag(), queue, message) else { continue };
                 match (&mut found, self.dedup.find_in_runs(key)) {
                     (Ok(found), Ok(seen)) => found.extend(seen.map(|seen| (key, seen))),
@@ -157,12 +184,11 @@ impl Engine {
         let mut unreadable = Vec::new();
         for (place, one) in group.iter_mut().enumerate() {
             let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
-            let wanted = settle.wanted();
-            let Effect::Move { content, edit, .. } = &mut settle.effect else { continue };
-            let refusal = match self.shared.read(wanted) {
-                Ok(Some(mut moved)) => {
-                    edit.apply(&mut moved.message.attributes);
-                    *content = Some(moved);
+            let Effect::Move(moved) = &mut settle.effect else { continue };
+            let refusal = match self.shared.read(moved.wanted(settle.lease)) {
+                Ok(Some(mut content)) => {
+                    moved.edit.apply(&mut content.message.attributes);
+                    moved.content = Some(content);
                     continue;
                 }
                 Ok(None) => Refusal::LeaseLost,
@@ -173,6 +199,9 @@ impl Engine {
         // What was taken for a duplicate of a message that will not come has no first one either.
         while let Some((place, refusal)) = unreadable.pop() {
             let Ok(admitted) = std::mem::replace(&mut group[place], Err(refusal.clone())) else { continue };
+            if StateAdmission::stands_alone(&transactions[place]) {
+                self.state_admission.abandon();
+            }
             for (later, one) in group.iter().enumerate().skip(place + 1) {
                 let lost = |one: &Admitted| one.duplicates().any(|first| admitted.is_first(first));
                 if one.as_ref().is_ok_and(lost) {
@@ -180,26 +209,17 @@ impl Engine {
                 }
             }
             let (state, store_tag) = (&mut *self.shared.state(), self.wal.store_tag());
-            let mut admitter = Admitter { state, room, dedup: &mut self.dedup, store_tag, now_ms };
+            let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
+            let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
             admitter.withdraw(admitted, &transactions[place].sends);
         }
     }
 
-    /// Queues that the log does not name yet come before the first message in them.
-    fn name_queues(&mut self, group: &[Result<Admitted, Refusal>]) {
-        let mut state = self.shared.state();
-        for number in group.iter().flatten().flat_map(Admitted::queues) {
-            if let Some((name, next_position)) = state.queues.take_unnamed(number) {
-                record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
-            }
-        }
-    }
-
     fn apply(
-        &self,
+        &mut self,
         group: &mut Vec<Result<Admitted, Refusal>>,
         transactions: &[Transaction],
-        puts: impl Iterator<Item = commit::Span>,
+        puts: impl ExactSizeIterator<Item = commit::Span>,
         place: Option<FramePlace>,
         now_ms: u64,
         answers: &mut Vec<Answer>,
@@ -209,9 +229,14 @@ impl Engine {
             offset: place.payload_offset,
             len: 0,
         });
+        if let Some(place) = place.filter(|_| puts.len() > 0) {
+            // A copy of its own length: the buffer is as large as the largest frame so far.
+            self.shared.cache().push(place, Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]));
+        }
         let watchers: Vec<Watcher> = {
-            let state = &mut *self.shared.state();
+            let state = &mut *self.shared.state_soon();
             let store_tag = self.wal.store_tag();
+            self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
             for (one, Transaction { sends, .. }) in group.drain(..).zip(transactions) {
                 answers.push(one.map(|admitted| applier.apply(&admitted, sends)));
@@ -246,14 +271,26 @@ impl Engine {
         record::encode_purge(&mut self.frame, queue, bound);
         self.write_frame().map_err(Refusal::Stopped)?;
         let mut state = self.shared.state();
-        let (removed, slots) = state.queues.purge(queue, bound).expect("all that stands in segments goes");
-        slots.into_iter().for_each(|slot| state.attempts.give_back(slot));
+        let removed = state.queues.purge(queue, bound).expect("all that stands in segments goes");
         Ok((removed, bound < below))
+    }
+
+    /// Takes away all durable state of a space.
+    pub(crate) fn drop_state(&mut self, space: &str) -> Result<(), Refusal> {
+        self.make_room().map_err(Refusal::Stopped)?;
+        self.begin_frame();
+        record::encode_state(&mut self.frame, StateChange::Drop { space });
+        self.write_frame().map_err(Refusal::Stopped)?;
+        self.shared.state().kv.drop_space(space);
+        Ok(())
     }
 
     /// Leases that are over: their messages are due again, and their attempts count if they had begun.
     pub(crate) fn expire(&mut self) {
         let now_ms = self.shared.clock.now_ms();
+        if self.shared.attempts.next_end_ms() > now_ms {
+            return;
+        }
         let expired = self.shared.state().queues.expired(now_ms);
         if !expired.is_empty() {
             let give_back = |(lease, begun)| {
@@ -324,12 +361,12 @@ impl Engine {
 
     /// Confirms nothing more.
     pub(crate) fn stop(&mut self, why: &str) -> Arc<str> {
-        let mut state = self.shared.state();
-        state.stopped.get_or_insert_with(|| why.into()).clone()
+        let why = self.stopped.get_or_insert_with(|| why.into());
+        self.shared.state().stopped.get_or_insert_with(|| why.clone()).clone()
     }
 
     /// Why nothing more is confirmed.
     pub(crate) fn stopped(&self) -> Option<Arc<str>> {
-        self.shared.state().stopped.clone()
+        self.stopped.clone()
     }
 }

@@ -18,7 +18,7 @@ use crate::open::{self, Layout, Opened};
 use crate::record::Records;
 use crate::wal::file::{self, FileHeader};
 use crate::wal::{Preparation, frame};
-use crate::{Action, AttributeEdit, Delivery, NewMessage, QueueLimits, QueueName, Store, Transaction};
+use crate::{Action, AttributeEdit, Delivery, NewMessage, QueueLimits, QueueName, StateWrite, Store, Transaction};
 
 const QUEUES: [&str; 6] = ["orders", "orders.dead", "keyed", "delayed", "once", "purged"];
 
@@ -137,11 +137,23 @@ impl Writer {
                 let delivery = self.claim("orders");
                 self.settle(&delivery, Action::Snooze { delay_ms: DUE_IN_MS });
             }
+            let counter = StateWrite {
+                space: "consumer/audit".into(),
+                key: "rounds".into(),
+                value: Some(Bytes::from(round.to_string())),
+            };
+            let of_round = StateWrite { key: format!("round-{round}").into(), ..counter.clone() };
+            let before =
+                StateWrite { key: format!("round-{}", round.wrapping_sub(1)).into(), value: None, ..counter.clone() };
+            let state =
+                vec![counter, of_round.clone(), before, StateWrite { space: "consumer/gone".into(), ..of_round }];
+            self.commit(Transaction { state, ..Transaction::default() });
             if round < 5 {
                 self.keep();
             }
         }
         self.send("once", NewMessage { idempotency_key: Some("once-last".into()), ..text("in the log") });
+        self.engine.drop_state("consumer/gone").unwrap();
         self.send("purged", text("gone"));
         let (number, below) = {
             let queues = &self.engine.shared.state().queues;
@@ -185,6 +197,12 @@ fn contents(face: &Store) -> String {
             .unwrap();
         }
     }
+    for space in ["consumer/audit", "consumer/gone"] {
+        for key in face.state_keys(space, None, 100).unwrap() {
+            let value = face.state_get(space, &key).unwrap().unwrap();
+            writeln!(lines, "state {space} {key:?} {}", value.escape_ascii()).unwrap();
+        }
+    }
     lines
 }
 
@@ -212,6 +230,9 @@ fn the_folder_of_format_1_opens_with_all_that_is_in_it() {
             assert_eq!(counted, messages, "{queue}");
         }
         // The attempt that was running counts.
+        // One key was written in each round, and one stays of those that were written once.
+        let state: Vec<&str> = expected.lines().filter(|line| line.starts_with("state ")).collect();
+        assert_eq!(state, ["state consumer/audit \"round-5\" 5", "state consumer/audit \"rounds\" 5"]);
         let running = |line: &&str| line.starts_with("orders ") && line.contains(" Ready attempts 1 ");
         assert_eq!(expected.lines().filter(running).count(), 1);
 
@@ -237,6 +258,7 @@ fn the_folder_of_format_1_has_every_kind_of_file_and_is_healthy() {
     assert!(count(|kind| matches!(kind, FileKind::Run { .. })) >= 1, "{:#?}", report.files);
     assert!(count(|kind| matches!(kind, FileKind::Log { records: 10.., .. })) >= 1, "{:#?}", report.files);
     assert_eq!(count(|kind| matches!(kind, FileKind::Checkpoint { generation: 1.. })), 2, "{:#?}", report.files);
+    assert_eq!(count(|kind| matches!(kind, FileKind::State { keys: Some(1..) })), 1, "{:#?}", report.files);
     assert_eq!(count(|kind| matches!(kind, FileKind::Confirmed { lsn: Some(_) })), 1, "{:#?}", report.files);
     assert_eq!(count(|kind| matches!(kind, FileKind::Attempts { running: 1 })), 1, "{:#?}", report.files);
     let bytes: u64 = report.files.iter().map(|file| file.bytes).sum();
@@ -273,8 +295,12 @@ fn write_records() {
             for spanned in Records::new(found.payload) {
                 let spanned = spanned.unwrap();
                 let record = &found.payload[spanned.offset as usize..][..spanned.len as usize];
-                // The flags of a put stand after its checksum.
-                let flags = if record[0] == 3 { record[5] } else { 0 };
+                // The flags of a put stand after its checksum, what happens to state after the kind.
+                let flags = match record[0] {
+                    3 => record[5],
+                    8 => record[1],
+                    _ => 0,
+                };
                 if seen.insert((record[0], flags)) {
                     fs::write(corpus.join(format!("{}-{flags}.record", record[0])), record).unwrap();
                 }

@@ -23,6 +23,7 @@ use crate::cold::keeper::{Done, Keeper, Order};
 use crate::cold::segment::{self, Segment};
 use crate::dedup::run::{self, Run};
 use crate::engine::Engine;
+use crate::kv::Frozen;
 use crate::location::FileId;
 use crate::room::Room;
 
@@ -71,6 +72,8 @@ pub(crate) struct Keeping {
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
     small_bytes: u64,
+    /// State that is in its file by now: a lot to let go of, which is better done beside the committer.
+    retired: Option<Arc<Frozen>>,
     #[cfg(test)]
     pub(crate) tally: Tally,
 }
@@ -84,6 +87,8 @@ pub(crate) struct Tally {
     pub(crate) merged: u64,
     pub(crate) checkpoints: u64,
     pub(crate) removed: u64,
+    /// How often durable state was put into its file.
+    pub(crate) states: u64,
 }
 
 /// A copied file that is being taken in.
@@ -126,6 +131,7 @@ impl Keeping {
             tidied_at_ms: 0,
             unreadable: Vec::new(),
             small_bytes,
+            retired: None,
             #[cfg(test)]
             tally: Tally::default(),
         }
@@ -231,7 +237,8 @@ impl Engine {
 
     fn next_order(&mut self) -> Option<Order> {
         if self.keeping.pair.is_some() {
-            return Some(Order::Checkpoint(Box::new(self.checkpoint())));
+            let checkpoint = Box::new(self.checkpoint());
+            return Some(Order::Checkpoint { checkpoint, retired: self.keeping.retired.take() });
         }
         if !self.keeping.unneeded.is_empty() {
             return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
@@ -243,7 +250,9 @@ impl Engine {
         {
             return Some(order);
         }
-        full_file.map(Order::CopyLogFile)
+        let full_file = full_file?;
+        let state = self.shared.state().kv.freeze(self.wal.last_lsn());
+        Some(Order::CopyLogFile { file: full_file, state })
     }
 
     /// What keeps the folder small, when nothing is more urgent.
@@ -324,6 +333,7 @@ impl Engine {
             lsn: self.wal.last_lsn(),
             start_epoch: self.keeping.copied_epoch + 1,
             next_sequence: state.queues.next_sequence(),
+            state_lsn: state.kv.filed_lsn(),
             // The keeper knows it.
             next_segment: 0,
             now_ms: self.shared.clock.now_ms(),
@@ -367,6 +377,11 @@ impl Engine {
         match result {
             Ok(Done::Copied { segments, run }) => {
                 self.keeping.work_failed_at_ms = None;
+                self.keeping.retired = self.shared.state().kv.thaw();
+                #[cfg(test)]
+                if self.keeping.retired.is_some() {
+                    self.keeping.tally.states += 1;
+                }
                 let epoch = self.wal.full_after(self.keeping.copied_epoch).expect("it was copied").header.epoch;
                 self.keeping.taking_in = Some(TakingIn { epoch, copied: segments.into_iter(), run, current: None });
             }

@@ -24,6 +24,7 @@ mod fuzz;
 mod header;
 pub mod inspect;
 mod keeping;
+mod kv;
 mod location;
 mod message;
 mod open;
@@ -40,10 +41,11 @@ mod wal;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::OpenError;
+pub use kv::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 pub use message::{
     ATTRIBUTE_PREFIX_RESERVED, ATTRIBUTE_SUBJECT, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId,
     NewMessage, QueueName,
 };
 pub use queues::QueueLimits;
 pub use store::{MessageState, Options, Peeked, QueueStats, Store};
-pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, StateWrite, Transaction};
+pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, StateRead, StateWrite, Transaction};

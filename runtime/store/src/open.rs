@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::attempts::{self, AttemptTable, LeftOver};
+use crate::attempts::{self, Attempts, LeftOver};
 use crate::cache::FrameCache;
 use crate::clock::{Clock, StoreClock};
 use crate::cold::checkpoint;
@@ -18,8 +18,10 @@ use crate::disk::{Disk, FolderLock, Words};
 use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::keeping::{FILES_MIN, Keeping};
+use crate::kv::Kv;
+use crate::kv::file::StateFile;
 use crate::location::{FileId, Location};
-use crate::queues::Queues;
+use crate::queues::{Leases, Queues};
 use crate::record::{self, DeliveryState, QueueNumber, Record, Records};
 use crate::shared::{Shared, State};
 use crate::wal::{self, Preparation, Start, Wal, WalOptions};
@@ -59,7 +61,7 @@ pub(crate) fn open(
     seed: u64,
 ) -> Result<Opened, OpenError> {
     let lock = lock(&*disk)?;
-    let Recovered { queues, dedup, wal, words, left_over, checkpoint, other_files } =
+    let Recovered { mut queues, dedup, kv, state_file, wal, words, left_over, checkpoint, other_files } =
         recover(disk.clone(), layout, seed)?;
     let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
@@ -70,15 +72,11 @@ pub(crate) fn open(
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
     let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files)?;
     let tag = wal.store_tag();
-    let state = State {
-        queues,
-        attempts: AttemptTable::new(words),
-        cache: FrameCache::new(layout.cache_bytes_max),
-        chunks: Chunks::default(),
-        watchers: FxHashMap::default(),
-        stopped: None,
-    };
-    let shared = Arc::new(Shared::new(state, reader, clock, tag));
+    let attempts = Arc::new(Attempts::new(words));
+    queues.serve(Leases::new(attempts.clone()));
+    let state = State { queues, chunks: Chunks::default(), kv, watchers: FxHashMap::default(), stopped: None };
+    let shared =
+        Arc::new(Shared::new(state, attempts, FrameCache::new(layout.cache_bytes_max), reader, state_file, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
     let making = Making { store_tag: tag, chunk_bytes: layout.chunk_bytes, next_id };
     let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
@@ -100,6 +98,8 @@ pub(crate) fn lock(disk: &dyn Disk) -> Result<Box<dyn FolderLock>, OpenError> {
 pub(crate) struct Recovered {
     queues: Queues,
     dedup: Dedup,
+    kv: Kv,
+    state_file: StateFile,
     wal: Wal,
     words: Arc<dyn Words>,
     left_over: Vec<LeftOver>,
@@ -121,18 +121,22 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
     if let Some(newest) = found.newest {
         queues.restore(newest).map_err(OpenError::Incomplete)?;
     }
-    let wal = open_wal(disk.clone(), layout, start, seed, &mut queues, &mut dedup).map_err(|error| {
+    let state_file = StateFile::open(disk.clone())?;
+    let mut kv = Kv::new(state_file.spaces()?, state_file.lsn()?);
+    let mut replay = Replay { queues: &mut queues, dedup: &mut dedup, kv: &mut kv, state_file: &state_file };
+    let wal = open_wal(disk.clone(), layout, start, seed, &mut replay).map_err(|error| {
         match (error, found.damage) {
             // What the damaged checkpoint stood in for is gone.
             (OpenError::Incomplete(_), Some(damage)) => damage,
             (error, _) => error,
         }
     })?;
+    state_file.check(wal.store_tag(), checkpoint.map_or(0, |newest| newest.state_lsn), wal.last_lsn())?;
     let words = disk.map_words(attempts::FILE_NAME, layout.attempt_slots * attempts::WORDS_OF_A_SLOT)?;
-    let left_over = AttemptTable::left_over(&*words);
+    let left_over = Attempts::left_over(&*words);
     let running: Vec<_> = left_over.iter().map(|one| (QueueNumber(one.queue), one.position)).collect();
     queues.wake(&running)?;
-    Ok(Recovered { queues, dedup, wal, words, left_over, checkpoint, other_files: found.other_files })
+    Ok(Recovered { queues, dedup, kv, state_file, wal, words, left_over, checkpoint, other_files: found.other_files })
 }
 
 /// Removes the segments and runs that no checkpoint names: they were made shortly before the end, and what they hold is in
@@ -160,13 +164,20 @@ fn leftover_files(disk: &dyn Disk, needed: &[String], other: &[String]) -> Resul
     Ok((only_other, next))
 }
 
+/// What the log is replayed to.
+struct Replay<'a> {
+    queues: &'a mut Queues,
+    dedup: &'a mut Dedup,
+    kv: &'a mut Kv,
+    state_file: &'a StateFile,
+}
+
 fn open_wal(
     disk: Arc<dyn Disk>,
     layout: &Layout,
     start: Option<Start>,
     seed: u64,
-    queues: &mut Queues,
-    dedup: &mut Dedup,
+    Replay { queues, dedup, kv, state_file }: &mut Replay<'_>,
 ) -> Result<Wal, OpenError> {
     let Layout { file_bytes, files_max, preparation, .. } = *layout;
     let options = WalOptions { file_bytes, files_max, preparation };
@@ -181,6 +192,12 @@ fn open_wal(
             {
                 let seen = Seen { sequence: put.place.sequence, at_ms: put.place.enqueued_at_ms };
                 dedup.replay(place.file, key, seen);
+            }
+            if let Record::State(change) = spanned.record
+                && frame.lsn > kv.filed_lsn()
+            {
+                let filed = |space: &str, key: &str| state_file.value_bytes(space, key);
+                kv.replay(&change, filed).map_err(|why| (spanned.offset, why.to_string()))?;
             }
         }
         Ok(())
@@ -219,7 +236,7 @@ fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Resul
             shared.queues.update(*queue, *position, *state);
         }
     }
-    engine.shared.state().attempts.clear();
+    engine.shared.attempts.clear();
     Ok(())
 }
 

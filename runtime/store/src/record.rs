@@ -10,8 +10,8 @@
 
 use bytes::Bytes;
 
-use crate::NewMessage;
 use crate::dedup::KeyHash;
+use crate::{NewMessage, StateWrite};
 
 const QUEUE: u8 = 1;
 const NEXT: u8 = 2;
@@ -20,6 +20,11 @@ const UPDATE: u8 = 4;
 const REMOVE: u8 = 5;
 const PURGE: u8 = 6;
 const TIME: u8 = 7;
+const STATE: u8 = 8;
+
+const STATE_PUT: u8 = 0;
+const STATE_REMOVE: u8 = 1;
+const STATE_DROP: u8 = 2;
 
 const HAS_ATTEMPTS: u8 = 1;
 const HAS_DUE: u8 = 2;
@@ -44,6 +49,25 @@ pub(crate) enum Record<'a> {
     Remove { queue: QueueNumber, position: u64, bytes: u32 },
     Purge { queue: QueueNumber, below: u64 },
     Time { now_ms: u64 },
+    State(StateChange<'a>),
+}
+
+/// What happens to durable key-value state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateChange<'a> {
+    Put {
+        space: &'a str,
+        key: &'a str,
+        value: &'a [u8],
+    },
+    Remove {
+        space: &'a str,
+        key: &'a str,
+    },
+    /// All of a space is gone.
+    Drop {
+        space: &'a str,
+    },
 }
 
 /// What changes from delivery to delivery, and is kept over restarts.
@@ -297,6 +321,30 @@ pub(crate) fn encode_purge(out: &mut Vec<u8>, queue: QueueNumber, below: u64) {
     put_number(out, below);
 }
 
+pub(crate) fn encode_state(out: &mut Vec<u8>, change: StateChange<'_>) {
+    out.push(STATE);
+    let (kind, space, key, value) = match change {
+        StateChange::Put { space, key, value } => (STATE_PUT, space, Some(key), Some(value)),
+        StateChange::Remove { space, key } => (STATE_REMOVE, space, Some(key), None),
+        StateChange::Drop { space } => (STATE_DROP, space, None, None),
+    };
+    out.push(kind);
+    put_bytes(out, space.as_bytes());
+    if let Some(key) = key {
+        put_bytes(out, key.as_bytes());
+    }
+    if let Some(value) = value {
+        put_bytes(out, value);
+    }
+}
+
+/// The most bytes that the record of such a write may take.
+pub(crate) fn state_bytes_max(write: &StateWrite) -> u64 {
+    const LENGTH_MAX: usize = 10;
+    let value = write.value.as_ref().map_or(0, Bytes::len);
+    (2 + 3 * LENGTH_MAX + write.space.len() + write.key.len() + value) as u64
+}
+
 /// The most bytes that the put of such a message may take, in whatever state.
 pub(crate) fn put_bytes_max(message: &NewMessage) -> u64 {
     // Kind, checksum, flags, and the fixed and variable numbers at their longest.
@@ -350,7 +398,19 @@ impl<'a> Input<'a> {
             }
             PURGE => Ok(Record::Purge { queue: self.queue_number()?, below: self.number()? }),
             TIME => Ok(Record::Time { now_ms: self.number()? }),
+            STATE => self.state_change().map(Record::State),
             other => Err(Malformed::Kind(other)),
+        }
+    }
+
+    fn state_change(&mut self) -> Result<StateChange<'a>, Malformed> {
+        let kind = self.byte()?;
+        let space = self.text()?;
+        match kind {
+            STATE_PUT => Ok(StateChange::Put { space, key: self.text()?, value: self.bytes()? }),
+            STATE_REMOVE => Ok(StateChange::Remove { space, key: self.text()? }),
+            STATE_DROP => Ok(StateChange::Drop { space }),
+            other => Err(Malformed::Flags(other)),
         }
     }
 
@@ -509,12 +569,25 @@ mod tests {
             encode_remove(&mut payload, QueueNumber(2), 6, 40);
             encode_purge(&mut payload, QueueNumber(2), 7);
             encode_time(&mut payload, 1_700_000_000_000);
+            let write = StateWrite { space: "consumer/a".into(), key: "k".into(), value: Some(Bytes::from(vec![7; 300])) };
+            let changes = [
+                StateChange::Put { space: &write.space, key: &write.key, value: &[7; 300] },
+                StateChange::Remove { space: "consumer/a", key: "k" },
+                StateChange::Drop { space: "" },
+            ];
+            let before = payload.len();
+            encode_state(&mut payload, changes[0]);
+            prop_assert!((payload.len() - before) as u64 <= state_bytes_max(&write));
+            changes[1..].iter().for_each(|change| encode_state(&mut payload, *change));
 
             let records: Vec<_> = Records::new(&payload).map(|record| record.map(|spanned| {
                 prop_assert_eq!(decode(&payload[spanned.offset as usize..][..spanned.len as usize]), Ok(spanned.record));
                 Ok(spanned.record)
             }).unwrap()).collect::<Result<_, TestCaseError>>()?;
-            prop_assert_eq!(records.len(), messages.len() + 6);
+            prop_assert_eq!(records.len(), messages.len() + 9);
+            for (at, change) in changes.into_iter().enumerate() {
+                prop_assert_eq!(records[messages.len() + 6 + at], Record::State(change));
+            }
             prop_assert_eq!(records[messages.len() + 4], Record::Purge { queue: QueueNumber(2), below: 7 });
             prop_assert_eq!(records[messages.len() + 5], Record::Time { now_ms: 1_700_000_000_000 });
             prop_assert_eq!(records[0], Record::Queue { number: QueueNumber(300), name: "orders", next_position: 77 });

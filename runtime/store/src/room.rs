@@ -37,11 +37,14 @@ impl Room {
         self.check(bytes, self.moves)
     }
 
-    fn check(&self, bytes: u64, is_room: bool) -> Result<(), Refusal> {
+    /// Whether so many bytes fit into a transaction.
+    pub(crate) fn check_size(&self, bytes: u64) -> Result<(), Refusal> {
         let bytes_max = transaction_bytes_max(self.file_bytes);
-        if bytes > bytes_max {
-            return Err(Refusal::TooLarge { bytes, bytes_max });
-        }
+        if bytes > bytes_max { Err(Refusal::TooLarge { bytes, bytes_max }) } else { Ok(()) }
+    }
+
+    fn check(&self, bytes: u64, is_room: bool) -> Result<(), Refusal> {
+        self.check_size(bytes)?;
         if is_room { Ok(()) } else { Err(Refusal::DiskFull) }
     }
 }

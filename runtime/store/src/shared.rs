@@ -1,14 +1,16 @@
 //! What the committer and the callers share: the queues in memory, and the way to a message's content.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 
 use rustc_hash::FxHashMap;
 
-use crate::attempts::AttemptTable;
+use crate::attempts::Attempts;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
+use crate::kv::Kv;
+use crate::kv::file::StateFile;
 use crate::location::Location;
 use crate::queues::Queues;
 use crate::reader::Reader;
@@ -21,7 +23,12 @@ pub(crate) type Watcher = Arc<dyn Fn() + Send + Sync>;
 pub(crate) struct Shared {
     // Short sections, no I/O and no callbacks in them: callers claim under it, the committer checks and applies under it.
     state: Mutex<State>,
+    // Held to find a record or to add a frame. Not a part of the state, so that looking records up holds up nobody.
+    cache: Mutex<FrameCache>,
+    /// Of the leases that are out in `state`.
+    pub(crate) attempts: Arc<Attempts>,
     pub(crate) reader: Reader,
+    pub(crate) state_file: StateFile,
     /// Wakes the committer: something that was done beside it is finished.
     nudge: OnceLock<Watcher>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -30,22 +37,56 @@ pub(crate) struct Shared {
 
 pub(crate) struct State {
     pub(crate) queues: Queues,
-    pub(crate) attempts: AttemptTable,
-    pub(crate) cache: FrameCache,
     pub(crate) chunks: Chunks,
+    pub(crate) kv: Kv,
     pub(crate) watchers: FxHashMap<QueueNumber, Vec<Watcher>>,
     /// Why nothing more is confirmed.
     pub(crate) stopped: Option<Arc<str>>,
 }
 
 impl Shared {
-    pub(crate) fn new(state: State, reader: Reader, clock: Arc<dyn Clock>, store_tag: u64) -> Shared {
-        Shared { state: Mutex::new(state), reader, nudge: OnceLock::new(), clock, store_tag }
+    pub(crate) fn new(
+        state: State,
+        attempts: Arc<Attempts>,
+        cache: FrameCache,
+        reader: Reader,
+        state_file: StateFile,
+        clock: Arc<dyn Clock>,
+        store_tag: u64,
+    ) -> Shared {
+        Shared {
+            state: Mutex::new(state),
+            cache: Mutex::new(cache),
+            attempts,
+            reader,
+            state_file,
+            nudge: OnceLock::new(),
+            clock,
+            store_tag,
+        }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock is a broken invariant of the store: going on could lose messages.
         self.state.lock().expect("the store's state is whole")
+    }
+
+    /// As [`Shared::state`], for the committer: whoever has the lock has it for microseconds, and to sleep and be woken takes
+    /// longer. So it tries for a while before it sleeps.
+    pub(crate) fn state_soon(&self) -> MutexGuard<'_, State> {
+        const TRIES: u32 = 4000;
+        for _ in 0..TRIES {
+            match self.state.try_lock() {
+                Ok(state) => return state,
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+                Err(TryLockError::Poisoned(_)) => break,
+            }
+        }
+        self.state()
+    }
+
+    pub(crate) fn cache(&self) -> MutexGuard<'_, FrameCache> {
+        self.cache.lock().expect("the cache is whole")
     }
 
     /// Whom to tell when something that was done beside the committer is finished. Once.

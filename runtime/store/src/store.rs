@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::cache::FrameCache;
 use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
-use crate::committer::{self, Inbox, Job, Purge};
+use crate::committer::{self, Caller, DropState, Inbox, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk};
 use crate::keeping::FILES_MIN;
+use crate::kv::Found;
+use crate::kv::file::FiledKeys;
 use crate::open::{self, Layout, Opened};
 use crate::queues::{Claimed, Claiming, ExpiredClaim, Glimpse, Phase};
 use crate::record::QueueNumber;
@@ -87,6 +88,8 @@ pub struct Peeked {
 pub struct QueueStats {
     /// Its name.
     pub name: QueueName,
+    /// Whether it takes sends. One that does not is shown for as long as it holds messages.
+    pub declared: bool,
     /// Messages in state [`MessageState::Ready`].
     pub ready: u64,
     /// Messages in state [`MessageState::Delayed`].
@@ -163,6 +166,12 @@ impl Store {
         self.shared.state().queues.declare(queue, limits);
     }
 
+    /// Takes no more sends for a queue, until it is declared again. Its messages stay, and what is leased may still be
+    /// settled; a settlement may also send to it, or move its message there, as when it was leased.
+    pub fn retract(&self, queue: &QueueName) {
+        self.shared.state().queues.retract(queue);
+    }
+
     /// Calls `arrived` whenever a queue may have something new to claim, on the committer's thread: it must be quick.
     pub fn watch(&self, queue: &QueueName, arrived: Arc<dyn Fn() + Send + Sync>) {
         let mut state = self.shared.state();
@@ -178,12 +187,13 @@ impl Store {
         transactions: Vec<Transaction>,
         done: impl FnOnce(Vec<Result<Receipt, Refusal>>) + Send + 'static,
     ) {
-        self.push(Job::All { transactions, done: Box::new(done) });
+        let caller = Caller::All(transactions.len(), Box::new(done));
+        self.answer(self.inbox.push_all(transactions, caller));
     }
 
     /// Puts one transaction on record; see [`Store::submit_all`].
     pub fn submit(&self, transaction: Transaction, done: impl FnOnce(Result<Receipt, Refusal>) + Send + 'static) {
-        self.push(Job::One { transaction, done: Box::new(done) });
+        self.answer(self.inbox.push(transaction, Caller::One(Box::new(done))));
     }
 
     /// Takes away all messages that are in a queue by now, also those that are being handled: what comes of those is
@@ -195,15 +205,24 @@ impl Store {
             state.queues.known(queue).map(|number| (number, state.queues.next_position(number)))
         };
         match known {
-            Some((queue, below)) => self.push(Job::Purge(Purge { queue, below, removed: 0, done: Box::new(done) })),
+            Some((queue, below)) => {
+                if let Some(purge) = self.inbox.push_purge(Purge { queue, below, removed: 0, done: Box::new(done) }) {
+                    (purge.done)(Err(self.closed()));
+                }
+            }
             None => done(Err(Refusal::NoSuchQueue(queue.clone()))),
         }
     }
 
-    fn push(&self, job: Job) {
-        if let Some(job) = self.inbox.push(job) {
-            job.refuse(&Refusal::Stopped(self.failure().unwrap_or_else(|| "it was closed".into())));
+    /// Tells a caller for whom nobody works any more.
+    fn answer(&self, refused: Option<Caller>) {
+        if let Some(caller) = refused {
+            caller.refuse(&self.closed());
         }
+    }
+
+    fn closed(&self) -> Refusal {
+        Refusal::Stopped(self.failure().unwrap_or_else(|| "it was closed".into()))
     }
 
     /// Leases up to `max` messages for so long, in the queue's order. Nothing is claimable: nothing is leased.
@@ -215,8 +234,8 @@ impl Store {
         let expires_at_ms = now_ms.saturating_add(lease_ms);
         self.claim_with(queue, expires_at_ms, |state, number, claimed| {
             state.queues.advance(number, now_ms);
-            let State { queues, attempts, chunks, .. } = state;
-            queues.claim(number, max, expires_at_ms, attempts, chunks, claimed)
+            let State { queues, chunks, .. } = state;
+            queues.claim(number, max, expires_at_ms, chunks, claimed)
         })
     }
 
@@ -234,8 +253,8 @@ impl Store {
         let wanted = ExpiredClaim { max, sent_before_ms: now_ms.saturating_sub(older_than_ms), expires_at_ms };
         self.claim_with(queue, expires_at_ms, |state, number, claimed| {
             state.queues.advance(number, now_ms);
-            let State { queues, attempts, chunks, .. } = state;
-            queues.claim_expired(number, &wanted, attempts, chunks, claimed)
+            let State { queues, chunks, .. } = state;
+            queues.claim_expired(number, &wanted, chunks, claimed)
         })
     }
 
@@ -255,12 +274,7 @@ impl Store {
                     return Err(Refusal::Stopped(why.clone()));
                 }
                 let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
-                let before = claimed.len();
-                let claiming = claim(state, number, &mut claimed);
-                for one in claimed[before..].iter_mut().filter(|one| one.record.is_none()) {
-                    one.record = state.cache.get(one.location);
-                }
-                claiming
+                claim(state, number, &mut claimed)
             };
             match claiming {
                 Claiming::Done => break,
@@ -278,6 +292,10 @@ impl Store {
         }
         if !claimed.is_empty() {
             self.inbox.lease_ends(expires_at_ms);
+            let cache = self.shared.cache();
+            for one in claimed.iter_mut().filter(|one| one.record.is_none()) {
+                one.record = cache.get(one.location);
+            }
         }
         let mut deliveries = Vec::with_capacity(claimed.len());
         for mut one in claimed {
@@ -327,10 +345,7 @@ impl Store {
 
     /// Writes down that an attempt begins; see [`crate::Delivery::attempt`]. False if the lease is over: then it must not.
     pub fn begin(&self, lease: Lease) -> bool {
-        let now_ms = self.shared.clock.now_ms();
-        let mut guard = self.shared.state();
-        let state = &mut *guard;
-        state.queues.begin(lease, now_ms, &state.attempts)
+        self.shared.attempts.begin(lease, self.shared.clock.now_ms())
     }
 
     /// Makes a lease end so long from now. False if it is over.
@@ -359,8 +374,10 @@ impl Store {
         state.queues.advance(number, now_ms);
         let counts = state.queues.counts(number);
         let holds_any = counts.oldest_enqueued_at_ms.is_some();
-        (holds_any || state.queues.declared(queue).is_some()).then(|| QueueStats {
+        let declared = state.queues.declared(queue).is_some();
+        (holds_any || declared).then(|| QueueStats {
             name: queue.clone(),
+            declared,
             ready: counts.ready,
             delayed: counts.delayed,
             leased: counts.leased,
@@ -376,7 +393,7 @@ impl Store {
             let mut state = self.shared.state();
             let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
             state.queues.advance(number, now_ms);
-            state.queues.peek(number, limit).map(|glimpse| Seen::new(number, glimpse, &state.cache)).collect()
+            state.queues.peek(number, limit).map(|glimpse| Seen::new(number, glimpse, &state)).collect()
         };
         let mut peeked = Vec::with_capacity(seen.len());
         let mut last: Option<LoadedChunk> = None;
@@ -389,7 +406,8 @@ impl Store {
     /// Reads a message that was seen; none if it is gone. `last`: the chunk that was read last.
     fn look(&self, seen: Seen, last: &mut Option<LoadedChunk>) -> Result<Option<Peeked>, Arc<str>> {
         let found = match seen {
-            Seen::Known { wanted, record, state, attempts, due_at_ms } => {
+            Seen::Known { wanted, state, attempts, due_at_ms } => {
+                let record = self.shared.cache().get(wanted.location);
                 let Some(content) = self.content(&wanted, record)? else { return Ok(None) };
                 (wanted.sequence, content, state, attempts, due_at_ms)
             }
@@ -416,6 +434,59 @@ impl Store {
         }))
     }
 
+    /// The value of a key of durable state (see [`crate::StateWrite::space`]). It may be read from disk.
+    pub fn state_get(&self, space: &str, key: &str) -> Result<Option<Bytes>, Refusal> {
+        {
+            let state = self.shared.state();
+            if let Found::Here(value) = state.kv.find(space, key) {
+                return Ok(value.cloned());
+            }
+        }
+        self.shared.state_file.get(space, key).map_err(Refusal::Read)
+    }
+
+    /// Keys of a space of durable state, in the order of their bytes: the first ones after `after`.
+    pub fn state_keys(&self, space: &str, after: Option<&str>, limit: usize) -> Result<Vec<Box<str>>, Refusal> {
+        let mut all = Vec::new();
+        let mut after: Option<Box<str>> = after.map(Into::into);
+        while all.len() < limit {
+            let wanted = limit - all.len();
+            let thaws = self.shared.state().kv.thaws();
+            let FiledKeys { keys, more } =
+                self.shared.state_file.keys(space, after.as_deref(), wanted).map_err(Refusal::Read)?;
+            let last = keys.last().filter(|_| more).cloned();
+            let state = self.shared.state();
+            if state.kv.thaws() != thaws {
+                // What was in memory may have gone into the file since that was read.
+                continue;
+            }
+            all.extend(state.kv.merge_keys(space, after.as_deref(), keys, last.as_deref(), wanted));
+            match last {
+                // All of these may have been removed since.
+                Some(last) => after = Some(last),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Bytes of the keys and values of a space of durable state.
+    pub fn state_bytes(&self, space: &str) -> u64 {
+        self.shared.state().kv.bytes(space)
+    }
+
+    /// Limits the bytes of a space of durable state. What is there stays; what would make it larger is refused.
+    pub fn limit_state(&self, space: &str, bytes_max: u64) {
+        self.shared.state().kv.set_limit(space, bytes_max);
+    }
+
+    /// Takes away all durable state of a space, at once. `done` is called on the committer's thread.
+    pub fn drop_state(&self, space: &str, done: impl FnOnce(Result<(), Refusal>) + Send + 'static) {
+        if let Some(dropped) = self.inbox.push_drop(DropState { space: space.into(), done: Box::new(done) }) {
+            (dropped.done)(Err(self.closed()));
+        }
+    }
+
     /// Why the store has stopped confirming, if it has.
     pub fn failure(&self) -> Option<Arc<str>> {
         self.shared.state().stopped.clone()
@@ -424,23 +495,22 @@ impl Store {
 
 /// A message that was seen while the queues could not change; it is read afterwards.
 enum Seen {
-    Known { wanted: Wanted, record: Option<Bytes>, state: MessageState, attempts: u32, due_at_ms: u64 },
+    Known { wanted: Wanted, state: MessageState, attempts: u32, due_at_ms: u64 },
     Cold { position: u64, segment: Arc<Segment>, chunk: ChunkId, ready: bool },
 }
 
 impl Seen {
-    fn new(queue: QueueNumber, glimpse: Glimpse<'_>, cache: &FrameCache) -> Seen {
+    fn new(queue: QueueNumber, glimpse: Glimpse<'_>, state: &State) -> Seen {
         match glimpse {
             Glimpse::Cold { position, segment, chunk, ready } => Seen::Cold { position, segment, chunk, ready },
             Glimpse::Known(position, entry) => Seen::Known {
                 wanted: Wanted { queue, position, sequence: entry.sequence, location: entry.location },
-                record: cache.get(entry.location),
                 state: match entry.phase() {
                     Phase::Fresh | Phase::Ready | Phase::Absent => MessageState::Ready,
                     Phase::Delayed { .. } => MessageState::Delayed,
-                    Phase::Leased => MessageState::Leased,
+                    Phase::Leased { .. } => MessageState::Leased,
                 },
-                attempts: entry.attempts_started(),
+                attempts: state.queues.attempts_started(entry),
                 due_at_ms: entry.state().due_at_ms,
             },
         }

@@ -16,6 +16,19 @@ pub struct Transaction {
     pub sends: Sends,
     /// What it writes of consumers' and producers' durable state.
     pub state: Vec<StateWrite>,
+    /// What it saw of that state before. If a value is another one by now, nothing of the transaction happens.
+    pub state_reads: Vec<StateRead>,
+}
+
+/// A value of durable key-value state, as somebody saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRead {
+    /// Whose state it is; see [`StateWrite::space`].
+    pub space: Box<str>,
+    /// The key.
+    pub key: Box<str>,
+    /// The value, or `None` if there was none.
+    pub seen: Option<Bytes>,
 }
 
 /// One change of durable key-value state.
@@ -107,7 +120,7 @@ pub struct Sent {
 /// Why a transaction did not happen. Nothing of it did.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A queue that was never declared.
+    /// A queue that is not declared; for a settlement, one that never was.
     #[error("there is no queue {0}")]
     NoSuchQueue(QueueName),
     /// The queue's own limit.
@@ -128,6 +141,32 @@ pub enum Refusal {
         bytes: u64,
         /// The limit.
         bytes_max: u64,
+    },
+    /// A key of durable state that nobody may use.
+    #[error("a key of {space} has {bytes} bytes; a key has 1 to {max}", max = crate::STATE_KEY_BYTES_MAX)]
+    StateKey {
+        /// Whose state it is.
+        space: Box<str>,
+        /// How long the key is.
+        bytes: u64,
+    },
+    /// The limit of a space of durable state.
+    #[error("the state of {space} is full: it would take {bytes} bytes, and may take {bytes_max}")]
+    StateFull {
+        /// Whose state it is.
+        space: Box<str>,
+        /// What it would come to.
+        bytes: u64,
+        /// Its limit.
+        bytes_max: u64,
+    },
+    /// A value that the transaction had read is another one by now: it is to be tried again with the new one.
+    #[error("the state of {space} has changed since it was read, at key {key:?}")]
+    StateChanged {
+        /// Whose state it is.
+        space: Box<str>,
+        /// Where.
+        key: Box<str>,
     },
     /// The lease has expired or was settled.
     #[error("the lease is no longer valid: it expired, or the delivery was settled")]

@@ -155,7 +155,7 @@ fn a_backlog_larger_than_the_log_is_kept_and_drained_in_order() {
             let done = done.clone();
             let sends = [(name("orders"), message)].into();
             store.submit(Transaction { sends, ..Transaction::default() }, move |answer| {
-                done.send(answer.map(drop)).unwrap()
+                done.send(answer.map(drop)).unwrap();
             });
         }
         drop(done);
@@ -250,7 +250,7 @@ fn a_purge_takes_away_what_was_there_and_nothing_that_comes_later() {
             let message = NewMessage { delay_ms: number % 5 * 1_000_000, ..message(&[1; 2000]) };
             let sends = [(name("orders"), message)].into();
             store.submit(Transaction { sends, ..Transaction::default() }, move |answer| {
-                done.send(answer.is_ok()).unwrap()
+                done.send(answer.is_ok()).unwrap();
             });
         }
         drop(done);
@@ -289,4 +289,37 @@ fn expired_messages_are_claimed_from_the_front_until_a_younger_one_comes() {
     let expired = store.claim_expired(&name("orders"), 10, 10, LEASE_MS).unwrap();
     let bodies: Vec<_> = expired.iter().map(|delivery| &delivery.message.body[..]).collect();
     assert_eq!(bodies, [&b"delayed"[..], b"ready"]);
+}
+
+#[test]
+fn a_retracted_queue_takes_no_sends_and_keeps_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let store = open(folder.path());
+        send(&store, "orders", b"leased").unwrap();
+        let leased = store.claim(&name("orders"), 1, LEASE_MS).unwrap();
+        send(&store, "orders", b"waits").unwrap();
+        store.retract(&name("orders"));
+        store.retract(&name("audit"));
+        store.retract(&name("nothing"));
+
+        assert_eq!(send(&store, "orders", b"new"), Err(Refusal::NoSuchQueue(name("orders"))));
+        let stats = store.queue(&name("orders")).unwrap();
+        assert!(!stats.declared && (stats.ready, stats.leased) == (1, 1));
+        assert_eq!(store.queue(&name("audit")), None, "it is empty");
+        // What began before may end as it would have.
+        let settle = Some((leased[0].lease, Action::Ack));
+        let sends = [(name("audit"), message(b"sent with the ack"))].into();
+        commit(&store, Transaction { settle, sends, ..Transaction::default() }).unwrap();
+        assert!(store.queue(&name("audit")).is_some_and(|stats| !stats.declared && stats.ready == 1));
+        let never = commit(&store, Transaction { sends: [(name("x"), message(b""))].into(), ..Transaction::default() });
+        assert_eq!(never, Err(Refusal::NoSuchQueue(name("x"))));
+    }
+    // Over a restart, and when it is declared again.
+    let store = Store::open(folder.path(), &small()).unwrap();
+    assert!(store.queues().iter().all(|stats| !stats.declared && stats.ready == 1));
+    assert_eq!(send(&store, "orders", b"new"), Err(Refusal::NoSuchQueue(name("orders"))));
+    store.declare(&name("orders"), QueueLimits::default());
+    send(&store, "orders", b"new").unwrap();
+    assert_eq!(bodies(&store, "orders"), [&b"waits"[..], b"new"]);
 }

@@ -81,6 +81,7 @@ fn stats(name: &QueueName, messages: &[PeekedMessage]) -> QueueStats {
     let count = |state| messages.iter().filter(|peeked| peeked.state == state).count() as u64;
     QueueStats {
         name: name.clone(),
+        declared: true,
         ready: count(MessageState::Ready),
         delayed: count(MessageState::Delayed),
         leased: count(MessageState::Leased),
@@ -95,6 +96,11 @@ pub(crate) const DUPLICATE: &str = "seen before";
 impl Broker for FakeBroker {
     fn declare(&self, queue: &QueueName, _limits: QueueLimits) -> Pending<'_, Result<(), BrokerError>> {
         self.inner.lock().unwrap().queues.entry(queue.clone()).or_default();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn retract(&self, queue: &QueueName) -> Pending<'_, Result<(), BrokerError>> {
+        self.inner.lock().unwrap().queues.retain(|name, messages| name != queue || !messages.is_empty());
         Box::pin(async { Ok(()) })
     }
 

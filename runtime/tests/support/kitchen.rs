@@ -107,6 +107,7 @@ pub(crate) fn settings() -> InstanceSettings {
         max_batch_size: 1,
         limits: Limits::default(),
         config: BTreeMap::new(),
+        state: None,
         grants: Grants { send: vec![queue("report"), queue("audit")], ..Grants::default() },
     }
 }

@@ -284,6 +284,12 @@ impl Runtime {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
     }
 
+    /// SIGHUP.
+    #[track_caller]
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(mut self) -> Ended {
@@ -301,6 +307,14 @@ impl Runtime {
         let ended = self.wait();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         ended
+    }
+
+    /// Memory that it has now.
+    #[track_caller]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
     }
 
     /// What it has written to stderr so far.

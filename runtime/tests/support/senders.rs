@@ -1,5 +1,7 @@
 //! Clients that send all the time, and remember what was confirmed.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};

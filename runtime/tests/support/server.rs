@@ -35,11 +35,12 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let host_names = ["x".to_owned()].into();
+        let host_names = tokio::sync::watch::Sender::new(["x".to_owned()].into()).subscribe();
         let subjects = Arc::new(Subjects::default());
         let app = App {
             broker: Arc::clone(&broker) as _,
             board: Arc::clone(&board),
+            webhooks: Arc::default(),
             subjects,
             auth: Arc::default(),
             host_names,

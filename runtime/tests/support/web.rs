@@ -125,7 +125,11 @@ fn serve(stream: impl Read + Write, requests: &AtomicUsize) {
             .filter_map(|line| line.split_once(':'))
             .find_map(|(field, value)| field.eq_ignore_ascii_case(name).then(|| value.trim().to_owned()))
     };
-    let body = if field("transfer-encoding").is_some() { read_chunks(&mut stream) } else { Vec::new() };
+    let body = match field("content-length") {
+        Some(length) => read_some(&mut stream, length.parse().unwrap()),
+        None if field("transfer-encoding").is_some() => read_chunks(&mut stream),
+        None => Vec::new(),
+    };
     let request = head[0].clone();
     let path = request.split(' ').nth(1).unwrap_or_default();
     let (status, location, answer) = match path.split_once('?').unwrap_or((path, "")) {
@@ -148,6 +152,12 @@ fn serve(stream: impl Read + Write, requests: &AtomicUsize) {
     _ = write!(stream, "HTTP/1.1 {status} Status\r\n{location}{length}connection: close\r\n\r\n")
         .and_then(|()| stream.write_all(&answer))
         .and_then(|()| stream.flush());
+}
+
+fn read_some(stream: &mut impl BufRead, length: u64) -> Vec<u8> {
+    let mut body = Vec::new();
+    _ = stream.take(length).read_to_end(&mut body);
+    body
 }
 
 fn read_chunks(stream: &mut impl BufRead) -> Vec<u8> {

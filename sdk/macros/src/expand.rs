@@ -129,6 +129,9 @@ impl<'a> Signature<'a> {
                     "a consumer takes the `Message` itself (or `Vec<Message>`), not a reference to it",
                 ));
             }
+            Type::ImplTrait(_) => {
+                return Err(Error::new_spanned(input, "a consumer takes the `Message` itself, not `impl …`"));
+            }
             _ => Kind::Single,
         };
         match (&sig.output, kind) {
@@ -139,6 +142,9 @@ impl<'a> Signature<'a> {
                 &sig.ident,
                 "a consumer of batches answers for each message: write `-> Vec<Outcome>`",
             )),
+            (ReturnType::Type(_, output), _) if matches!(**output, Type::ImplTrait(_)) => {
+                Err(Error::new_spanned(output, "a consumer returns an `Outcome` itself, not `impl …`"))
+            }
             (ReturnType::Type(_, output), _) => Ok(Signature { kind, input, output }),
         }
     }
@@ -191,6 +197,8 @@ mod tests {
             (quote! { fn f(m: &Message) -> Outcome { Ok(()) } }, "not a reference"),
             (quote! { fn f(m: &[Message]) -> Outcome { Ok(()) } }, "not a reference"),
             (quote! { fn f(m: Message) {} }, "write `-> Outcome`"),
+            (quote! { fn f(m: impl Into<Message>) -> Outcome { Ok(()) } }, "not `impl …`"),
+            (quote! { fn f(m: Message) -> impl Into<Outcome> { Ok(()) } }, "returns an `Outcome` itself"),
             (quote! { fn f(m: Vec<Message>) {} }, "write `-> Vec<Outcome>`"),
         ];
         for (item, sentence) in cases {

@@ -4,6 +4,13 @@ use crate::{Failure, Message, Outcome};
 
 #[cfg(target_family = "wasm")]
 pub mod bindings;
+#[cfg(target_family = "wasm")]
+pub(crate) mod config;
+#[cfg(target_family = "wasm")]
+pub(crate) mod http;
+
+#[cfg(target_family = "wasm")]
+pub mod state;
 
 #[cfg(target_family = "wasm")]
 pub use bindings::{BatchGuest, Guest, RawAnswer, RawFailure, RawMessage, call, call_batch, export, export_batch};

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::{BatchRun, Run, Sent};
+use super::{BatchRun, Run, Sent, state};
 use crate::__rt::BatchOutput;
 use crate::queues::{Outgoing, SendError};
 use crate::{Failure, Message, Outcome};
@@ -37,7 +37,10 @@ fn deliver<T>(granted: Option<Vec<String>>, ids: Vec<String>, handler: impl FnOn
 }
 
 pub(crate) fn run(granted: Option<Vec<String>>, handler: impl FnOnce(Message) -> Outcome, message: Message) -> Run {
-    let (outcome, sent) = deliver(granted, vec![message.id.clone()], || handler(message));
+    let ids = vec![message.id.clone()];
+    let state = state::begin(&ids);
+    let (outcome, sent) = deliver(granted, ids, || handler(message));
+    state.end(|_| outcome.is_ok());
     match outcome {
         Ok(()) => Run { outcome, sends: sent, dropped: Vec::new() },
         Err(_) => Run { outcome, sends: Vec::new(), dropped: sent },
@@ -51,9 +54,11 @@ pub(crate) fn run_batch<O: BatchOutput>(
 ) -> BatchRun {
     make_ids_unique(&mut messages);
     let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+    let state = state::begin(&ids);
     let (answers, sent) = deliver(granted, ids.clone(), || handler(messages).outcomes(ids.len()));
     let mut outcomes = answers;
     outcomes.resize(ids.len(), Err(Failure::retry("the handler gave no answer for this message")));
+    state.end(|place| outcomes[place].is_ok());
     let acked = |sent: &Sent| match &sent.with_ack_of {
         Some(id) => ids.iter().zip(&outcomes).any(|(each, outcome)| each == id && outcome.is_ok()),
         None => outcomes.iter().any(Result::is_ok),

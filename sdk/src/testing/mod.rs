@@ -26,19 +26,30 @@
 //! assert_eq!(run.dropped[0].json::<u64>(), 202);
 //! ```
 //!
-//! In [`run`] every queue may be sent to; [`granting`] allows only some, as `queue.toml` does. Folders and environment
+//! [`state()`](state()) is the consumer's durable state, to be filled before and looked at after.
+//!
+//! In [`run`] every queue may be sent to; [`granting`] allows only some, as `queue.toml` does. [`config`](fn@config) says what the values of
+//! `[consumers.NAME.config]` are, and [`http`](fn@http) which servers there are and what they answer; both chain, as in
+//! `testing::granting(["audit"]).config([("greeting", "Hello")]).http(&web).run(…)`. Folders and environment
 //! variables are the machine's own: give the handler's inner function the folder as a parameter and pass a temporary
 //! one.
 
+pub(crate) mod config;
 pub(crate) mod fake;
+pub(crate) mod state;
+pub(crate) mod web;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::state::{State, state};
 use crate::__rt::BatchOutput;
 use crate::{Message, Outcome};
+
+pub use web::{Answer, Web, WebRequest, answer, web};
 
 /// What came of one call of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +113,7 @@ impl Sent {
 ///
 /// A panic of the handler is a panic of the test. (The runtime takes it as a failed attempt.)
 pub fn run(handler: impl FnOnce(Message) -> Outcome, message: impl Into<Message>) -> Run {
-    fake::run(None, handler, message.into())
+    Setup::default().run(handler, message)
 }
 
 /// Hands a batch to a handler. Every queue may be sent to.
@@ -124,7 +135,7 @@ pub fn run_batch<O: BatchOutput>(
     handler: impl FnOnce(Vec<Message>) -> O,
     messages: impl IntoIterator<Item: Into<Message>>,
 ) -> BatchRun {
-    fake::run_batch(None, handler, messages.into_iter().map(Into::into).collect())
+    Setup::default().run_batch(handler, messages)
 }
 
 /// The `grants.send` of a consumer: only these queues may be sent to.
@@ -142,29 +153,95 @@ pub fn run_batch<O: BatchOutput>(
 ///     Err(Failure::Retry { .. })
 /// ));
 /// ```
-pub fn granting<Q: Into<String>>(queues: impl IntoIterator<Item = Q>) -> Grants {
-    Grants { send: queues.into_iter().map(Into::into).collect() }
+pub fn granting<Q: Into<String>>(queues: impl IntoIterator<Item = Q>) -> Setup {
+    Setup::default().granting(queues)
 }
 
-/// See [`granting`].
-#[derive(Debug, Clone)]
-pub struct Grants {
-    send: Vec<String>,
+/// The values of `[consumers.NAME.config]`, for [`config`](mod@crate::config).
+///
+/// ```
+/// use linecook_sdk::{config, testing};
+///
+/// let run = testing::config([("greeting", "Hello")]).run(
+///     |_| {
+///         assert_eq!(config::get("greeting").as_deref(), Some("Hello"));
+///         Ok(())
+///     },
+///     testing::message(""),
+/// );
+/// assert_eq!(run.outcome, Ok(()));
+/// ```
+pub fn config<K: Into<String>, V: Into<String>>(values: impl IntoIterator<Item = (K, V)>) -> Setup {
+    Setup::default().config(values)
 }
 
-impl Grants {
-    /// As the function [`run`], under these grants.
-    pub fn run(&self, handler: impl FnOnce(Message) -> Outcome, message: impl Into<Message>) -> Run {
-        fake::run(Some(self.send.clone()), handler, message.into())
+/// The servers that there are, for [`http`](mod@crate::http). See [`web`](fn@web).
+///
+/// ```
+/// use linecook_sdk::{http, testing};
+///
+/// let web = testing::web().on("GET", "https://api.example/", testing::answer(200).body("hello"));
+/// let run = testing::http(&web).run(
+///     |_| {
+///         assert_eq!(http::get("https://api.example/").send()?.text()?, "hello");
+///         Ok(())
+///     },
+///     testing::message(""),
+/// );
+/// assert_eq!(run.outcome, Ok(()));
+/// ```
+pub fn http(web: &Web) -> Setup {
+    Setup::default().http(web)
+}
+
+/// What there is around the handler: the queues that it may send to, its values, the servers. See [`granting`],
+/// [`config`](fn@config) and [`http`](fn@http). What is not set is as in [`run`].
+#[derive(Debug, Clone, Default)]
+#[must_use = "nothing is run before `.run(handler, message)`"]
+pub struct Setup {
+    /// The queues that may be sent to; `None` is every one.
+    send: Option<Vec<String>>,
+    config: BTreeMap<String, String>,
+    web: Option<Web>,
+}
+
+impl Setup {
+    /// As the function [`granting`].
+    pub fn granting<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> Setup {
+        self.send = Some(queues.into_iter().map(Into::into).collect());
+        self
     }
 
-    /// As the function [`run_batch`], under these grants.
+    /// As the function [`config`](fn@config).
+    pub fn config<K: Into<String>, V: Into<String>>(mut self, values: impl IntoIterator<Item = (K, V)>) -> Setup {
+        self.config = values.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        self
+    }
+
+    /// As the function [`http`](fn@http).
+    pub fn http(mut self, web: &Web) -> Setup {
+        self.web = Some(web.clone());
+        self
+    }
+
+    /// As the function [`run`], with this around it.
+    pub fn run(&self, handler: impl FnOnce(Message) -> Outcome, message: impl Into<Message>) -> Run {
+        let _outside = self.outside();
+        fake::run(self.send.clone(), handler, message.into())
+    }
+
+    /// As the function [`run_batch`], with this around it.
     pub fn run_batch<O: BatchOutput>(
         &self,
         handler: impl FnOnce(Vec<Message>) -> O,
         messages: impl IntoIterator<Item: Into<Message>>,
     ) -> BatchRun {
-        fake::run_batch(Some(self.send.clone()), handler, messages.into_iter().map(Into::into).collect())
+        let _outside = self.outside();
+        fake::run_batch(self.send.clone(), handler, messages.into_iter().map(Into::into).collect())
+    }
+
+    fn outside(&self) -> (config::Restore, web::Restore) {
+        (config::set(self.config.clone()), web::set(self.web.clone()))
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use linecook_store::inspect::{DumpOptions, Entry, Finding, QueueRef, Recorded, StateRef, StoredMessage};
+use linecook_store::inspect::{
+    DumpOptions, Entry, Finding, QueueRef, Recorded, StateRecorded, StateRef, StoredMessage,
+};
 use serde_json::{Map, Value, json};
 
 use super::Place;
@@ -104,6 +106,11 @@ fn json_of(entry: &Entry<'_>, now_ms: u64) -> Value {
             "type": "remembered", "file": file, "idempotency_hash": format!("{hash:032x}"), "id": id.to_string(),
             "at": rfc3339(*at_ms),
         }),
+        Entry::State { file, state } => {
+            let mut value = state_of(state);
+            value["file"] = (*file).into();
+            value
+        }
         Entry::Confirmed { lsn } => json!({ "type": "confirmed", "lsn": lsn }),
         Entry::Attempt { queue, position, attempt } => json!({
             "type": "attempt", "queue": name(queue), "queue_number": queue.number, "position": position,
@@ -126,6 +133,7 @@ fn record_of(record: &Recorded<'_>, now_ms: u64) -> Value {
             put_state(&mut value, state, now_ms);
             value
         }
+        Recorded::State(state) => state_of(state),
         Recorded::Time { now_ms } => json!({ "type": "time", "at": rfc3339(*now_ms) }),
         Recorded::Purge { queue, below } => json!({
             "type": "purge", "queue": name(queue), "queue_number": queue.number, "below": below,
@@ -134,6 +142,16 @@ fn record_of(record: &Recorded<'_>, now_ms: u64) -> Value {
             "type": "remove", "queue": name(queue), "queue_number": queue.number, "position": position, "bytes": bytes,
         }),
     }
+}
+
+fn state_of(StateRecorded { space, key, value }: &StateRecorded<'_>) -> Value {
+    let mut json = json!({ "type": "state", "space": space, "key": key, "removed": value.is_none() });
+    match value.map(|value| (std::str::from_utf8(value), value)) {
+        Some((Ok(text), _)) => json["value"] = text.into(),
+        Some((Err(_), bytes)) => json["value_base64"] = BASE64_STANDARD.encode(bytes).into(),
+        None => {}
+    }
+    json
 }
 
 fn typed(kind: &str, mut value: Value) -> Value {

@@ -82,6 +82,8 @@ fn what(file: &FileReport) -> String {
             format!("segment of {queue}: {}, {live} live", count(*messages, "message"))
         }
         FileKind::Run { keys } => count(*keys, "idempotency key"),
+        FileKind::State { keys: Some(keys) } => format!("state of consumers: {}", count(*keys, "key")),
+        FileKind::State { keys: None } => "state of consumers, damaged".to_owned(),
         FileKind::Confirmed { lsn: Some(lsn) } => format!("frames up to {lsn} were confirmed"),
         FileKind::Confirmed { lsn: None } => "no frame was confirmed".to_owned(),
         FileKind::Attempts { running } => format!("{} running", count(*running, "attempt")),
@@ -117,6 +119,7 @@ fn json_of_file(file: &FileReport) -> Value {
             json!({ "kind": "segment", "queue": queue, "messages": messages, "live": live })
         }
         FileKind::Run { keys } => json!({ "kind": "run", "keys": keys }),
+        FileKind::State { keys } => json!({ "kind": "state", "keys": keys }),
         FileKind::Confirmed { lsn } => json!({ "kind": "confirmed", "lsn": lsn }),
         FileKind::Attempts { running } => json!({ "kind": "attempts", "running": running }),
         FileKind::Damaged => json!({ "kind": "damaged" }),
@@ -142,6 +145,7 @@ fn json_of_finding(finding: &Finding) -> Value {
         Meaning::Recoverable => ("recoverable", None),
         Meaning::Unreadable { messages } => ("unreadable", Some(messages)),
         Meaning::SendsRefused => ("sends_refused", None),
+        Meaning::StateUnreadable => ("state_unreadable", None),
         Meaning::Refuses => ("refuses_to_open", None),
     };
     let mut value = json!({ "file": finding.file, "offset": finding.offset, "why": finding.why, "meaning": meaning });

@@ -78,13 +78,14 @@ pub(super) fn read(table: TableReader<'_>, folder: &Path) -> (Grants, GrantSpans
         grants.dirs.push(grant);
         spans.dirs.push(span);
     }
+    grants.state = table.get("state").and_then(|value| value.flag()).unwrap_or(false);
     table.finish();
     (grants, spans)
 }
 
-const VARIABLE_RULE: &str = "a name is not empty and has no `=` and no zero byte";
+pub(super) const VARIABLE_RULE: &str = "a name is not empty and has no `=` and no zero byte";
 
-fn names_a_variable(text: &str) -> bool {
+pub(super) fn names_a_variable(text: &str) -> bool {
     !text.is_empty() && !text.contains(['=', '\0'])
 }
 

@@ -16,6 +16,7 @@ const RANDOM_BYTES: RangeInclusive<u64> = 0..=GIB;
 const LOG_BYTES: RangeInclusive<u64> = 0..=GIB;
 const SENDS: RangeInclusive<u64> = 0..=100_000;
 const SEND_BYTES: RangeInclusive<u64> = 0..=64 * MIB;
+const STATE_BYTES: RangeInclusive<u64> = 0..=64 * GIB;
 
 /// Reads the table.
 pub(super) fn read(table: TableReader<'_>) -> Limits {
@@ -34,6 +35,7 @@ pub(super) fn read(table: TableReader<'_>) -> Limits {
         log_bytes: size("log_bytes", LOG_BYTES, default.log_bytes),
         sends: integer("sends", SENDS, default.sends),
         send_bytes: size("send_bytes", SEND_BYTES, default.send_bytes),
+        state_bytes: size("state_bytes", STATE_BYTES, default.state_bytes),
     };
     table.finish();
     limits

@@ -82,6 +82,12 @@ pub(super) const SEND: Doc = Doc {
     )
 };
 pub(super) const PURGE: Doc = doc("purge", "Take all messages out of a queue", &[(200, JSON, "Purged")], &[404]);
+pub(super) const DELETE_QUEUE: Doc = doc(
+    "deleteQueue",
+    "Delete a queue that queue.toml does not name any more, with its messages",
+    &[(200, JSON, "Deleted")],
+    &[404, 409],
+);
 pub(super) const SEND_BATCH: Doc =
     post("sendBatch", "Send many messages, all or none", Body::Batch, &[(202, JSON, "SentBatch")], SEND_PROBLEMS);
 pub(super) const SEND_TO_SUBJECT: Doc = Doc {
@@ -147,6 +153,8 @@ pub(super) const REDRIVE: Doc = post(
 );
 pub(super) const CONSUMERS: Doc =
     doc("listConsumers", "All consumers whose queues the token may see", &[(200, JSON, "Consumers")], &[]);
+pub(super) const PRODUCERS: Doc =
+    doc("listProducers", "All producers whose queue or subject the token may see", &[(200, JSON, "Producers")], &[]);
 pub(super) const PAUSE: Doc =
     doc("pause", "The consumer takes no more messages, also after a restart", &[(200, JSON, "Paused")], &[404]);
 pub(super) const RESUME: Doc = doc("resume", "The consumer takes messages again", &[(200, JSON, "Paused")], &[404]);

@@ -101,8 +101,9 @@ pub(super) fn all() -> Value {
         ),
         "Status": object(&["status"], json!({ "status": text() })),
         "Queue": object(
-            &["name", "ready", "delayed", "leased", "bytes", "oldest_age_ms", "consumer"],
+            &["name", "declared", "ready", "delayed", "leased", "bytes", "oldest_age_ms", "consumer"],
             json!({
+                "declared": { "type": "boolean" },
                 "name": reference("QueueName"), "ready": count(), "delayed": count(), "leased": count(), "bytes": count(),
                 "oldest_age_ms": { "type": ["integer", "null"], "minimum": 0 }, "consumer": maybe_text(),
             }),
@@ -142,6 +143,7 @@ pub(super) fn all() -> Value {
             }),
         ),
         "Purged": object(&["purged"], json!({ "purged": count() })),
+        "Deleted": object(&["purged", "deleted"], json!({ "purged": count(), "deleted": { "const": true } })),
         "Redriven": object(&["moved", "skipped"], json!({ "moved": count(), "skipped": count() })),
         "Acked": object(&["id"], json!({ "id": id() })),
         "Extended": object(&["id", "lease_expires_at"], json!({ "id": id(), "lease_expires_at": time() })),
@@ -149,12 +151,32 @@ pub(super) fn all() -> Value {
             &["name", "queue", "state", "paused", "generation", "running", "acked", "failed", "dead_lettered"],
             json!({
                 "name": text(), "queue": reference("QueueName"), "paused": { "type": "boolean" },
-                "state": { "enum": ["loading", "running", "failed", "draining"] },
+                "state": { "enum": ["loading", "running", "failed", "draining", "removed"] },
                 "generation": count(), "running": count(), "acked": count(), "failed": count(), "dead_lettered": count(),
                 "module_hash": maybe_text(), "loaded_at": maybe_text(), "reload_error": maybe_text(),
             }),
         ),
-        "Consumers": object(&["consumers"], json!({ "consumers": list("Consumer") })),
+        "Consumers": object(
+            &["consumers", "config"],
+            json!({
+                "consumers": list("Consumer"),
+                "config": object(
+                    &["hash", "loaded_at", "last_error"],
+                    json!({ "hash": text(), "loaded_at": text(), "last_error": maybe_text() }),
+                ),
+            }),
+        ),
+        "Producer": object(
+            &["name", "kind", "queue", "state", "sent", "duplicates", "refused", "missed"],
+            json!({
+                "name": text(), "kind": { "enum": ["cron", "tail", "watch", "webhook"] },
+                "queue": reference("QueueName"), "state": { "enum": ["running", "waiting", "failed"] },
+                "sent": count(), "duplicates": count(), "refused": count(), "missed": count(),
+                "files": { "type": ["integer", "null"], "minimum": 0 }, "last_sent_at": maybe_text(),
+                "next_run_at": maybe_text(), "last_error": maybe_text(), "last_error_at": maybe_text(),
+            }),
+        ),
+        "Producers": object(&["producers"], json!({ "producers": list("Producer") })),
         "Paused": object(&["name", "paused"], json!({ "name": text(), "paused": { "type": "boolean" } })),
     });
     let requests = json!({

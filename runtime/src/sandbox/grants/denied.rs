@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::sandbox::InstanceSettings;
 
-/// A grant that is a list of names.
+/// A grant that is a list of names, or that is given or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::sandbox) enum Grant {
     /// Queues to send to.
@@ -15,6 +15,8 @@ pub(in crate::sandbox) enum Grant {
     Http,
     /// Servers to connect to.
     Tcp,
+    /// Durable state; it has no names.
+    State,
 }
 
 /// The denials of one module that were logged already.
@@ -54,6 +56,7 @@ impl Grant {
             Grant::Send => [texts(&grants.send), texts(&grants.send_subjects)].concat(),
             Grant::Http => texts(&grants.http),
             Grant::Tcp => texts(&grants.tcp),
+            Grant::State => return format!("[consumers.{}.grants]\n{self} = true", settings.consumer),
         };
         names.push(name.to_owned());
         // A name of a grant has nothing that TOML escapes otherwise than Rust.
@@ -69,6 +72,7 @@ impl fmt::Display for Grant {
             Grant::Send => "send",
             Grant::Http => "http",
             Grant::Tcp => "tcp",
+            Grant::State => "state",
         })
     }
 }

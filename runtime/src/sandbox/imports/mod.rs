@@ -11,6 +11,7 @@ use super::state::State;
 
 mod connection;
 mod http;
+pub(super) mod keyvalue;
 mod logging;
 pub(super) mod messaging;
 pub(super) mod queues;
@@ -21,7 +22,7 @@ pub(super) use self::connection::tls_config;
 
 /// The interfaces that [`add_to_linker`] defines, by the beginning of their names. What a component imports beside
 /// these can't be linked.
-pub(super) const OFFERED: [&str; 13] = [
+pub(super) const OFFERED: [&str; 14] = [
     "linecook:worker/",
     "wasi:cli/",
     "wasi:clocks/",
@@ -30,6 +31,7 @@ pub(super) const OFFERED: [&str; 13] = [
     "wasi:http/outgoing-handler",
     "wasi:http/types",
     "wasi:io/",
+    "wasi:keyvalue/",
     "wasi:logging/logging",
     "wasi:messaging/producer",
     "wasi:messaging/types",
@@ -43,6 +45,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     wasmtime_wasi_config::add_to_linker(linker, |state: &mut State| WasiConfig::from(&state.outside.access.variables))?;
     queues_interface::add_to_linker::<State, queues::Queues>(linker, queues::Sender::of)?;
+    keyvalue::add_to_linker(linker)?;
     logging::add_to_linker(linker)?;
     messaging::add_to_linker(linker)?;
     // What follows takes the place of what `wasmtime_wasi` has defined, to count or to check more than it does.

@@ -47,6 +47,13 @@ impl Sends {
         std::mem::take(&mut self.messages)
     }
 
+    /// The place of one of these messages.
+    pub(in crate::sandbox) fn place(&self, id: MessageId) -> Option<usize> {
+        // Most handlers send for their messages in order: the last one is where to begin.
+        let last = self.messages.last().and_then(|sent| sent.with_ack_of).unwrap_or(0);
+        (last..self.handled.len()).chain(0..last).find(|place| self.handled[*place] == id)
+    }
+
     /// Whether something was refused because it was too much.
     pub(in crate::sandbox) fn limit_hit(&self) -> bool {
         self.limit_hit
@@ -110,10 +117,7 @@ impl queues::Host for Sender<'_> {
 
     fn send_for(&mut self, message_id: String, queue: String, message: Wanted) -> Result<(), SendError> {
         let id: Option<MessageId> = message_id.parse().ok();
-        let Sends { handled, messages, .. } = &*self.sends;
-        // Most handlers send for their messages in order: the last one is where to begin.
-        let last = messages.last().and_then(|sent| sent.with_ack_of).unwrap_or(0);
-        let place = (last..handled.len()).chain(0..last).find(|place| Some(handled[*place]) == id);
+        let place = id.and_then(|id| self.sends.place(id));
         if place.is_none() {
             let text = format!("{message_id:?} is not the id of a message that is being handled");
             return Err(SendError::Invalid(text));

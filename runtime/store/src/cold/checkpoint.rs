@@ -111,6 +111,8 @@ pub(crate) struct Header {
     pub(crate) start_epoch: u64,
     pub(crate) next_sequence: u64,
     pub(crate) next_segment: u64,
+    /// The frame up to which the file of durable state is complete.
+    pub(crate) state_lsn: u64,
     /// When it was taken.
     pub(crate) now_ms: u64,
 }
@@ -177,7 +179,8 @@ pub(crate) fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<Raw
     let damaged = |offset: u64, why: &str| OpenError::Damaged { file: name.into(), offset, why: why.into() };
     let file = disk.open(name)?;
     let Some(numbers) = KIND.read(name, &*file)? else { return Ok(None) };
-    let [store_tag, generation, lsn, start_epoch, next_sequence, next_segment, body_bytes, body_crc, now_ms] = numbers;
+    let [store_tag, generation, lsn, start_epoch, next_sequence, next_segment, body_bytes, body_crc, now_ms, state_lsn] =
+        numbers;
     let len = file.len()?;
     if body_bytes > len - HEADER_BYTES as u64 {
         return Err(damaged(len, "the rest of the file is missing"));
@@ -188,10 +191,10 @@ pub(crate) fn read_one(disk: &dyn Disk, name: &'static str) -> Result<Option<Raw
     if u64::from(crc32c::crc32c(body)) != body_crc {
         return Err(damaged(HEADER_BYTES as u64, "it is damaged: its checksum does not match"));
     }
-    if numbers[1..6].iter().any(|number| *number > NUMBER_MAX) {
+    if numbers[1..6].iter().chain([&state_lsn]).any(|number| *number > NUMBER_MAX) {
         return Err(damaged(16, "the header makes no sense"));
     }
-    let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms };
+    let header = Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, state_lsn, now_ms };
     match decode_body(body) {
         Ok((queues, runs)) => Ok(Some(RawCheckpoint { name, file, bytes, header, queues, runs })),
         Err(why) => Err(damaged(HEADER_BYTES as u64, &why.to_string())),
@@ -353,7 +356,8 @@ impl Checkpoint {
         self.runs.iter().for_each(|run| put_number(&mut out, run.id()));
         let body = &out[HEADER_BYTES..];
         let (body_bytes, body_crc) = (body.len() as u64, crc32c::crc32c(body));
-        let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, now_ms } = self.header;
+        let Header { store_tag, generation, lsn, start_epoch, next_sequence, next_segment, state_lsn, now_ms } =
+            self.header;
         let body_crc = u64::from(body_crc);
         let header = KIND.encode(&[
             store_tag,
@@ -365,6 +369,7 @@ impl Checkpoint {
             body_bytes,
             body_crc,
             now_ms,
+            state_lsn,
         ]);
         out[..HEADER_BYTES].copy_from_slice(&header);
         out

@@ -13,21 +13,21 @@ use super::segment::Segment;
 use crate::dedup::merge::merge;
 use crate::dedup::run::{self, Run};
 use crate::disk::Disk;
+use crate::kv::Frozen;
 use crate::shared::Shared;
 use crate::wal::{LogFile, Preparation};
 
 /// A piece of work.
 pub(crate) enum Order {
-    /// Copy what lives in a full file of the log to new segments.
-    CopyLogFile(LogFile),
+    /// Copy what lives in a full file of the log to new segments, and put durable state that the file may hold where it
+    /// stays.
+    CopyLogFile { file: LogFile, state: Option<Arc<Frozen>> },
     /// Copy what lives in these segments, which stand side by side in one queue, to new ones.
     Rewrite(Vec<Arc<Segment>>),
     /// Make one run of these, without what is older.
-    MergeRuns {
-        old: Vec<Arc<Run>>,
-        before_ms: u64,
-    },
-    Checkpoint(Box<Checkpoint>),
+    MergeRuns { old: Vec<Arc<Run>>, before_ms: u64 },
+    /// Write a checkpoint, and let go of state that is in its file.
+    Checkpoint { checkpoint: Box<Checkpoint>, retired: Option<Arc<Frozen>> },
     /// Remove files that nobody needs.
     Remove(Vec<String>),
 }
@@ -44,6 +44,7 @@ pub(crate) enum Done {
 pub(crate) struct Keeper {
     hands: Hands,
     busy: bool,
+    shared: Arc<Shared>,
 }
 
 enum Hands {
@@ -65,7 +66,7 @@ struct Workshop {
 
 impl Keeper {
     pub(crate) fn new(disk: Arc<dyn Disk>, shared: Arc<Shared>, making: Making, preparation: Preparation) -> Keeper {
-        let mut workshop = Workshop { disk, shared, making };
+        let mut workshop = Workshop { disk, shared: shared.clone(), making };
         let hands = match preparation {
             #[cfg(test)]
             Preparation::Inline => Hands::Inline { workshop, order: None },
@@ -85,7 +86,7 @@ impl Keeper {
                 Hands::Thread { orders: Some(orders), done, thread: Some(thread) }
             }
         };
-        Keeper { hands, busy: false }
+        Keeper { hands, busy: false, shared }
     }
 
     /// Whether a piece of work is on its way, or its result waits.
@@ -138,6 +139,7 @@ impl Drop for Keeper {
             #[cfg(test)]
             Hands::Inline { .. } => {}
         }
+        self.shared.state_file.close();
     }
 }
 
@@ -145,7 +147,10 @@ impl Workshop {
     fn carry_out(&mut self, order: Order) -> Result<Done, CopyError> {
         let Workshop { disk, shared, making } = self;
         match order {
-            Order::CopyLogFile(file) => {
+            Order::CopyLogFile { file, state } => {
+                if let Some(state) = state {
+                    shared.state_file.take_in(&state, making.store_tag)?;
+                }
                 let (segments, run) = copy::copy_log_file(&**disk, shared, &file, making)?;
                 Ok(Done::Copied { segments, run })
             }
@@ -163,7 +168,8 @@ impl Workshop {
                 }
                 Ok(Done::Merged { old, new: merged?.map(Arc::new) })
             }
-            Order::Checkpoint(mut checkpoint) => {
+            Order::Checkpoint { mut checkpoint, retired } => {
+                drop(retired);
                 checkpoint.header.next_segment = making.next_id;
                 checkpoint.write(&**disk)?;
                 Ok(Done::CheckpointWritten)

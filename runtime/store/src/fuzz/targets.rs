@@ -13,6 +13,7 @@ use crate::dedup::run::{self, Run};
 use crate::disk::{Disk, SimulatedDisk};
 use crate::header;
 use crate::inspect::{DumpOptions, Folder};
+use crate::kv::{self, file::StateFile};
 use crate::open::{self, Layout};
 use crate::record::{self, Record, Records};
 use crate::wal::{Preparation, file};
@@ -36,6 +37,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "segment", takes: is_segment, mend: mend::file, run: segment, bytes_max: 1 << 20, cost: 1 },
     Target { name: "checkpoint", takes: is_checkpoint, mend: mend::file, run: checkpoint, bytes_max: 1 << 20, cost: 1 },
     Target { name: "run", takes: is_run, mend: mend::file, run, bytes_max: 1 << 20, cost: 1 },
+    Target { name: "state", takes: is_state, mend: mend::file, run: state, bytes_max: 256 << 20, cost: 20 },
     Target { name: "folder", takes: is_any, mend: mend::file, run: folder, bytes_max: 256 << 20, cost: 4 },
 ];
 
@@ -57,6 +59,10 @@ fn is_checkpoint(name: &str) -> bool {
 
 fn is_run(name: &str) -> bool {
     run::id(name).is_some()
+}
+
+fn is_state(name: &str) -> bool {
+    name == kv::file::NAME
 }
 
 fn is_any(name: &str) -> bool {
@@ -145,6 +151,20 @@ fn run(name: &str, input: &[u8]) -> bool {
         }
     }
     whole
+}
+
+/// Nothing comes out of it that was not put in.
+fn state(name: &str, input: &[u8]) -> bool {
+    let Ok(file) = StateFile::open(Arc::new(disk_of(name, input))) else { return false };
+    let mut keys = 0;
+    let read = file.each(|space, key, value| {
+        assert!(space == "consumer/audit" || space == "consumer/gone", "{space}");
+        assert!(key == "rounds" || key.starts_with("round-"), "{key}");
+        assert_eq!(value.len(), 1);
+        keys += 1;
+        true
+    });
+    read.is_ok() && keys > 0
 }
 
 /// The committed folder, with this file in place of its own.

@@ -1,5 +1,7 @@
 //! Everything in a folder that can be read, entry by entry, in the order in which it stands in the files.
 
+use std::sync::Arc;
+
 use super::Folder;
 use super::finding::{Finding, Meaning};
 use super::log::{Step, walk};
@@ -7,7 +9,8 @@ use super::segments::{Role, SegmentFile};
 use super::survey::{InLog, RunFile, Survey, SurveyedQueue, read_all};
 use crate::cold::checkpoint::RawCheckpoint;
 use crate::disk::DiskError;
-use crate::record::{self, DeliveryState, Malformed, Put, QueueNumber, Record, Records};
+use crate::kv::{self, file::StateFile};
+use crate::record::{self, DeliveryState, Malformed, Put, QueueNumber, Record, Records, StateChange};
 use crate::wal::{LogFile, file, frame};
 use crate::{MessageId, QueueName};
 
@@ -139,6 +142,13 @@ pub enum Entry<'a> {
         /// When that was.
         at_ms: u64,
     },
+    /// Durable key-value state that the log does not hold any more; what the log says of it comes later.
+    State {
+        /// The file's name.
+        file: &'a str,
+        /// What is there.
+        state: StateRecorded<'a>,
+    },
     /// The newest frame that was confirmed.
     Confirmed {
         /// Its number.
@@ -197,11 +207,35 @@ pub enum Recorded<'a> {
         /// The position.
         below: u64,
     },
+    /// Durable key-value state changed.
+    State(StateRecorded<'a>),
     /// It was this late when what stands around it was written.
     Time {
         /// Milliseconds of the Unix epoch.
         now_ms: u64,
     },
+}
+
+/// A change of durable key-value state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateRecorded<'a> {
+    /// Whose state it is: `consumer/NAME` or `producer/NAME`.
+    pub space: &'a str,
+    /// The key; none if all keys of the space are gone.
+    pub key: Option<&'a str>,
+    /// The new value; none if the key is gone.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> From<StateChange<'a>> for StateRecorded<'a> {
+    fn from(change: StateChange<'a>) -> StateRecorded<'a> {
+        let (space, key, value) = match change {
+            StateChange::Put { space, key, value } => (space, Some(key), Some(value)),
+            StateChange::Remove { space, key } => (space, Some(key), None),
+            StateChange::Drop { space } => (space, None, None),
+        };
+        StateRecorded { space, key, value }
+    }
 }
 
 /// A queue, by number and name.
@@ -310,6 +344,7 @@ impl<'s> Dump<'s, '_> {
         survey.checkpoints.iter().try_for_each(|raw| self.checkpoint(raw))?;
         survey.segments.values().try_for_each(|file| self.segment(file))?;
         survey.runs.iter().try_for_each(|file| self.run(file))?;
+        self.state()?;
         survey.given_up.iter().try_for_each(|log| self.log(log, true))?;
         survey.logs.iter().try_for_each(|log| self.log(log, false))?;
         if let Some(lsn) = survey.confirmed_lsn {
@@ -322,6 +357,29 @@ impl<'s> Dump<'s, '_> {
             }
             self.put(Entry::Attempt { queue, position: one.position, attempt: one.attempt })
         })
+    }
+
+    fn state(&mut self) -> Goes {
+        // It is of no queue.
+        if self.view.only.is_some() {
+            return Some(());
+        }
+        let file = match StateFile::open(Arc::new(self.view.survey.disk().clone())) {
+            Ok(file) => file,
+            Err(error) => return self.put(Entry::Finding(&Finding::from_open(&error, Meaning::Refuses))),
+        };
+        let mut goes = true;
+        let read = file.each(|space, key, value| {
+            let state = StateRecorded { space, key: Some(key), value: Some(value) };
+            goes = self.put(Entry::State { file: kv::file::NAME, state }).is_some();
+            goes
+        });
+        match read {
+            Err(error) => {
+                self.put(Entry::Finding(&Finding::from_disk(kv::file::NAME, &error, Meaning::StateUnreadable)))
+            }
+            Ok(()) => goes.then_some(()),
+        }
     }
 
     fn unreadable(&mut self, file: &str, error: &DiskError) -> Goes {
@@ -526,7 +584,8 @@ impl<'s> View<'s> {
             Record::Queue { number, next_position, .. } => Recorded::Queue { queue: shown(number)?, next_position },
             Record::Next { sequence } if self.only.is_none() => Recorded::Next { sequence },
             Record::Time { now_ms } if self.only.is_none() => Recorded::Time { now_ms },
-            Record::Next { .. } | Record::Time { .. } => return None,
+            Record::State(change) if self.only.is_none() => Recorded::State(change.into()),
+            Record::Next { .. } | Record::Time { .. } | Record::State(_) => return None,
             Record::Put(ref put) => {
                 shown(put.place.queue)?;
                 Recorded::Put(self.stored(put, put.place.state))

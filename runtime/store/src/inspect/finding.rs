@@ -32,6 +32,8 @@ pub enum Meaning {
     },
     /// The folder opens and no message is lost, but a send whose idempotency key may stand there is refused.
     SendsRefused,
+    /// The folder opens, but some durable key-value state can't be read, or can't be written.
+    StateUnreadable,
     /// The folder is not opened as long as this is so.
     Refuses,
 }
@@ -84,6 +86,7 @@ impl fmt::Display for Meaning {
             Meaning::Unreadable { messages: 1 } => f.write_str("1 message can't be read"),
             Meaning::Unreadable { messages } => write!(f, "{messages} messages can't be read"),
             Meaning::SendsRefused => f.write_str("sends whose idempotency key may stand there are refused"),
+            Meaning::StateUnreadable => f.write_str("some state of consumers can't be read"),
             Meaning::Refuses => f.write_str("the store refuses to open"),
         }
     }

@@ -24,7 +24,7 @@ mod verify;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use self::dump::{DumpOptions, Entry, QueueRef, Recorded, StateRef, StoredMessage};
+pub use self::dump::{DumpOptions, Entry, QueueRef, Recorded, StateRecorded, StateRef, StoredMessage};
 pub use self::finding::{Finding, Meaning};
 pub use self::verify::{FileKind, FileReport, QueueReport, Report};
 use crate::OpenError;

@@ -10,7 +10,7 @@ use super::finding::{Finding, Meaning};
 use super::log::{Step, walk};
 use super::segments::{Role, SegmentFile};
 use crate::QueueName;
-use crate::attempts::{self, AttemptTable, LeftOver, WORDS_OF_A_SLOT};
+use crate::attempts::{self, Attempts, LeftOver, WORDS_OF_A_SLOT};
 use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::{self, RawCheckpoint};
 use crate::cold::segment::{self, SPAN_MAX};
@@ -192,7 +192,7 @@ impl Survey {
             self.confirmed_lsn = own.map(|note| note.lsn);
         }
         if let Some(words) = self.words(names, attempts::FILE_NAME, SLOTS_MAX * WORDS_OF_A_SLOT) {
-            for used in AttemptTable::used(&*words) {
+            for used in Attempts::used(&*words) {
                 match used {
                     Ok(one) => self.running.push(one),
                     Err(offset) => {
@@ -333,7 +333,7 @@ impl Survey {
         let queues = &mut self.queues;
         match record {
             Record::Queue { number, name, .. } => queues.entry(*number).or_default().name = QueueName::new(name).ok(),
-            Record::Next { .. } | Record::Time { .. } => {}
+            Record::Next { .. } | Record::Time { .. } | Record::State(_) => {}
             Record::Put(put) => {
                 let queue = queues.entry(put.place.queue).or_default();
                 // A segment that nobody could vouch for may have been copied from here.

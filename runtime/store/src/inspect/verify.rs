@@ -14,6 +14,7 @@ use crate::cold::checkpoint;
 use crate::cold::segment::Segment;
 use crate::disk::{Disk, DiskError, OverlayDisk};
 use crate::error::OpenError;
+use crate::kv::{self, file::StateFile};
 use crate::open::{self, Layout};
 use crate::record::QueueNumber;
 use crate::wal::confirmed;
@@ -76,6 +77,11 @@ pub enum FileKind {
         /// How many.
         keys: u64,
     },
+    /// The durable key-value state that the log does not hold any more.
+    State {
+        /// How many keys, if they can be counted.
+        keys: Option<u64>,
+    },
     /// The note of the newest frame that was confirmed.
     Confirmed {
         /// Its number, if there is a whole note.
@@ -121,6 +127,7 @@ impl Folder {
         check.segments(&survey);
         check.runs(&survey);
         check.checkpoint(&survey);
+        check.state(&survey);
         let files = check.files(&survey)?;
         let queues = check.queues(&survey);
         let opens = opened.as_ref().map(drop).map_err(ToString::to_string);
@@ -163,6 +170,8 @@ struct Check {
     /// Messages in each segment that can be read.
     readable: BTreeMap<u64, u64>,
     queues: BTreeMap<QueueNumber, Tally>,
+    /// In the file of durable state.
+    state_keys: Option<u64>,
 }
 
 #[derive(Default)]
@@ -280,6 +289,23 @@ impl Check {
         }
     }
 
+    /// Reads all durable state that is in its file.
+    fn state(&mut self, survey: &Survey) {
+        let file = match StateFile::open(Arc::new(survey.disk().clone())) {
+            Ok(file) => file,
+            Err(error) => return self.findings.push(Finding::from_open(&error, Meaning::Refuses)),
+        };
+        match file.inspect() {
+            Ok(keys) => self.state_keys = Some(keys),
+            Err(wrong) => self.findings.extend(wrong.into_iter().map(|(offset, why)| Finding {
+                file: Some(kv::file::NAME.into()),
+                offset,
+                why,
+                meaning: Meaning::StateUnreadable,
+            })),
+        }
+    }
+
     fn count(&mut self, known: &Known<'_>, position: u64, bytes: u32) {
         let tally = self.queues.entry(known.number).or_default();
         if known.lives(position) {
@@ -372,6 +398,7 @@ impl Check {
             });
         }
         match name {
+            kv::file::NAME => Some(FileKind::State { keys: self.state_keys }),
             confirmed::FILE_NAME => Some(FileKind::Confirmed { lsn: survey.confirmed_lsn }),
             attempts::FILE_NAME => Some(FileKind::Attempts { running: survey.running.len() as u64 }),
             _ => None,

@@ -22,13 +22,12 @@ pub(crate) struct Entry {
     pub(super) rare: Option<Box<Rare>>,
 }
 
-/// What only messages have that carry a key, were retried, or are leased.
+/// What only messages have that carry a key or were retried.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
     pub(super) key: Option<Arc<str>>,
     attempts: u32,
     first_failed_at_ms: u64,
-    pub(super) lease: Option<LeaseState>,
 }
 
 /// Where a message is in its life.
@@ -43,22 +42,12 @@ pub(crate) enum Phase {
     Delayed {
         holds_key: bool,
     },
-    /// It has a [`LeaseState`].
-    Leased,
-}
-
-/// A lease that is out. In memory only.
-#[derive(Debug)]
-pub(crate) struct LeaseState {
-    pub(super) token: u64,
-    pub(super) expires_at_ms: u64,
-    /// Its handler has started.
-    pub(super) begun: bool,
-    /// Its end is on its way to the disk: it is nobody else's any more.
-    pub(super) settling: bool,
-    pub(super) slot: Slot,
-    /// It was delayed, and its key waited for it. If it is given back, that is so again.
-    pub(super) held_key: bool,
+    Leased {
+        /// Of its lease.
+        slot: Slot,
+        /// It was delayed, and its key waited for it. If it is given back, that is so again.
+        held_key: bool,
+    },
 }
 
 impl Entry {
@@ -91,22 +80,12 @@ impl Entry {
         }
     }
 
-    /// The lease with this token, if it can still be settled.
-    pub(super) fn lease_mut(&mut self, token: u64) -> Option<&mut LeaseState> {
-        self.rare.as_mut()?.lease.as_mut().filter(|lease| lease.token == token && !lease.settling)
-    }
-
-    /// Attempts that started, the running one among them.
-    pub(crate) fn attempts_started(&self) -> u32 {
-        let begun = self.rare.as_ref().and_then(|rare| rare.lease.as_ref()).is_some_and(|lease| lease.begun);
-        self.state().attempts.saturating_add(u32::from(begun))
-    }
-
     /// It is delayed and its key waits for it, or was until it was leased.
     pub(crate) fn holds_key(&self) -> bool {
         match self.phase {
             Phase::Delayed { holds_key } => holds_key,
-            _ => self.rare.as_ref().and_then(|rare| rare.lease.as_ref()).is_some_and(|lease| lease.held_key),
+            Phase::Leased { held_key, .. } => held_key,
+            Phase::Absent | Phase::Fresh | Phase::Ready => false,
         }
     }
 

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use super::QueueLimits;
 use super::due::Delayed;
-use super::entry::{Entry, LeaseState, Phase};
+use super::entry::{Entry, Phase};
 use super::keys::Keys;
 use super::position_map::PositionMap;
 use crate::QueueName;
+use crate::attempts::Slot;
 use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::copy::Copied;
@@ -110,10 +111,16 @@ impl Line {
         }
     }
 
-    /// Takes a message away, whatever its phase. Answers the lease that was out.
-    pub(super) fn take(&mut self, position: u64) -> Option<LeaseState> {
-        self.entries.get(position)?;
-        let lease = self.withdraw(position);
+    /// Takes a message away, whatever its phase. Answers the slot of the lease that was out.
+    pub(super) fn take(&mut self, position: u64) -> Option<Slot> {
+        let slot = match self.entries.get(position)? {
+            // The way of most messages: there is no more to it than that.
+            Entry { phase: Phase::Leased { slot, .. }, rare: None, .. } => {
+                self.leased -= 1;
+                Some(*slot)
+            }
+            _ => self.withdraw(position),
+        };
         let entry = self.entries.remove(position).expect("it has just been seen");
         self.bytes -= u64::from(entry.bytes);
         if entry.location.file.is_segment() {
@@ -124,7 +131,7 @@ impl Line {
         if let Some(key) = entry.key() {
             self.keys.forget(key);
         }
-        lease
+        slot
     }
 
     /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.
@@ -150,8 +157,8 @@ impl Line {
         }
     }
 
-    /// Takes a message out of its phase, whatever it is. Answers the lease that was out.
-    pub(super) fn withdraw(&mut self, position: u64) -> Option<LeaseState> {
+    /// Takes a message out of its phase, whatever it is. Answers the slot of the lease that was out.
+    pub(super) fn withdraw(&mut self, position: u64) -> Option<Slot> {
         let entry = self.entries.get_mut(position).expect("the caller has just seen it");
         match std::mem::replace(&mut entry.phase, Phase::Absent) {
             Phase::Absent => {}
@@ -168,28 +175,33 @@ impl Line {
                     self.keys.release(key, &mut self.claimable);
                 }
             }
-            Phase::Leased => {
+            Phase::Leased { slot, .. } => {
                 self.leased -= 1;
-                let rare = entry.rare.as_mut().expect("a leased message has its lease");
-                if let Some(key) = &rare.key {
+                if let Some(key) = entry.key() {
                     self.keys.release(key, &mut self.claimable);
                 }
-                return rare.lease.take();
+                return Some(slot);
             }
         }
         None
     }
 
     /// Leases a message that can be claimed and has an entry.
-    pub(super) fn lease(&mut self, position: u64, mut lease: LeaseState) {
-        lease.held_key = self.entries.get(position).is_some_and(Entry::holds_key);
-        self.withdraw(position);
+    pub(super) fn lease(&mut self, position: u64, slot: Slot) {
         let entry = self.entries.get_mut(position).expect("claimable messages are there");
-        entry.phase = Phase::Leased;
-        let rare = entry.rare.get_or_insert_default();
-        rare.lease = Some(lease);
+        if entry.phase == Phase::Fresh {
+            // It has no key: that is a matter of order.
+            entry.phase = Phase::Leased { slot, held_key: false };
+            self.fresh -= 1;
+            self.leased += 1;
+            return;
+        }
+        let held_key = entry.holds_key();
+        self.withdraw(position);
+        let entry = self.entries.get_mut(position).expect("it has just been seen");
+        entry.phase = Phase::Leased { slot, held_key };
         self.leased += 1;
-        if let Some(key) = &rare.key {
+        if let Some(key) = entry.key() {
             self.keys.hold(key, &mut self.claimable);
         }
     }
@@ -204,6 +216,13 @@ impl Line {
         }
         if self.fresh == 0 || listed.is_some_and(|listed| listed < self.fresh_from) {
             return listed.map(Next::Known);
+        }
+        // It is mostly one of the next: that costs no walk.
+        let near = self.fresh_from..self.fresh_from.saturating_add(4);
+        let is_fresh = |position: &u64| self.entries.get(*position).is_some_and(|entry| entry.phase == Phase::Fresh);
+        if let Some(fresh) = near.into_iter().find(is_fresh) {
+            self.fresh_from = fresh;
+            return Some(Next::Known(listed.map_or(fresh, |listed| listed.min(fresh))));
         }
         let mut walk = self.entries.iter_from(self.fresh_from);
         let (fresh, _) = walk.find(|(_, entry)| entry.phase == Phase::Fresh).expect("fresh messages are counted");
@@ -252,14 +271,13 @@ impl Line {
         after.map_or(below, |after| after.min(below))
     }
 
-    /// All messages before a position are gone. Answers how many that were, and the leases that were out with their
-    /// positions.
-    pub(super) fn purge(&mut self, below: u64) -> Result<(u64, Vec<(u64, LeaseState)>), String> {
+    /// All messages before a position are gone. Answers how many that were, and the slots of the leases that
+    /// were out.
+    pub(super) fn purge(&mut self, below: u64) -> Result<(u64, Vec<Slot>), String> {
         let before = self.len();
         let entries = self.entries.iter_from(0).take_while(|(position, _)| *position < below);
         let known: Vec<u64> = entries.map(|(position, _)| position).collect();
-        let leases = known.into_iter().filter_map(|position| Some((position, self.take(position)?)));
-        let leases = leases.collect();
+        let slots = known.into_iter().filter_map(|position| self.take(position)).collect();
         if self.shelf.clear_below(below) > 0 {
             if self.shelf.live() > 0 {
                 return Err("a purge ends among messages that were older".into());
@@ -269,7 +287,7 @@ impl Line {
         }
         self.delayed.remove_below(below);
         self.told = self.told.split_off(&below);
-        Ok((before - self.len(), leases))
+        Ok((before - self.len(), slots))
     }
 
     // --- the shelf -----------------------------------------------------------------------------------------------

@@ -15,21 +15,21 @@
 mod due;
 mod entry;
 mod keys;
+mod leases;
 mod line;
 mod phases;
 mod position_map;
 mod shelving;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 pub(crate) use self::entry::{Entry, Phase};
+pub(crate) use self::leases::Leases;
 use self::line::Line;
 pub(crate) use self::phases::{Claiming, ExpiredClaim, Held};
-use crate::attempts::Slot;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::segment::{ChunkId, Segment};
 use crate::header::NUMBER_MAX;
@@ -46,10 +46,8 @@ pub(crate) struct Queues {
     /// By number. A number whose queue was never named in the log is free after a restart, and stays so.
     lines: Vec<Option<Line>>,
     numbers: FxHashMap<QueueName, QueueNumber>,
-    /// (expires at, queue, position)
-    leases: BTreeSet<(u64, QueueNumber, u64)>,
+    leases: Leases,
     next_sequence: u64,
-    next_token: u64,
     /// It is at least that late: the latest time that a record tells.
     latest_ms: u64,
 }
@@ -115,7 +113,12 @@ pub(crate) struct Counts {
 impl Queues {
     /// A store without messages. Sequence numbers begin at 1.
     pub(crate) fn new() -> Queues {
-        Queues { next_sequence: 1, next_token: 1, ..Queues::default() }
+        Queues { next_sequence: 1, ..Queues::default() }
+    }
+
+    /// From now on messages can be leased.
+    pub(crate) fn serve(&mut self, leases: Leases) {
+        self.leases = leases;
     }
 
     // --- names ---------------------------------------------------------------------------------------------------
@@ -127,6 +130,14 @@ impl Queues {
         line.declared = true;
         line.limits = limits;
         number
+    }
+
+    /// Takes no more sends for a queue. It keeps its messages, its limits and its number, and what is under way in it may end:
+    /// see [`Queues::known`].
+    pub(crate) fn retract(&mut self, name: &QueueName) {
+        if let Some(number) = self.known(name) {
+            line_mut(&mut self.lines, number).declared = false;
+        }
     }
 
     fn number_or_new(&mut self, name: &QueueName) -> QueueNumber {
@@ -249,6 +260,8 @@ impl Queues {
                 self.latest_ms = self.latest_ms.max(*now_ms);
                 Ok(())
             }
+            // It is no queue's.
+            Record::State(_) => Ok(()),
             Record::Put(put) => {
                 self.latest_ms = self.latest_ms.max(put.place.enqueued_at_ms);
                 self.check_number(put.place.queue)?;
@@ -293,15 +306,11 @@ impl Queues {
         }
     }
 
-    /// All messages of a queue before a position are gone, also those that are leased. Answers how many that were, and the
-    /// slots of the leases.
-    pub(crate) fn purge(&mut self, queue: QueueNumber, below: u64) -> Result<(u64, Vec<Slot>), String> {
-        let (removed, leases) = line_mut(&mut self.lines, queue).purge(below)?;
-        let slots = leases.into_iter().map(|(position, lease)| {
-            self.leases.remove(&(lease.expires_at_ms, queue, position));
-            lease.slot
-        });
-        Ok((removed, slots.collect()))
+    /// All messages of a queue before a position are gone, also those that are leased. Answers how many that were.
+    pub(crate) fn purge(&mut self, queue: QueueNumber, below: u64) -> Result<u64, String> {
+        let (removed, slots) = line_mut(&mut self.lines, queue).purge(below)?;
+        slots.into_iter().for_each(|slot| self.leases.give_back(slot));
+        Ok(removed)
     }
 
     pub(crate) fn is_empty(&self, queue: QueueNumber) -> bool {
@@ -363,8 +372,8 @@ impl Queues {
     }
 
     pub(crate) fn remove(&mut self, queue: QueueNumber, position: u64) {
-        if let Some(lease) = line_mut(&mut self.lines, queue).take(position) {
-            self.leases.remove(&(lease.expires_at_ms, queue, position));
+        if let Some(slot) = line_mut(&mut self.lines, queue).take(position) {
+            self.leases.give_back(slot);
         }
     }
 

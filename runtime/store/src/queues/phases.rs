@@ -1,16 +1,16 @@
 //! How messages go from phase to phase: due, claimed, begun, settled, released, expired.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::entry::{Entry, LeaseState, Phase};
+use super::entry::{Entry, Phase};
+use super::leases::Leases;
 use super::line::{Line, Next};
 use super::{Claimed, Queues, line_mut};
 use crate::Lease;
-use crate::attempts::{AttemptTable, Slot};
+use crate::attempts::Slot;
 use crate::cold::chunks::Chunks;
 use crate::cold::segment::{ChunkId, Segment};
 use crate::location::Location;
@@ -37,9 +37,7 @@ pub(crate) struct ExpiredClaim {
 
 /// Hands out leases of one queue that end at the same time.
 struct Leasing<'a> {
-    leases: &'a mut BTreeSet<(u64, QueueNumber, u64)>,
-    next_token: &'a mut u64,
-    attempts: &'a mut AttemptTable,
+    leases: &'a mut Leases,
     queue: QueueNumber,
     expires_at_ms: u64,
 }
@@ -48,23 +46,12 @@ impl Leasing<'_> {
     /// Leases a message that has an entry; there must be a free slot. `record`: the message's record, if it was read
     /// already.
     fn lease(&mut self, line: &mut Line, position: u64, record: Option<Bytes>) -> Claimed {
-        let (queue, expires_at_ms) = (self.queue, self.expires_at_ms);
-        let slot = self.attempts.take().expect("the caller has seen a free slot");
-        let token = *self.next_token;
-        *self.next_token += 1;
-        let lease = LeaseState { token, expires_at_ms, begun: false, settling: false, slot, held_key: false };
-        line.lease(position, lease);
-        self.leases.insert((expires_at_ms, queue, position));
-        let entry = line.entries.get(position).expect("it has just been leased");
-        let state = entry.state();
-        Claimed {
-            lease: Lease { queue: queue.0, position, token },
-            sequence: entry.sequence,
-            location: entry.location,
-            attempt: state.attempts.saturating_add(1),
-            first_failed_at_ms: state.first_failed_at_ms,
-            record,
-        }
+        let entry = line.entries.get(position).expect("claimable messages are there");
+        let (sequence, location, state) = (entry.sequence, entry.location, entry.state());
+        let attempt = state.attempts.saturating_add(1);
+        let (slot, lease) = self.leases.take(self.queue, position, self.expires_at_ms, attempt);
+        line.lease(position, slot);
+        Claimed { lease, sequence, location, attempt, first_failed_at_ms: state.first_failed_at_ms, record }
     }
 }
 
@@ -99,14 +86,13 @@ impl Queues {
         queue: QueueNumber,
         max: usize,
         expires_at_ms: u64,
-        attempts: &mut AttemptTable,
         chunks: &Chunks,
         out: &mut Vec<Claimed>,
     ) -> Claiming {
-        let Queues { lines, leases, next_token, .. } = self;
+        let Queues { lines, leases, .. } = self;
         let line = line_mut(lines, queue);
-        let mut leasing = Leasing { leases, next_token, attempts, queue, expires_at_ms };
-        while out.len() < max && leasing.attempts.any_free() {
+        let mut leasing = Leasing { leases, queue, expires_at_ms };
+        while out.len() < max && leasing.leases.any_free() {
             let Some(next) = line.next_claimable() else { break };
             let (position, record) = match next {
                 Next::Known(position) => (position, None),
@@ -132,21 +118,20 @@ impl Queues {
         &mut self,
         queue: QueueNumber,
         claim: &ExpiredClaim,
-        attempts: &mut AttemptTable,
         chunks: &Chunks,
         out: &mut Vec<Claimed>,
     ) -> Claiming {
         let ExpiredClaim { max, sent_before_ms, expires_at_ms } = *claim;
-        let Queues { lines, leases, next_token, .. } = self;
+        let Queues { lines, leases, .. } = self;
         let line = line_mut(lines, queue);
-        let mut leasing = Leasing { leases, next_token, attempts, queue, expires_at_ms };
+        let mut leasing = Leasing { leases, queue, expires_at_ms };
         let mut from = 0;
-        while out.len() < max && leasing.attempts.any_free() {
+        while out.len() < max && leasing.leases.any_free() {
             let Some(position) = line.first_from(from) else { break };
             from = position + 1;
             let mut record = None;
             match line.entries.get(position) {
-                Some(entry) if entry.phase() == Phase::Leased => continue,
+                Some(entry) if matches!(entry.phase(), Phase::Leased { .. }) => continue,
                 Some(entry) if entry.enqueued_at_ms >= sent_before_ms => break,
                 Some(_) => {}
                 None => {
@@ -181,92 +166,66 @@ impl Queues {
         }
     }
 
-    fn lease_mut(&mut self, lease: Lease) -> Option<(&mut LeaseState, DeliveryState)> {
-        let line = self.lines.get_mut(lease.queue as usize)?.as_mut()?;
-        let entry = line.entries.get_mut(lease.position)?;
-        let state = entry.state();
-        Some((entry.lease_mut(lease.token)?, state))
-    }
-
-    /// The attempt starts, and the table says so. False if the lease is over.
-    pub(crate) fn begin(&mut self, lease: Lease, now_ms: u64, attempts: &AttemptTable) -> bool {
-        let Some((held, state)) = self.lease_mut(lease).filter(|(held, _)| held.expires_at_ms > now_ms) else {
-            return false;
-        };
-        held.begun = true;
-        attempts.begin(held.slot, lease.queue, lease.position, state.attempts.saturating_add(1));
-        true
-    }
-
     /// Moves the end of a lease. False if it is over.
     pub(crate) fn extend(&mut self, lease: Lease, until_ms: u64) -> bool {
-        let Some((held, _)) = self.lease_mut(lease) else { return false };
-        let before = std::mem::replace(&mut held.expires_at_ms, until_ms);
-        let queue = QueueNumber(lease.queue);
-        self.leases.remove(&(before, queue, lease.position));
-        self.leases.insert((until_ms, queue, lease.position));
-        true
-    }
-
-    /// When the next lease is over.
-    pub(crate) fn next_expiry(&self) -> Option<u64> {
-        self.leases.first().map(|(expires_at_ms, ..)| *expires_at_ms)
+        self.leases.extend(lease, until_ms)
     }
 
     /// Leases that are over, and whether their attempts had begun.
     pub(crate) fn expired(&self, now_ms: u64) -> Vec<(Lease, bool)> {
-        let over = self.leases.iter().take_while(|(expires_at_ms, ..)| *expires_at_ms <= now_ms);
-        over.filter_map(|(_, queue, position)| {
-            let held = self.entry(*queue, *position)?.rare.as_ref()?.lease.as_ref()?;
-            let lease = Lease { queue: queue.0, position: *position, token: held.token };
-            (!held.settling).then_some((lease, held.begun))
-        })
-        .collect()
+        self.leases.expired(now_ms)
     }
 
-    /// What a lease holds, if it is still worth something.
-    pub(crate) fn held(&mut self, lease: Lease) -> Option<Held> {
-        let slot = self.lease_mut(lease)?.0.slot;
-        let entry: &Entry = self.entry(QueueNumber(lease.queue), lease.position)?;
+    /// Where the message of a lease stands, if the lease is still worth something.
+    pub(crate) fn leased_at(&self, lease: Lease) -> Option<Location> {
+        self.leases.is_out(lease).then(|| self.entry(QueueNumber(lease.queue), lease.position))?.map(|one| one.location)
+    }
+
+    /// Attempts of a message that started, the running one among them.
+    pub(crate) fn attempts_started(&self, entry: &Entry) -> u32 {
+        let begun = matches!(entry.phase(), Phase::Leased { slot, .. } if self.leases.has_begun(slot));
+        entry.state().attempts.saturating_add(u32::from(begun))
+    }
+
+    /// Begins a settlement: from here on the lease is nobody else's. Answers what it needs to know.
+    pub(crate) fn settle_begin(&mut self, lease: Lease) -> Option<Held> {
+        let (slot, begun) = self.leases.end(lease)?;
+        let entry = self.entry(QueueNumber(lease.queue), lease.position).expect("a lease that is out has its message");
+        let state = entry.state();
         Some(Held {
             sequence: entry.sequence,
             enqueued_at_ms: entry.enqueued_at_ms,
             bytes: entry.bytes,
             location: entry.location,
-            state: entry.state(),
-            attempts_started: entry.attempts_started(),
+            state,
+            attempts_started: state.attempts.saturating_add(u32::from(begun)),
             slot,
         })
     }
 
-    /// Begins a settlement: from here on the lease is nobody else's. Answers what it needs to know.
-    pub(crate) fn settle_begin(&mut self, lease: Lease) -> Option<Held> {
-        let held = self.held(lease)?;
-        self.lease_mut(lease)?.0.settling = true;
-        Some(held)
-    }
-
     /// The settlement was refused: the lease is what it was.
     pub(crate) fn settle_abort(&mut self, lease: Lease) {
-        let Some(line) = self.lines.get_mut(lease.queue as usize).and_then(Option::as_mut) else { return };
-        let rare = line.entries.get_mut(lease.position).and_then(|entry| entry.rare.as_mut());
-        if let Some(held) = rare.and_then(|rare| rare.lease.as_mut()).filter(|held| held.token == lease.token) {
-            held.settling = false;
-        }
+        self.leases.end_refused(lease);
+    }
+
+    /// The attempt of a lease that is being settled is not to count, if the process ends before that is on record.
+    pub(crate) fn forget_attempt(&mut self, slot: Slot) {
+        self.leases.attempts.forget(slot);
     }
 
     /// Gives a lease back as if the message had not been claimed. Nothing is written, so nothing but memory changes.
     pub(crate) fn release(&mut self, queue: QueueNumber, position: u64) {
-        if self.entry(queue, position).is_some() {
-            let held_key = self.withdraw(queue, position).is_some_and(|lease| lease.held_key);
+        if let Some(entry) = self.entry(queue, position) {
+            let held_key = entry.holds_key();
+            self.withdraw(queue, position);
             line_mut(&mut self.lines, queue).arrange(position, held_key);
         }
     }
 
-    /// Takes a message out of its phase, whatever it is. Answers the lease that was out.
-    pub(super) fn withdraw(&mut self, queue: QueueNumber, position: u64) -> Option<LeaseState> {
-        let lease = line_mut(&mut self.lines, queue).withdraw(position)?;
-        self.leases.remove(&(lease.expires_at_ms, queue, position));
-        Some(lease)
+    /// Takes a message out of its phase, whatever it is, and ends the lease that was out.
+    pub(super) fn withdraw(&mut self, queue: QueueNumber, position: u64) {
+        if let Some(slot) = line_mut(&mut self.lines, queue).withdraw(position) {
+            self.leases.give_back(slot);
+        }
     }
 }

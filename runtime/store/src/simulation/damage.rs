@@ -74,3 +74,48 @@ fn a_damaged_checkpoint_is_recovered_from_the_other() {
         }
     });
 }
+
+/// No flipped bit comes out as state: whoever reads it is told, or the folder is not opened. `store verify` says so, too.
+#[test]
+fn damaged_state_is_never_taken_for_whole() {
+    const FILE: &str = "state.redb";
+    let tally = std::sync::Mutex::new([0; 3]);
+    super::for_each_seed(53_000..53_012, |seed| {
+        let (disk, _) = Run::new(seed, Shape::STATE_LONG).leave();
+        let expected = Run::state_of(&disk, Shape::STATE_LONG).expect("what was written opens");
+        if !disk.file_names().iter().any(|name| name == FILE) {
+            return;
+        }
+        let len = disk.file_len(FILE);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for round in 0..80 {
+            let damaged = disk.snapshot();
+            let offset = if round < 10 { random.u64(..1024) } else { random.u64(..len) };
+            damaged.corrupt(FILE, offset, 1 << random.u8(..8));
+            let folder = crate::inspect::Folder::on(std::sync::Arc::new(damaged.snapshot())).unwrap();
+            let report = folder.verify().unwrap();
+            drop(folder);
+            let of_file = |finding: &crate::inspect::Finding| finding.file.as_deref() == Some(FILE);
+            let is_told = report.findings.iter().any(|finding| of_file(finding) && finding.offset.is_some());
+            let outcome = match Run::state_of(&damaged, Shape::STATE_LONG) {
+                Ok(state) => {
+                    assert!(state == expected, "byte {offset} was flipped: the state changed");
+                    usize::from(is_told)
+                }
+                Err(why) => {
+                    assert!(why.contains(FILE) && why.contains("offset"), "byte {offset} was flipped: {why}");
+                    assert!(is_told, "byte {offset} was flipped: {:#?}", report.findings);
+                    2
+                }
+            };
+            tally.lock().unwrap()[outcome] += 1;
+        }
+        let missing = disk.snapshot();
+        crate::disk::Disk::remove(&missing, FILE).expect("it is there");
+        let why = Run::state_of(&missing, Shape::STATE_LONG).expect_err("it is missing");
+        assert!(why.contains(FILE), "{why}");
+    });
+    let [unnoticed, harmless, refused] = tally.into_inner().unwrap();
+    assert!(unnoticed == 0 || unnoticed < refused, "{unnoticed} flips were noticed by nobody");
+    assert!(refused > 100 && harmless > 0, "{unnoticed}, {harmless}, {refused}");
+}

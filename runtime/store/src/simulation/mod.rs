@@ -136,3 +136,43 @@ fn a_full_disk_refuses_sends_and_nothing_else() {
         Run::new(seed, Shape::LONG).go(Fault::FullDisk);
     });
 }
+
+/// Durable state is what the last confirmed transaction wrote, at every operation: in the log, on its way to its file, there.
+#[test]
+fn a_power_loss_at_every_operation_on_state_loses_nothing_confirmed() {
+    for_each_seed(80_000..80_030, |seed| {
+        let operations = Run::new(seed, Shape::STATE).go(Fault::None);
+        for operation in 0..operations {
+            Run::new(seed, Shape::STATE).go(Fault::PowerLoss { operation });
+        }
+    });
+}
+
+/// The same with a process that is killed, and with failed writes and syncs.
+#[test]
+fn state_survives_kills_and_errors_of_the_disk() {
+    for_each_seed(81_000..81_200, |seed| {
+        Run::new(seed, Shape::STATE_LONG).go(Fault::Kills);
+    });
+    let states = AtomicU64::new(0);
+    for_each_seed(81_000..81_020, |seed| {
+        let (_, tally) = Run::new(seed, Shape::STATE_LONG).go_and_tell(Fault::None);
+        states.fetch_add(tally.states, Ordering::Relaxed);
+    });
+    assert!(states.into_inner() > 100, "the runs must put state into its file");
+    for_each_seed(82_000..82_016, |seed| {
+        let operations = Run::new(seed, Shape::STATE).go(Fault::None);
+        for operation in (seed % 5..operations).step_by(5) {
+            Run::new(seed, Shape::STATE).go(Fault::FailedWrite { operation });
+            Run::new(seed, Shape::STATE).go(Fault::FailedSync { operation });
+        }
+    });
+}
+
+/// On a full disk state can be read and taken away, and messages acknowledged.
+#[test]
+fn a_full_disk_refuses_writes_of_state_and_nothing_else() {
+    for_each_seed(83_000..83_300, |seed| {
+        Run::new(seed, Shape::STATE_LONG).go(Fault::FullDisk);
+    });
+}

@@ -42,7 +42,14 @@ pub(super) struct Model {
     pub(super) order: BTreeMap<QueueName, Vec<Nonce>>,
     /// The first message that was sent with each idempotency key, and when.
     keys: BTreeMap<(QueueName, String), (Nonce, u64)>,
+    /// Durable state, by space and key.
+    pub(super) state: State,
 }
+
+pub(super) type State = BTreeMap<(String, String), Vec<u8>>;
+
+/// The limit of each space of durable state.
+pub(super) const STATE_BYTES_MAX: u64 = 900;
 
 /// For how long keys are remembered.
 pub(super) const DEDUP_WINDOW_MS: u64 = 4000;
@@ -106,6 +113,7 @@ impl Model {
                 }
             }
         }
+        self.write_state(transaction);
         let mut duplicates = Vec::new();
         for (queue, message) in &transaction.sends {
             let nonce = nonce(&message.body);
@@ -137,6 +145,41 @@ impl Model {
             self.order.entry(queue.clone()).or_default().push(nonce);
         }
         duplicates
+    }
+
+    /// Whether the state that a transaction read and writes must keep it from happening.
+    pub(super) fn refuses_state(&self, transaction: &Transaction) -> bool {
+        let value = |space: &str, key: &str| self.state.get(&(space.to_owned(), key.to_owned())).map(Vec::as_slice);
+        if transaction.state_reads.iter().any(|read| value(&read.space, &read.key) != read.seen.as_deref()) {
+            return true;
+        }
+        let mut after = self.clone();
+        after.write_state(transaction);
+        let fits = |space: &str| {
+            let (before, after) = (self.state_bytes(space), after.state_bytes(space));
+            after <= STATE_BYTES_MAX || after <= before
+        };
+        !transaction.state.iter().all(|write| fits(&write.space))
+    }
+
+    pub(super) fn state_bytes(&self, space: &str) -> u64 {
+        let of_space = self.state.iter().filter(|((name, _), _)| name == space);
+        of_space.map(|((_, key), value)| (key.len() + value.len()) as u64).sum()
+    }
+
+    fn write_state(&mut self, transaction: &Transaction) {
+        for write in &transaction.state {
+            let at = (write.space.to_string(), write.key.to_string());
+            match &write.value {
+                Some(value) => drop(self.state.insert(at, value.to_vec())),
+                None => drop(self.state.remove(&at)),
+            }
+        }
+    }
+
+    /// All state of a space is taken away.
+    pub(super) fn drop_state(&mut self, space: &str) {
+        self.state.retain(|(name, _), _| name != space);
     }
 
     /// A queue is purged.

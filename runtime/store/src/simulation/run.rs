@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::model::{DEDUP_WINDOW_MS, Leased, Model, Nonce, nonce};
+use super::model::{DEDUP_WINDOW_MS, Leased, Model, Nonce, STATE_BYTES_MAX, State, nonce};
 use crate::clock::ManualClock;
 use crate::disk::{SimulatedDisk, SimulatedFaults};
 use crate::engine::Engine;
@@ -14,7 +14,8 @@ use crate::open::{self, Layout, Opened};
 use crate::store::Store;
 use crate::wal::Preparation;
 use crate::{
-    Action, AttributeEdit, Lease, MessageId, NewMessage, OpenError, QueueLimits, QueueName, Refusal, Transaction,
+    Action, AttributeEdit, Lease, MessageId, NewMessage, OpenError, QueueLimits, QueueName, Refusal, StateRead,
+    StateWrite, Transaction,
 };
 
 /// How much happens in a run.
@@ -26,15 +27,25 @@ pub(super) struct Shape {
     file_bytes: u64,
     /// Of 256 steps, how many of those that look after segments and the ring.
     keeping: u8,
+    /// Whether durable state is read and written.
+    state: bool,
 }
 
 impl Shape {
     /// Stays in the log.
-    pub(super) const SHORT: Shape = Shape { steps: 14, body_bytes_max: 300, file_bytes: 8 << 10, keeping: 12 };
+    pub(super) const SHORT: Shape =
+        Shape { steps: 14, body_bytes_max: 300, file_bytes: 8 << 10, keeping: 12, state: false };
     /// Fills the ring many times.
-    pub(super) const LONG: Shape = Shape { steps: 330, body_bytes_max: 700, file_bytes: 8 << 10, keeping: 64 };
+    pub(super) const LONG: Shape =
+        Shape { steps: 330, body_bytes_max: 700, file_bytes: 8 << 10, keeping: 64, state: false };
     /// Has most of its messages in segments soon.
-    pub(super) const COLD: Shape = Shape { steps: 150, body_bytes_max: 120, file_bytes: 2 << 10, keeping: 176 };
+    pub(super) const COLD: Shape =
+        Shape { steps: 150, body_bytes_max: 120, file_bytes: 2 << 10, keeping: 176, state: false };
+    /// Puts durable state into its file, several times.
+    pub(super) const STATE: Shape =
+        Shape { steps: 45, body_bytes_max: 60, file_bytes: 3 << 10, keeping: 110, state: true };
+    /// The same, longer.
+    pub(super) const STATE_LONG: Shape = Shape { steps: 400, ..Shape::STATE };
 
     /// The same, long enough for segments to be rewritten and runs of idempotency keys to be put together.
     pub(super) const COLD_LONG: Shape = Shape { steps: 900, ..Shape::COLD };
@@ -69,7 +80,9 @@ pub(super) const LAYOUT: Layout = Layout {
 
 const QUEUES: [&str; 3] = ["a", "b", "a.dead"];
 const QUEUE_BYTES_MAX: u64 = 20_000;
+const LIMITS: QueueLimits = QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS };
 const LEASE_MS: u64 = 1000;
+const SPACES: [&str; 2] = ["consumer/a", "consumer/a.b"];
 
 pub(super) struct Run {
     random: fastrand::Rng,
@@ -85,12 +98,18 @@ pub(super) struct Run {
     ids: BTreeMap<MessageId, Nonce>,
     /// What was on its way when the store stopped, and when it was committed.
     in_doubt: Vec<Step>,
+    /// Decides which queues take sends: whatever else happens in a run does not depend on it.
+    names: fastrand::Rng,
+    /// The queue that takes no sends, if there is one; settlements may go there all the same.
+    retracted: Option<QueueName>,
 }
 
 /// What is put on record at once.
+#[allow(clippy::large_enum_variant, reason = "there are a few of them, in tests")]
 enum Step {
-    Commit(Transaction, u64),
+    Commit(Box<Transaction>, u64),
     Purge(QueueName),
+    DropState(&'static str),
 }
 
 /// The engine without its thread, behind the face that users have.
@@ -112,6 +131,8 @@ impl Run {
             next_nonce: 1,
             ids: BTreeMap::new(),
             in_doubt: Vec::new(),
+            names: fastrand::Rng::with_seed(!seed),
+            retracted: None,
         }
     }
 
@@ -133,6 +154,8 @@ impl Run {
             Fault::FailedSync { operation } => {
                 self.disk.set_faults(SimulatedFaults { fail_sync_at: Some(operation), ..Default::default() });
             }
+            // It fills up later, when there is a file of state.
+            Fault::FullDisk if self.shape.state => {}
             Fault::FullDisk => {
                 let files = self.random.u64(2..7);
                 let full_after_bytes = Some(self.shape.file_bytes * files + 4096);
@@ -147,7 +170,12 @@ impl Run {
             }
             Err(error) => panic!("a fresh store must open: {error}"),
         }
-        for _ in 0..self.shape.steps {
+        for step in 0..self.shape.steps {
+            if matches!(fault, Fault::FullDisk) && self.shape.state && step == self.shape.steps / 3 {
+                let used: u64 = self.disk.file_names().iter().map(|name| self.disk.file_len(name)).sum();
+                let full_after_bytes = Some(used + self.random.u64(0..self.shape.file_bytes * 4));
+                self.disk.set_faults(SimulatedFaults { full_after_bytes, ..Default::default() });
+            }
             self.step();
             if self.engine().stopped().is_some() {
                 assert!(injected, "the store stopped without a fault: {:?}", self.engine().stopped());
@@ -237,10 +265,11 @@ impl Run {
             open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
-            let limits = QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS };
-            face.declare(&name(queue), limits);
+            face.declare(&name(queue), LIMITS);
         }
+        SPACES.iter().for_each(|space| face.limit_state(space, STATE_BYTES_MAX));
         self.store = Some(Harness { engine, face });
+        self.retracted = None;
         self.now_ms();
         Ok(())
     }
@@ -267,13 +296,16 @@ impl Run {
             match step {
                 Step::Commit(transaction, now_ms) => drop(next.apply(&transaction, now_ms)),
                 Step::Purge(queue) => next.purge(&queue),
+                Step::DropState(space) => next.drop_state(space),
             }
             candidates.push(next);
         }
         candidates.iter_mut().for_each(Model::end_process);
-        let actual = self.contents();
-        let wrong: Vec<Option<String>> =
-            candidates.iter().map(|model| differences(model, &actual, self.reached_ms, true)).collect();
+        let (actual, state) = (self.contents(), self.state());
+        let wrong = candidates.iter().map(|model| {
+            differences(model, &actual, self.reached_ms, true).or_else(|| state_differences(model, &state))
+        });
+        let wrong: Vec<Option<String>> = wrong.collect();
         match wrong.iter().position(Option::is_none) {
             Some(right) => self.model = candidates.swap_remove(right),
             None => panic!("not as it was, and not as if what was in doubt had happened:\n{wrong:#?}"),
@@ -314,6 +346,12 @@ impl Run {
         if self.random.u8(..) < 3 {
             return self.purge();
         }
+        if self.names.u8(..) < 6 {
+            self.retract();
+        }
+        if self.shape.state && self.random.u8(..) < 4 {
+            return self.drop_state();
+        }
         match self.random.u8(0..19) {
             0..=7 => self.publish(),
             8..=11 => self.claim(),
@@ -326,12 +364,47 @@ impl Run {
         let transactions: Vec<Transaction> = (0..self.random.usize(1..4))
             .map(|_| {
                 let sends = (0..self.random.usize(1..3)).map(|_| (self.queue(), self.message())).collect();
-                Transaction { sends, ..Transaction::default() }
+                let (state, state_reads) = self.state_writes();
+                Transaction { sends, state, state_reads, ..Transaction::default() }
             })
             .collect();
         self.commit(transactions, |refusal| {
             matches!(refusal, Refusal::DiskFull | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
         });
+    }
+
+    /// Writes of durable state, and what was read before: mostly what is there, unless others in the group write it first.
+    fn state_writes(&mut self) -> (Vec<StateWrite>, Vec<StateRead>) {
+        if !self.shape.state || self.random.bool() {
+            return (Vec::new(), Vec::new());
+        }
+        let place = |random: &mut fastrand::Rng| {
+            let key = ["a", "b", "c", "c\u{e9}"][random.usize(..4)];
+            (Box::<str>::from(SPACES[random.usize(..2)]), Box::<str>::from(key))
+        };
+        let reads = (0..self.random.usize(0..3)).map(|_| {
+            let (space, key) = place(&mut self.random);
+            let seen = self.model.state.get(&(space.to_string(), key.to_string())).cloned();
+            let seen = if self.random.u8(..) < 20 { None } else { seen };
+            StateRead { space, key, seen: seen.map(Bytes::from) }
+        });
+        let reads = reads.collect();
+        let writes = (0..self.random.usize(1..4)).map(|_| {
+            let (space, key) = place(&mut self.random);
+            let len = self.random.usize(..400);
+            let byte = self.random.u8(..);
+            let value = (self.random.u8(..) < 190).then(|| Bytes::from(vec![byte; len]));
+            StateWrite { space, key, value }
+        });
+        (writes.collect(), reads)
+    }
+
+    fn drop_state(&mut self) {
+        let space = SPACES[self.random.usize(..2)];
+        match self.engine().drop_state(space) {
+            Ok(()) => self.model.drop_state(space),
+            Err(_) => self.in_doubt.push(Step::DropState(space)),
+        }
     }
 
     fn queue(&mut self) -> QueueName {
@@ -404,7 +477,10 @@ impl Run {
         let delay_ms = [0, 500, 3000][self.random.usize(..3)];
         let sends = (0..self.random.usize(0..3)).map(|_| (self.queue(), self.message())).collect();
         let transaction = match self.random.u8(0..10) {
-            0..=4 => Transaction { settle: Some((lease, Action::Ack)), sends, ..Transaction::default() },
+            0..=4 => {
+                let (state, state_reads) = self.state_writes();
+                Transaction { settle: Some((lease, Action::Ack)), sends, state, state_reads }
+            }
             5 => Transaction { settle: Some((lease, Action::Retry { delay_ms })), ..Transaction::default() },
             6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), ..Transaction::default() },
             7 => Transaction { settle: Some((lease, Action::Release)), ..Transaction::default() },
@@ -416,11 +492,14 @@ impl Run {
                 let attributes =
                     if self.random.bool() { AttributeEdit::Set(facts) } else { AttributeEdit::StripReserved };
                 let action = Action::Move { queue: self.queue(), attributes };
-                Transaction { settle: Some((lease, action)), ..Transaction::default() }
+                let (state, state_reads) = self.state_writes();
+                Transaction { settle: Some((lease, action)), state, state_reads, ..Transaction::default() }
             }
         };
         // What only takes messages away must always work.
-        let may_be_full = !transaction.sends.is_empty() || matches!(transaction.settle, Some((_, Action::Move { .. })));
+        let may_be_full = !transaction.sends.is_empty()
+            || matches!(transaction.settle, Some((_, Action::Move { .. })))
+            || transaction.state.iter().any(|write| write.value.is_some());
         self.commit(vec![transaction], |refusal| {
             may_be_full && matches!(refusal, Refusal::DiskFull | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
         });
@@ -443,6 +522,19 @@ impl Run {
         }
     }
 
+    /// One queue takes no more sends, in place of the one that did not so far.
+    fn retract(&mut self) {
+        let next = self.names.bool().then(|| name(QUEUES[self.names.usize(..QUEUES.len())]));
+        let face = &self.store.as_ref().expect("the store is open").face;
+        if let Some(before) = self.retracted.take() {
+            face.declare(&before, LIMITS);
+        }
+        if let Some(next) = &next {
+            face.retract(next);
+        }
+        self.retracted = next;
+    }
+
     fn pass_time(&mut self) {
         self.clock.advance(self.random.u64(1..1500));
         let now_ms = self.now_ms();
@@ -460,8 +552,25 @@ impl Run {
         let mut answers = Vec::new();
         self.engine().commit(&mut transactions.clone(), &mut answers);
         assert_eq!(answers.len(), transactions.len());
+        let mut any_in_doubt = false;
         for (transaction, answer) in transactions.into_iter().zip(answers) {
+            let refused = |(queue, _): &(QueueName, NewMessage)| self.retracted.as_ref() == Some(queue);
+            let foreign = transaction.settle.is_none() && transaction.sends.iter().any(refused);
+            match &answer {
+                // Nor is it in doubt: it is refused before anything is written.
+                Err(Refusal::NoSuchQueue(_) | Refusal::Stopped(_)) if foreign => continue,
+                Ok(_) if foreign => panic!("a queue that was retracted has taken a message"),
+                _ => {}
+            }
+            let refuses_state = self.model.refuses_state(&transaction);
+            if answer.is_ok() {
+                assert!(!refuses_state, "{:?} and {:?} must not happen", transaction.state_reads, transaction.state);
+            }
             match answer {
+                // What is in doubt counts for those after it.
+                Err(Refusal::StateChanged { .. } | Refusal::StateFull { .. }) => {
+                    assert!(refuses_state || any_in_doubt, "refused without need: {:?}", transaction.state_reads);
+                }
                 Ok(receipt) => {
                     let duplicates = self.model.apply(&transaction, now_ms);
                     for ((sent, (_, message)), first) in receipt.into_iter().zip(&transaction.sends).zip(duplicates) {
@@ -481,7 +590,10 @@ impl Run {
                         }
                     }
                 }
-                Err(Refusal::Stopped(_)) => self.in_doubt.push(Step::Commit(transaction, now_ms)),
+                Err(Refusal::Stopped(_)) => {
+                    any_in_doubt = true;
+                    self.in_doubt.push(Step::Commit(transaction.into(), now_ms));
+                }
                 // Reading fails when the power is gone.
                 Err(Refusal::Read(_)) => {
                     self.engine().stop("a read failed");
@@ -500,10 +612,50 @@ impl Run {
         if let Some(difference) = differences(&self.model, &actual, self.reached_ms, false) {
             panic!("{difference}");
         }
+        if let Some(difference) = state_differences(&self.model, &self.state()) {
+            panic!("{difference}");
+        }
+        for space in SPACES {
+            let face = &self.store.as_ref().expect("the store is open").face;
+            assert_eq!(face.state_bytes(space), self.model.state_bytes(space), "bytes of {space}");
+        }
         for found in actual.iter().flat_map(|(_, messages)| messages) {
             let known = *self.ids.entry(found.id).or_insert(found.nonce);
             assert_eq!(known, found.nonce, "id {} names two messages", found.id);
         }
+    }
+
+    /// Opens a store and reads its durable state.
+    pub(super) fn state_of(disk: &SimulatedDisk, shape: Shape) -> Result<State, String> {
+        let mut run = Run::new(0, shape);
+        run.disk = disk.clone();
+        run.open().map_err(|error| error.to_string())?;
+        run.try_state().map_err(|refusal| refusal.to_string())
+    }
+
+    fn state(&self) -> State {
+        self.try_state().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    fn try_state(&self) -> Result<State, Refusal> {
+        let face = &self.store.as_ref().expect("the store is open").face;
+        let mut state = State::new();
+        for space in SPACES {
+            let mut after: Option<Box<str>> = None;
+            loop {
+                // A page of two keys at a time.
+                let keys = face.state_keys(space, after.as_deref(), 2)?;
+                for key in &keys {
+                    let value = face.state_get(space, key)?.expect("it was listed");
+                    assert!(state.insert((space.to_owned(), key.to_string()), value.to_vec()).is_none(), "{key} twice");
+                }
+                match keys.into_iter().next_back() {
+                    Some(last) => after = Some(last),
+                    None => break,
+                }
+            }
+        }
+        Ok(state)
     }
 
     fn contents(&self) -> Vec<(QueueName, Vec<Found>)> {
@@ -527,6 +679,10 @@ impl Run {
         });
         all.collect()
     }
+}
+
+fn state_differences(model: &Model, actual: &State) -> Option<String> {
+    (model.state != *actual).then(|| format!("the state is {actual:?}, expected {:?}", model.state))
 }
 
 /// The ids and bodies of each queue, in order.

@@ -4,7 +4,8 @@
 //!
 //! | body | what it does |
 //! | --- | --- |
-//! | `{"do":"read"\|"list"\|"stat"\|"remove"\|"make-dir"\|"truncate","path":"…"}` | files |
+//! | `{"do":"read"\|"list"\|"stat"\|"write"\|"remove"\|"remove-dir"\|"make-dir"\|"truncate","path":"…"}` | files |
+//! | `{"do":"read-bytes"\|"write-bytes","path":[47,255]}` | files whose names are no text |
 //! | `{"do":"symlink"\|"link"\|"rename","from":"…","to":"…"}` | names |
 //! | `{"do":"open-many","path":"…"}` | holds open files without end |
 //! | `{"do":"timers"}` | holds timers without end |
@@ -13,11 +14,15 @@
 //! | `{"do":"bodies"}` | writes into bodies of requests that are never sent, without end |
 //! | `{"do":"recurse"}`, `{"do":"abort"}`, `{"do":"wait"}` | recursion without end; an abort; waiting in the host for ever |
 //! | `{"do":"flood"}`, `{"do":"sends"}` | output without end; sends without end |
+//! | `{"do":"sleep"}`, `{"do":"poll-nothing"}` | waiting for ever by the standard library; waiting for nothing at all |
+//! | `{"do":"huge"}` | allocates more than there is |
+//! | `{"do":"spawn"}`, `{"do":"thread"}`, `{"do":"stdin"}` | starts a program, a thread; reads a byte of input |
 //! | `{"do":"environment"}` | reports all of its environment |
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
 use serde::Deserialize;
@@ -31,6 +36,10 @@ enum Command {
     Read { path: String },
     List { path: String },
     Stat { path: String },
+    Write { path: String },
+    RemoveDir { path: String },
+    ReadBytes { path: Vec<u8> },
+    WriteBytes { path: Vec<u8> },
     Remove { path: String },
     MakeDir { path: String },
     Truncate { path: String },
@@ -47,6 +56,12 @@ enum Command {
     Wait,
     Flood,
     Sends,
+    Sleep,
+    PollNothing,
+    Huge,
+    Spawn,
+    Thread,
+    Stdin,
     Environment,
 }
 
@@ -56,6 +71,10 @@ fn escape(message: Message) -> Outcome {
         Command::Read { path } => fs::read(path).and_then(|read| report(String::from_utf8_lossy(&read).into_owned())),
         Command::List { path } => list(&path).and_then(|names| report(names.join("\n"))),
         Command::Stat { path } => fs::metadata(path).and_then(|found| report(found.len().to_string())),
+        Command::Write { path } => fs::write(path, "mine"),
+        Command::RemoveDir { path } => fs::remove_dir(path),
+        Command::ReadBytes { path } => fs::read(name_of(&path)).map(drop),
+        Command::WriteBytes { path } => fs::write(name_of(&path), "mine"),
         Command::Remove { path } => fs::remove_file(path),
         Command::MakeDir { path } => fs::create_dir(path),
         Command::Truncate { path } => fs::File::options().write(true).open(path).and_then(|file| file.set_len(0)),
@@ -112,12 +131,33 @@ fn escape(message: Message) -> Outcome {
         Command::Sends => loop {
             queues::message(vec![0; 1000]).send("report")?;
         },
+        Command::Sleep => {
+            std::thread::sleep(std::time::Duration::MAX);
+            Ok(())
+        }
+        Command::PollNothing => {
+            wasip2::io::poll::poll(&[]);
+            Ok(())
+        }
+        Command::Huge => {
+            std::hint::black_box(vec![1_u8; 1 << 30]);
+            Ok(())
+        }
+        Command::Spawn => std::process::Command::new("/bin/sh").arg("-c").arg("true").spawn().map(drop),
+        Command::Thread => std::thread::Builder::new().spawn(|| ()).map(drop),
+        Command::Stdin => std::io::stdin().read_exact(&mut [0]),
         Command::Environment => {
             let environment: BTreeMap<String, String> = std::env::vars().collect();
             report(serde_json::to_string(&environment)?)
         }
     };
     done.map_err(Failure::dead_letter)
+}
+
+#[allow(unsafe_code, reason = "on WASI every bytes are an OsStr, but the safe way to say so is not stable")]
+fn name_of(bytes: &[u8]) -> &OsStr {
+    // SAFETY: nothing of the standard library looks into it; that the host does is what this is for.
+    unsafe { OsStr::from_encoded_bytes_unchecked(bytes) }
 }
 
 fn list(path: &str) -> std::io::Result<Vec<String>> {
