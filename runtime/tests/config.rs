@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use linecook::auth::TokenHash;
-use linecook::config::producers::{After, CatchUp, LongLines, ProducerKind, SignatureStyle, Start, WatchBody};
+use linecook::config::producers::{After, CatchUp, LongLines, ProducerKind, SignatureStyle, Start, Target, WatchBody};
 use linecook::config::{
     self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source,
     TcpGrant,
@@ -210,7 +210,9 @@ fn every_key_of_a_producer_says_what_it_says() {
     let text = include_str!("config/good/producers.toml");
     let config = config::parse(text, Path::new("[etc]/queue.toml")).unwrap();
     assert_eq!(config.producers.keys().collect::<Vec<_>>(), ["github", "inbox", "logs", "nightly", "open", "stripe"]);
-    assert!(config.producers.iter().all(|(name, one)| one.name == *name && one.queue == queue("events")));
+    assert!(
+        config.producers.iter().all(|(name, one)| one.name == *name && one.target == Target::Queue(queue("events")))
+    );
 
     let nightly = &config.producers["nightly"];
     assert_eq!(nightly.content_type.as_deref(), Some("application/json"));
@@ -240,6 +242,14 @@ fn every_key_of_a_producer_says_what_it_says() {
     assert_eq!(webhook("stripe").signature, SignatureStyle::Stripe { secret_env, tolerance });
     assert_eq!(webhook("open").signature, SignatureStyle::None);
     assert_eq!(webhook("open").id_header.as_deref(), Some("x-request-id"));
+}
+
+#[test]
+fn a_producer_may_send_to_a_subject() {
+    let text = "[queues.a]\nsubscribe = [\"orders.*\"]\n\
+                [producers.c]\nkind = \"cron\"\nsubject = \"orders.due\"\nschedule = \"@hourly\"\n";
+    let config = config::parse(text, Path::new("queue.toml")).unwrap();
+    assert_eq!(config.producers["c"].target, Target::Subject("orders.due".parse().unwrap()));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `queue.toml` is edited while the runtime runs: who subscribes to what, who may use the API, and under which names.
 
+use std::io::Write;
 use std::thread;
 
 use linecook::auth::TokenHash;
@@ -58,6 +59,32 @@ fn a_subscription_that_moves_is_never_missing() {
         sender.join().unwrap()
     });
     assert_eq!(site.count("one") + site.count("two"), sent);
+    runtime.stop();
+}
+
+/// A producer that sends to a subject puts each line into what subscribes at the time.
+#[test]
+fn a_producer_follows_what_subscribes_to_its_subject() {
+    let producer = "[producers.lines]\nkind = \"tail\"\nsubject = \"lines.new\"\nfiles = \"lines.log\"\n";
+    let subscribed = "subscribe = [\"lines.*\"]\n";
+    let site = Site::new(&format!("[queues.one]\n{subscribed}[queues.two]\n{producer}"));
+    let runtime = site.start();
+    let append = |text: &str| {
+        let mut file = std::fs::File::options().create(true).append(true).open(site.path("lines.log")).unwrap();
+        writeln!(file, "{text}").unwrap();
+    };
+    append("first");
+    assert_eq!(site.wait_messages("one", 1)[0]["attributes"]["linecook-subject"], "lines.new");
+    edit(&site, &format!("[queues.one]\n{subscribed}[queues.two]\n{subscribed}{producer}"));
+    append("second");
+    site.wait_messages("one", 2);
+    assert_eq!(site.messages("two")[0]["body"], "second");
+    edit(&site, &format!("[queues.two]\n{subscribed}{producer}"));
+    append("third");
+    site.wait_messages("two", 2);
+    assert_eq!(site.count("one"), 2);
+    let producers = site.get("/producers");
+    assert_eq!(producers["producers"][0]["sent"], 3, "{producers}");
     runtime.stop();
 }
 

@@ -111,7 +111,7 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
     let board = Arc::new(Board::with_pauses(pauses));
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
-    let producers = Arc::new(Producers::new(broker.clone(), board.clone(), Arc::new(SystemClock)));
+    let producers = Arc::new(Producers::new(broker.clone(), subjects.clone(), board.clone(), Arc::new(SystemClock)));
     producers.apply(&config.producers).await;
     let rules = Retention::new(&config);
     let retention = tokio::spawn(retention::keep(broker.clone(), rules.rules()));
@@ -266,7 +266,7 @@ fn announce(config: &Config, address: SocketAddr, log_format: LogFormat) {
         let data_dir = config.runtime.data_dir.display();
         let mut text = format!("linecook {version}: {scheme}://{address}, data in {data_dir}\n");
         for (name, producer) in &config.producers {
-            text.push_str(&format!("  {name} ({}) → {}\n", producer.kind.name(), producer.queue));
+            text.push_str(&format!("  {name} ({}) → {}\n", producer.kind.name(), producer.target.name()));
         }
         for (name, consumer) in &config.consumers {
             let from = match &consumer.source {

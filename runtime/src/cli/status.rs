@@ -92,9 +92,12 @@ fn queue_table(queues: &[Value]) -> String {
 }
 
 fn producer_table(producers: &[Value]) -> String {
-    let names = ["name", "kind", "queue", "state", "sent", "refused", "missed", "last_sent_at", "next_run_at"];
-    let rows = producers.iter().map(|producer| names.map(|name| cell(producer, name)).into());
-    let header = ["PRODUCER", "KIND", "QUEUE", "STATE", "SENT", "REFUSED", "MISSED", "LAST SENT", "NEXT RUN"];
+    let names = ["name", "kind", "target", "state", "sent", "refused", "missed", "last_sent_at", "next_run_at"];
+    let rows = producers.iter().map(|producer| {
+        let target = if producer["subject"].is_null() { "queue" } else { "subject" };
+        names.map(|name| cell(producer, if name == "target" { target } else { name })).into()
+    });
+    let header = ["PRODUCER", "KIND", "SENDS TO", "STATE", "SENT", "REFUSED", "MISSED", "LAST SENT", "NEXT RUN"];
     table(&header, &[4, 5, 6], rows)
 }
 

@@ -6,7 +6,7 @@ use linecook_store::QueueName;
 
 use super::errors::ConfigError;
 use super::keys::nearest;
-use super::producers::ProducerKind;
+use super::producers::{ProducerKind, Target};
 use super::read::Document;
 use super::reader::{Errors, Located};
 use crate::subjects::Pattern;
@@ -65,18 +65,30 @@ pub(super) fn references(document: &Document, errors: &Errors) {
     }
 }
 
-fn subscriptions(document: &Document) -> impl Iterator<Item = &Pattern> {
+fn subscriptions(document: &Document) -> impl Iterator<Item = &Pattern> + Clone {
     document.queues.values().flat_map(|queue| &queue.subscribe)
 }
 
-/// Producers name queues that exist, and no two webhooks share a path.
+/// Producers name queues that exist or subjects that somebody wants, and no two webhooks share a path.
 fn producers(document: &Document, errors: &Errors) {
     let mut paths: BTreeMap<&str, &std::ops::Range<usize>> = BTreeMap::new();
     for producer in &document.producers {
-        if let Some(queue) = producer.queue.as_ref().filter(|queue| !document.queues.contains_key(&queue.value)) {
-            let hint = missing_queue_hint(&queue.value, document.queues.keys());
-            let message = format!("there is no queue `{}`", queue.value);
-            errors.push(ConfigError::at(queue.span.clone(), message).hint(hint));
+        match &producer.target {
+            Some(Located { value: Target::Queue(queue), span }) if !document.queues.contains_key(queue) => {
+                let hint = missing_queue_hint(queue, document.queues.keys());
+                errors.push(ConfigError::at(span.clone(), format!("there is no queue `{queue}`")).hint(hint));
+            }
+            Some(Located { value: Target::Subject(subject), span })
+                if !subscriptions(document).any(|pattern| pattern.matches(subject.as_str())) =>
+            {
+                let hint = match nearest(subject.as_str(), subscriptions(document).map(Pattern::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("let a queue `subscribe = [\"{subject}\"]`"),
+                };
+                let message = format!("no queue subscribes to `{subject}`");
+                errors.push(ConfigError::at(span.clone(), message).hint(hint));
+            }
+            _ => {}
         }
         if let (Some(ProducerKind::Webhook(webhook)), Some(span)) = (&producer.kind, &producer.spans.path) {
             match paths.get(webhook.path.as_str()) {

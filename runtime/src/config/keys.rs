@@ -139,15 +139,34 @@ impl Table {
                 "state_bytes",
             ],
             Table::Producer => &["kind"],
-            Table::Cron => {
-                &["kind", "queue", "schedule", "timezone", "body", "catch_up", "content_type", "key", "attributes"]
-            }
-            Table::Tail => {
-                &["kind", "queue", "files", "start", "max_line", "long_lines", "content_type", "key", "attributes"]
-            }
+            Table::Cron => &[
+                "kind",
+                "queue",
+                "subject",
+                "schedule",
+                "timezone",
+                "body",
+                "catch_up",
+                "content_type",
+                "key",
+                "attributes",
+            ],
+            Table::Tail => &[
+                "kind",
+                "queue",
+                "subject",
+                "files",
+                "start",
+                "max_line",
+                "long_lines",
+                "content_type",
+                "key",
+                "attributes",
+            ],
             Table::Watch => &[
                 "kind",
                 "queue",
+                "subject",
                 "folder",
                 "files",
                 "recursive",
@@ -162,6 +181,7 @@ impl Table {
             Table::Webhook => &[
                 "kind",
                 "queue",
+                "subject",
                 "path",
                 "signature",
                 "secret_env",

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::errors::ConfigError;
 use super::keys::{Accepted, LaterKey, Table};
 use super::units::{self, InvalidQuantity};
-use crate::subjects::Pattern;
+use crate::subjects::{Pattern, Subject};
 
 /// Collects errors.
 #[derive(Debug, Default)]
@@ -274,6 +274,19 @@ impl<'d> Value<'d> {
             Ok(name) => Some(name),
             Err(error) => {
                 self.refuse_key(error.to_string(), QUEUE_NAME_RULE);
+                None
+            }
+        }
+    }
+
+    /// A subject.
+    pub(super) fn subject(&self) -> Option<Located<Subject>> {
+        let text = self.text("\"orders.placed\"")?;
+        match Subject::new(text.value) {
+            Ok(value) => Some(Located { value, span: text.span }),
+            Err(error) => {
+                let hint = "a subject is made of tokens with dots between them, such as \"orders.placed\"";
+                self.refuse(error.to_string(), hint);
                 None
             }
         }

@@ -36,10 +36,17 @@ pub(super) async fn send(
         Received::One(message) => message,
         Received::Many(messages) => return answer_batch(&shared, &subject, messages).await,
     };
-    let (queues, published) = fan_out(&shared, &subject, vec![message]).await?;
-    let status = if published.iter().all(|one| one.duplicate) { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let (duplicate, answer) = publish(&shared, &subject, message).await?;
+    let status = if duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(answer)).into_response())
+}
+
+/// Puts one message into every queue that subscribes: whether it is a duplicate in each of them, and the answer.
+pub(super) async fn publish(shared: &Shared, subject: &Subject, message: NewMessage) -> Result<(bool, Value), Problem> {
+    let (queues, published) = fan_out(shared, subject, vec![message]).await?;
     let first = published.first().map(|one| one.id.to_string());
-    Ok((status, Json(json!({ "id": first, "ids": by_queue(&queues, &published) }))).into_response())
+    let answer = json!({ "id": first, "ids": by_queue(&queues, &published) });
+    Ok((published.iter().all(|one| one.duplicate), answer))
 }
 
 /// Sends many messages, all or none, to all queues or to none.

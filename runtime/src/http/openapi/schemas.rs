@@ -167,10 +167,11 @@ pub(super) fn all() -> Value {
             }),
         ),
         "Producer": object(
-            &["name", "kind", "queue", "state", "sent", "duplicates", "refused", "missed"],
+            &["name", "kind", "queue", "subject", "state", "sent", "duplicates", "refused", "missed"],
             json!({
                 "name": text(), "kind": { "enum": ["cron", "tail", "watch", "webhook"] },
-                "queue": reference("QueueName"), "state": { "enum": ["running", "waiting", "failed"] },
+                "queue": maybe_text(), "subject": maybe_text(),
+                "state": { "enum": ["running", "waiting", "failed"] },
                 "sent": count(), "duplicates": count(), "refused": count(), "missed": count(),
                 "files": { "type": ["integer", "null"], "minimum": 0 }, "last_sent_at": maybe_text(),
                 "next_run_at": maybe_text(), "last_error": maybe_text(), "last_error_at": maybe_text(),
