@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` beside this crate has the picture, the code map and the invariants.
 
+pub mod auth;
 pub mod broker;
 pub mod cli;
 pub mod config;
@@ -11,9 +12,11 @@ pub mod dispatch;
 mod hints;
 pub mod history;
 pub mod http;
+pub mod pause;
 pub mod producers;
 pub mod reconfigure;
 pub mod retention;
 pub mod sandbox;
 pub mod status;
+pub mod subjects;
 mod time;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use self::producers::ProducerBoard;
+use crate::pause::Pauses;
 use crate::sandbox::InstanceCount;
 
 /// One consumer, as `GET /consumers` shows it.
@@ -20,6 +21,8 @@ pub struct ConsumerStatus {
     pub queue: String,
     /// What it is doing.
     pub state: ConsumerState,
+    /// It claims nothing until it is resumed.
+    pub paused: bool,
     /// Counts up with each version of the module that was taken into use; 0 before the first.
     pub generation: u64,
     /// The SHA-256 of the module in force, in hexadecimal.
@@ -105,6 +108,7 @@ pub struct Counters {
 pub struct Board {
     // Short and rare: written when something other than a count changes, read by people.
     consumers: Mutex<BTreeMap<String, Entry>>,
+    pauses: Pauses,
     // Likewise.
     config: Mutex<ConfigStatus>,
     /// Whether every consumer of the start has loaded its first module, or failed to.
@@ -224,7 +228,26 @@ impl Board {
     /// All of them, by name.
     pub fn all(&self) -> Vec<ConsumerStatus> {
         let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        consumers.values().map(Entry::read).collect()
+        let read =
+            |(name, entry): (&String, &Entry)| ConsumerStatus { paused: self.pauses.contains(name), ..entry.read() };
+        consumers.iter().map(read).collect()
+    }
+
+    /// A board on which these are paused.
+    pub fn with_pauses(pauses: Pauses) -> Board {
+        Board { pauses, ..Board::default() }
+    }
+
+    /// Which consumers are paused.
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
+    /// The consumer of a queue, if it has one. What ends and is not in `queue.toml` any more is none.
+    pub fn consumer_of(&self, queue: &str) -> Option<String> {
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let works_off = |entry: &&Entry| entry.status.queue == queue && entry.status.state != ConsumerState::Removed;
+        consumers.values().find(works_off).map(|entry| entry.status.name.clone())
     }
 
     fn with_entry(&self, name: &str, queue: &str, change: impl FnOnce(&mut Entry)) {
@@ -234,6 +257,7 @@ impl Board {
                 name: name.to_owned(),
                 queue: queue.to_owned(),
                 state: ConsumerState::Loading,
+                paused: false,
                 generation: 0,
                 module_hash: None,
                 loaded_at: None,

@@ -175,6 +175,13 @@ fn wrong_usage_is_told_before_anything_is_sent() {
     for args in [
         &["send", "signups"][..],
         &["send", "a b", "x"],
+        &["send", "x"],
+        &["send", "--subject", "orders.*", "x"],
+        &["send", "--subject", "orders", "signups", "x"],
+        &["send", "--subject", "orders", "x", "--lines", "y"],
+        &["send", "signups", "--lines", "x", "--ndjson", "y"],
+        &["send", "signups", "--lines", "x", "--rate", "0"],
+        &["send", "signups", "x", "--again"],
         &["send", "signups", "x", "--file", "y"],
         &["send", "signups", "x", "--delay", "30"],
         &["send", "signups", "x", "--attribute", "novalue"],

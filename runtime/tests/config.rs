@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use linecook::config::producers::{After, CatchUp, LongLines, ProducerKind, SignatureStyle, Start, WatchBody};
+use linecook::auth::TokenHash;
+use linecook::config::producers::{After, CatchUp, LongLines, ProducerKind, SignatureStyle, Start, Target, WatchBody};
 use linecook::config::{
     self, Canary, Config, ConfigErrors, DirGrant, Grants, Host, Hosts, HttpGrant, Limits, Reuse, Scheme, Source,
     TcpGrant,
@@ -84,9 +85,20 @@ fn every_key_says_what_it_says() {
     assert_eq!(config.runtime.workers, 3);
     assert_eq!(config.runtime.log_bytes_max, 64 << 20);
     assert_eq!(config.runtime.ca_file.as_deref(), Some(Path::new("etc/internal-ca.pem")));
+    assert_eq!(config.runtime.host_names, ["queues.internal"]);
+    let token = &config.runtime.auth.as_ref().unwrap()[0];
+    assert_eq!((token.name.as_str(), token.hash), ("ci", TokenHash::of("hello")));
+    assert_eq!(token.scopes, ["send:orders.*", "admin:>"].map(|text| text.parse().unwrap()));
+    assert_eq!(token.expires_at_ms, Some(1_801_353_600_000));
+    let tls = config.runtime.tls.as_ref().unwrap();
+    assert_eq!((&*tls.files.cert, &*tls.files.key), (Path::new("etc/cert.pem"), Path::new("/etc/key.pem")));
+    assert_eq!(tls.name, "queues.example");
     assert_eq!(config.queues.keys().map(QueueName::as_str).collect::<Vec<_>>(), ["a.b", "audit", "signups"]);
     assert_eq!(config.queues["signups"].bytes_max, 5_000_000);
     assert_eq!(config.queues["audit"].bytes_max, 10 << 30);
+    assert_eq!(config.queues["signups"].subscribe, ["orders.placed", "logs.>"].map(|text| text.parse().unwrap()));
+    let subscribers = config.subscriptions().queues(&"orders.placed".parse().unwrap());
+    assert_eq!(subscribers, [queue("signups")]);
 
     assert_eq!(config.consumers.len(), 1);
     let mail = &config.consumers["mail"];
@@ -125,6 +137,8 @@ fn every_key_says_what_it_says() {
         mail.grants,
         Grants {
             send: ["audit", "graveyard", "a.b", "signups"].map(queue).into(),
+            // What names no queue is a subject.
+            send_subjects: ["orders.*", "logs.app"].map(|text| text.parse().unwrap()).into(),
             http: vec![
                 HttpGrant { scheme: Scheme::Https, hosts: Hosts::One(host("api.mail.example")), port: 443 },
                 HttpGrant { scheme: Scheme::Http, hosts: Hosts::One(host("[::1]")), port: 8080 },
@@ -196,7 +210,9 @@ fn every_key_of_a_producer_says_what_it_says() {
     let text = include_str!("config/good/producers.toml");
     let config = config::parse(text, Path::new("[etc]/queue.toml")).unwrap();
     assert_eq!(config.producers.keys().collect::<Vec<_>>(), ["github", "inbox", "logs", "nightly", "open", "stripe"]);
-    assert!(config.producers.iter().all(|(name, one)| one.name == *name && one.queue == queue("events")));
+    assert!(
+        config.producers.iter().all(|(name, one)| one.name == *name && one.target == Target::Queue(queue("events")))
+    );
 
     let nightly = &config.producers["nightly"];
     assert_eq!(nightly.content_type.as_deref(), Some("application/json"));
@@ -226,6 +242,14 @@ fn every_key_of_a_producer_says_what_it_says() {
     assert_eq!(webhook("stripe").signature, SignatureStyle::Stripe { secret_env, tolerance });
     assert_eq!(webhook("open").signature, SignatureStyle::None);
     assert_eq!(webhook("open").id_header.as_deref(), Some("x-request-id"));
+}
+
+#[test]
+fn a_producer_may_send_to_a_subject() {
+    let text = "[queues.a]\nsubscribe = [\"orders.*\"]\n\
+                [producers.c]\nkind = \"cron\"\nsubject = \"orders.due\"\nschedule = \"@hourly\"\n";
+    let config = config::parse(text, Path::new("queue.toml")).unwrap();
+    assert_eq!(config.producers["c"].target, Target::Subject("orders.due".parse().unwrap()));
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Kitchen {
     fn with(broker: Arc<FakeBroker>, folder: TempDir, now_ms: u64) -> Kitchen {
         let (board, clock) = (Arc::new(Board::default()), Arc::new(FakeClock::default()));
         clock.set(now_ms);
-        let producers = Producers::new(broker.clone(), board.clone(), clock.clone());
+        let producers = Producers::new(broker.clone(), Arc::default(), board.clone(), clock.clone());
         Kitchen { folder, broker, board, clock, producers }
     }
 

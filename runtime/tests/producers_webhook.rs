@@ -34,6 +34,18 @@ signature = "stripe"
 secret_env = "STRIPE_SECRET"
 tolerance = "1m"
 
+[queues.payments]
+subscribe = ["provider.*"]
+[queues.audit]
+subscribe = [">"]
+
+[producers.fan-out]
+kind = "webhook"
+subject = "provider.stripe"
+path = "/hooks/fan-out"
+signature = "stripe"
+secret_env = "STRIPE_SECRET"
+
 [producers.open]
 kind = "webhook"
 queue = "small"
@@ -110,6 +122,24 @@ fn signed_requests_become_messages_once_and_others_are_refused() {
     assert_eq!(post(&site, "/hooks/stripe", &[("Stripe-Signature", &old)], event.as_bytes()).status, 401);
     assert_eq!(site.count("events"), 2);
 
+    // Into all queues that subscribe, and again into none. The name of a proxy does not matter.
+    let mut headers = headers.to_vec();
+    headers.push(("Host", "hooks.example"));
+    let all = post(&site, "/hooks/fan-out", &headers, event.as_bytes());
+    assert_eq!(all.status, 202, "{}", all.body);
+    for queue in ["payments", "audit"] {
+        let messages = site.messages(queue);
+        assert_eq!((messages.len(), &messages[0]["id"]), (1, &all.body["ids"][queue]));
+        assert_eq!(messages[0]["attributes"]["linecook-subject"], "provider.stripe");
+    }
+    let again = post(&site, "/hooks/fan-out", &headers, event.as_bytes());
+    assert_eq!((again.status, &again.body), (200, &all.body));
+    let fan_out = producer(&site, "fan-out");
+    assert_eq!((&fan_out["sent"], &fan_out["duplicates"]), (&1.into(), &1.into()));
+    assert_eq!((&fan_out["queue"], &fan_out["subject"]), (&Value::Null, &"provider.stripe".into()));
+    // Where anybody may send anything, a web page may not.
+    assert_eq!(post(&site, "/hooks/open", &[("Host", "hooks.example")], b"x").status, 403);
+
     // What is around it.
     let answer = site.request("GET", "/hooks/github", &[], b"").unwrap();
     assert_eq!(answer.status, 405, "{}", answer.body);
@@ -129,6 +159,20 @@ fn signed_requests_become_messages_once_and_others_are_refused() {
     for (_, secret) in SECRETS {
         assert!(!ended.stderr.contains(secret), "a secret is in the log");
     }
+}
+
+#[test]
+fn the_signature_stands_in_for_a_token() {
+    let token = format!("[runtime.auth.tokens.a]\nsha256 = \"{}\"\nscopes = [\"send:events\"]\n", "0".repeat(64));
+    let site = Site::new(&format!("{TABLES}{token}"));
+    let mut runtime = site.spawn_with(&SECRETS);
+    site.wait_ready(&mut runtime);
+    let github = [("X-Hub-Signature-256", GITHUB_SIGNATURE)];
+    assert_eq!(post(&site, "/hooks/github", &github, b"Hello, World!").status, 202);
+    assert_eq!(post(&site, "/hooks/github", &github, b"Hello").status, 401);
+    assert_eq!(post(&site, "/queues/events/messages", &github, b"Hello, World!").status, 401);
+    assert_eq!(site.request("GET", "/producers", &[], b"").unwrap().status, 401);
+    runtime.stop();
 }
 
 #[test]

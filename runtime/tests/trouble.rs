@@ -19,7 +19,7 @@ mod guests;
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod runtime;
 
-use runtime::{Ended, Site, eventually, when};
+use runtime::{Ended, Runtime, Site, eventually, when};
 
 /// The runtime must not start, and say this.
 #[track_caller]
@@ -364,8 +364,8 @@ fn without_open_files_the_store_goes_on_and_clients_wait() {
     assert_eq!(open.post("/queues/parked/messages", &body).0, 202);
 
     // From here on nothing more can be opened.
-    let before = getrlimit_of(runtime.id());
-    limit_files(runtime.id(), Rlimit { current: Some(8), maximum: before.maximum });
+    let before = getrlimit_of(pid(&runtime));
+    limit_files(pid(&runtime), Rlimit { current: Some(8), maximum: before.maximum });
     let begun = Instant::now();
     let mut waiting = Connection::open(&site);
     waiting.request("/queues/parked/messages", "from a client that has to wait");
@@ -389,7 +389,7 @@ fn without_open_files_the_store_goes_on_and_clients_wait() {
     let attempts = runtime.stderr().matches("can't accept HTTP connections").count() as u64;
     assert!(attempts <= begun.elapsed().as_secs() + 1, "{attempts} attempts are more than one a second");
 
-    limit_files(runtime.id(), before);
+    limit_files(pid(&runtime), before);
     assert_eq!(waiting.answer().0, 202);
     eventually("room for more", || {
         let (status, answer) = open.post("/queues/parked/messages", &body);
@@ -411,6 +411,10 @@ fn getrlimit_of(process: Pid) -> Rlimit {
     let numbers: Vec<Option<u64>> =
         line["Max open files".len()..].split_whitespace().take(2).map(|number| number.parse().ok()).collect();
     Rlimit { current: numbers[0], maximum: numbers[1] }
+}
+
+fn pid(runtime: &Runtime) -> Pid {
+    Pid::from_raw(runtime.id().cast_signed()).expect("a process has a number")
 }
 
 fn limit_files(process: Pid, limit: Rlimit) {

@@ -140,6 +140,12 @@ pub struct QueueLimits {
     pub history: Duration,
 }
 
+impl QueueLimits {
+    /// Those of a dead-letter queue that `queue.toml` does not name.
+    pub const DEAD_LETTERS: QueueLimits =
+        QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO, history: Duration::ZERO };
+}
+
 /// What became of a message that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {

@@ -1,16 +1,22 @@
 //! Talks to a running runtime over its HTTP API, at the address that `queue.toml` says.
 
 use std::error::Error as StdError;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+use std::{env, fs, io};
 
 use serde_json::Value;
+use tokio_rustls::rustls::crypto;
 use ureq::http::{Request, Response};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Body};
 
 use super::{Context, Failed};
-use crate::config::{self, ConfigErrors};
+use crate::config::{self, ConfigErrors, Endpoint};
 
 /// How long it may take to get a connection. The runtime is on this machine, or close.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,18 +32,31 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 pub struct Client {
     agent: Agent,
     address: SocketAddr,
+    /// Scheme, host and port.
+    base: String,
+    token: Option<String>,
     /// What is wrong with `queue.toml`. A runtime that was started before that can still be asked.
     config_errors: Option<ConfigErrors>,
 }
 
+/// Where the token is, if not in a file. Never on the command line, which everybody on this machine can read.
+const TOKEN_VARIABLE: &str = "LINECOOK_TOKEN";
+
 impl Client {
     /// For the runtime that this `queue.toml` starts, or started before somebody edited it. Nothing is sent yet.
     pub fn new(context: &Context) -> Result<Client, Failed> {
-        let (listen, config_errors) = match config::load(&context.config_path) {
-            Ok(config) => (config.runtime.listen, None),
-            Err(errors) => (config::address(&context.config_path)?, Some(errors)),
+        let (endpoint, config_errors) = match config::load(&context.config_path) {
+            Ok(config) => (config.runtime.into(), None),
+            Err(errors) => (config::endpoint(&context.config_path)?, Some(errors)),
+        };
+        let Endpoint { listen, tls, ca_file } = endpoint;
+        let address = reachable(listen);
+        let (base, tls) = match &tls {
+            None => (format!("http://{address}"), TlsConfig::default()),
+            Some(tls) => (format!("https://{}:{}", tls.name, address.port()), trust(tls, ca_file.as_deref())?),
         };
         let config = Agent::config_builder()
+            .tls_config(tls)
             // A refusal has a body that says why.
             .http_status_as_error(false)
             .max_redirects(0)
@@ -48,7 +67,9 @@ impl Client {
             // Well before the runtime closes an idle connection: a request must not meet a closing one.
             .max_idle_age(IDLE_MAX)
             .build();
-        Ok(Client { agent: Agent::new_with_config(config), address: reachable(listen), config_errors })
+        // The name is what the certificate is for; where it leads to, the file says.
+        let agent = Agent::with_parts(config, DefaultConnector::default(), Fixed(address));
+        Ok(Client { agent, address, base, token: token(context)?, config_errors })
     }
 
     /// `GET`.
@@ -73,7 +94,10 @@ impl Client {
         headers: &[(String, String)],
         body: Vec<u8>,
     ) -> Result<Request<Vec<u8>>, Failed> {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -94,7 +118,13 @@ impl Client {
             return Ok(answer);
         }
         match answer["detail"].as_str() {
-            Some(detail) => Err(Failed::new(format!("{} ({})", detail, status.as_u16()))),
+            Some(detail) => {
+                let failed = Failed::new(format!("{} ({})", detail, status.as_u16()));
+                Err(match status.as_u16() {
+                    401 => failed.hint(format!("put the token into {TOKEN_VARIABLE}, or into a file for --token-file")),
+                    _ => failed,
+                })
+            }
             None => {
                 Err(Failed::new(format!("{} answers, but not as a Linecook runtime does ({status})", self.address))
                     .hint("does another program listen there? `listen` in queue.toml sets the address"))
@@ -130,6 +160,67 @@ impl Client {
             failed.hint("the runtime's own log may say more")
         }
     }
+}
+
+/// Leads every name to the one address that there is.
+#[derive(Debug)]
+struct Fixed(SocketAddr);
+
+impl Resolver for Fixed {
+    fn resolve(
+        &self,
+        _: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(self.0);
+        Ok(addresses)
+    }
+}
+
+/// Trusts the certificates of the runtime's own file, which may lead to its authority, and those of `ca_file`.
+fn trust(tls: &config::TlsConfig, ca_file: Option<&Path>) -> Result<TlsConfig, Failed> {
+    let mut roots: Vec<Certificate<'static>> = Vec::new();
+    for path in [Some(tls.files.cert.as_path()), ca_file].into_iter().flatten() {
+        let pem = fs::read(path)
+            .map_err(|error| Failed::new(format!("can't read the certificate {}", path.display())).because(error))?;
+        for item in parse_pem(&pem).flatten() {
+            if let PemItem::Certificate(certificate) = item {
+                roots.push(certificate);
+            }
+        }
+    }
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(roots)))
+        .unversioned_rustls_crypto_provider(Arc::new(crypto::ring::default_provider()))
+        .build())
+}
+
+/// From the file, or from the environment; none if neither has one.
+fn token(context: &Context) -> Result<Option<String>, Failed> {
+    let text = match &context.token_file {
+        Some(path) => fs::read_to_string(path)
+            .map_err(|error| Failed::new(format!("can't read the token file {}", path.display())).because(error))?,
+        None => match env::var(TOKEN_VARIABLE) {
+            Ok(text) => text,
+            Err(env::VarError::NotPresent) => return Ok(None),
+            Err(error) => return Err(Failed::new(format!("{TOKEN_VARIABLE} is no token")).because(error)),
+        },
+    };
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let from = context.token_file.as_ref().map_or(TOKEN_VARIABLE.to_owned(), |path| path.display().to_string());
+        return Err(Failed::new(format!("{from} holds no token")).hint("`linecook token new` makes one"));
+    }
+    Ok(Some(token.to_owned()))
+}
+
+/// A name as one part of a path.
+pub fn path_segment(name: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    let encode = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    name.bytes().map(encode).collect()
 }
 
 /// Where a listener on every address is reached from this machine.

@@ -28,15 +28,18 @@ pub mod failed;
 pub mod logging;
 pub mod new;
 mod output;
+pub mod pause;
 pub mod peek;
 pub mod purge;
 pub mod redrive;
 pub mod replay;
+pub mod resume;
 pub mod run;
 pub mod send;
 pub mod status;
 pub mod store;
 pub mod terminal;
+pub mod token;
 
 pub use failed::Failed;
 
@@ -55,6 +58,9 @@ pub struct Cli {
     /// The file that declares queues and consumers; its relative paths are relative to its folder
     #[arg(long, global = true, value_name = "FILE", default_value = "queue.toml")]
     pub config: PathBuf,
+    /// The file that holds the token for a runtime with [runtime.auth]; otherwise the variable LINECOOK_TOKEN does
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -70,7 +76,7 @@ pub enum Command {
     /// Make a new consumer: a crate with a test, and the lines for queue.toml
     New(new::Args),
     /// Send a message to a queue, or one for each line of a file
-    Send(send::Args),
+    Send(Box<send::Args>),
     /// Show what is in the queues and what the consumers are doing
     Status(status::Args),
     /// Show the first messages of a queue, without taking them
@@ -79,6 +85,12 @@ pub enum Command {
     Redrive(redrive::Args),
     /// Send copies of messages that were acknowledged, from a queue's history
     Replay(replay::Args),
+    /// Let a consumer take no more messages until it is resumed, also after a restart
+    Pause(pause::Args),
+    /// Let a paused consumer take messages again
+    Resume(resume::Args),
+    /// Make a token for [runtime.auth]
+    Token(token::Args),
     /// Take all messages out of a queue, for good
     Purge(purge::Args),
     /// Check or show what is in the data folder, while nothing runs there
@@ -90,12 +102,14 @@ pub enum Command {
 pub struct Context {
     /// The `--config` file. It may not exist: [`Context::load_config`] says so in a way that helps.
     pub config_path: PathBuf,
+    /// The `--token-file`, if there is one.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Cli {
     /// Carries out the command.
     pub fn run(self) -> CommandResult {
-        let context = Context { config_path: self.config };
+        let context = Context { config_path: self.config, token_file: self.token_file };
         match self.command {
             None => run::run(&run::Args::default(), &context),
             Some(Command::Run(args)) => run::run(&args, &context),
@@ -106,6 +120,9 @@ impl Cli {
             Some(Command::Peek(args)) => peek::run(&args, &context),
             Some(Command::Redrive(args)) => redrive::run(&args, &context),
             Some(Command::Replay(args)) => replay::run(&args, &context),
+            Some(Command::Pause(args)) => pause::run(&args, &context),
+            Some(Command::Resume(args)) => resume::run(&args, &context),
+            Some(Command::Token(args)) => token::run(&args),
             Some(Command::Purge(args)) => purge::run(&args, &context),
             Some(Command::Store(args)) => store::run(&args, &context),
         }

@@ -6,29 +6,36 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, oneshot};
 
 use super::logging::{self, LogFormat, LogLevel};
 use super::{CommandResult, Context, Failed};
+use crate::auth::Auth;
 use crate::broker::Broker;
 use crate::broker::embedded::Embedded;
 use crate::config::{self, Config, Source};
 use crate::delivery::QueueName;
 use crate::dispatch::{Dispatcher, Shares};
 use crate::history;
+use crate::http::limits::Timeouts;
+use crate::http::tls::Tls;
 use crate::http::{self, App};
+use crate::pause::Pauses;
 use crate::producers::Producers;
 use crate::producers::clock::SystemClock;
-use crate::reconfigure::parts::{self, Consumers, Fixed, Queues, Retention};
+use crate::reconfigure::parts::{self, Access, Consumers, Fixed, Queues, Retention};
 use crate::reconfigure::{Part, Reconfigurer};
 use crate::retention;
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::status::Board;
+use crate::subjects::Subjects;
 
 /// Threads for HTTP, timers and the watching of files. Guests run on threads of their own.
 const THREADS: usize = 2;
+/// Connections that wait to be accepted; the system may allow fewer.
+const BACKLOG: u32 = 4096;
 /// How often to ask whether the queue engine still confirms.
 const FAILURE_CHECK: Duration = Duration::from_millis(250);
 /// How long HTTP clients have to get their answers once everything else has ended.
@@ -79,11 +86,15 @@ fn raise_file_limit() {
 async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> CommandResult {
     let mut stop = StopSignals::new()?;
     let mut hangup = listen(SignalKind::hangup())?;
-    let listener = bind(config.runtime.listen).await?;
+    let listener = bind(config.runtime.listen)?;
     let address = listener.local_addr().unwrap_or(config.runtime.listen);
+    let tls = config.runtime.tls.as_ref().map(|tls| Tls::open(&tls.files)).transpose();
+    let tls = tls.map_err(|error| Failed::new("can't use the certificate of [runtime.tls]").because(error))?;
+    let tls = tls.map(Arc::new);
     let store = open(&config.runtime.data_dir, config.runtime.log_bytes_max)?;
     let broker: Arc<dyn Broker> = store.clone();
-    let queues = Queues(broker.clone());
+    let subjects = Arc::new(Subjects::default());
+    let queues = Queues { broker: broker.clone(), subjects: subjects.clone() };
     queues.follow(&config).await.map_err(|error| Failed::new("can't declare the queues").because(error))?;
 
     let consumers: Vec<_> = config.consumers.values().cloned().collect();
@@ -94,17 +105,23 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
         cache_dir: config.runtime.data_dir.join("cache"),
         ca_file: config.runtime.ca_file.clone(),
     })
-    .map_err(|error| Failed::new("can't start the workers").because(error))?;
-    let board = Arc::new(Board::default());
+    .map_err(|error| Failed::new("can't start the workers").because(error))?
+    .with_subjects(subjects.clone());
+    let pauses = Pauses::open(&config.runtime.data_dir)
+        .map_err(|error| Failed::new("can't read which consumers are paused").because(error))?;
+    let board = Arc::new(Board::with_pauses(pauses));
     // Before HTTP answers, so that no client sees a runtime without consumers.
     let dispatcher = Dispatcher::start(sandbox, &shares, broker.clone(), board.clone(), consumers);
-    let producers = Arc::new(Producers::new(broker.clone(), board.clone(), Arc::new(SystemClock)));
+    let producers = Arc::new(Producers::new(broker.clone(), subjects.clone(), board.clone(), Arc::new(SystemClock)));
     producers.apply(&config.producers).await;
     let rules = Retention::new(&config);
     let retention = tokio::spawn(retention::keep(broker.clone(), rules.rules()));
     announce(&config, address, log_format);
     dispatcher.tell_cut();
     let dispatcher = Arc::new(Mutex::new(dispatcher));
+    let auth = Arc::new(Auth::new(config.runtime.auth.as_deref()));
+    let access = Access::new(auth.clone(), &config);
+    let host_names = access.host_names();
     // In this order; what else follows queue.toml goes behind what it needs.
     let parts: Vec<Box<dyn Part>> = vec![
         Box::new(Fixed),
@@ -112,15 +129,17 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
         Box::new(Consumers::new(dispatcher.clone())),
         Box::new(rules),
         Box::new(parts::Producers(producers.clone())),
+        Box::new(access),
     ];
     let mut reconfigurer = Reconfigurer::new(config, text, parts, board.clone());
     let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let app = App { broker: broker.clone(), board, webhooks: producers.webhooks() };
-    let mut http = tokio::spawn(http::serve(listener, app, async {
+    let app = App { broker: broker.clone(), board, webhooks: producers.webhooks(), subjects, auth, host_names };
+    let mut http = tokio::spawn(http::serve_with(listener, app, tls.clone(), Timeouts::default(), async {
         // A sender that is dropped says the same.
         _ = http_stopped.await;
     }));
     let given_up = tokio::spawn(history::tell_what_is_given_up(broker.clone()));
+    let certificate = tls.map(|tls| tokio::spawn(async move { tls.follow().await }));
 
     let result = tokio::select! {
         name = stop.next() => {
@@ -140,6 +159,9 @@ async fn serve(config: Arc<Config>, text: &str, log_format: LogFormat) -> Comman
     producers_stopped(&producers, reconfigurer.in_force().runtime.drain_timeout, &mut stop).await?;
     retention.abort();
     given_up.abort();
+    if let Some(certificate) = certificate {
+        certificate.abort();
+    }
     let mut drain_timeout = Duration::ZERO;
     if let Ok(name) = &result {
         drain_timeout = reconfigurer.in_force().runtime.drain_timeout;
@@ -197,8 +219,17 @@ async fn wind_down(
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failed> {
-    TcpListener::bind(address).await.map_err(|error| {
+/// As [`TcpListener::bind`], with room for more connections that wait to be accepted: when there is none, clients try again
+/// after seconds only.
+fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Failed> {
+    open_listener(address).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "another process (a `linecook run`?) has this port: stop it, or set another `listen` under [runtime]"
@@ -234,9 +265,11 @@ fn announce(config: &Config, address: SocketAddr, log_format: LogFormat) {
         let producers = config.producers.len();
         tracing::info!(version, %address, data_dir = %config.runtime.data_dir.display(), queues, consumers, producers, "listening");
     } else {
-        let mut text = format!("linecook {version}: http://{address}, data in {}\n", config.runtime.data_dir.display());
+        let scheme = if config.runtime.tls.is_some() { "https" } else { "http" };
+        let data_dir = config.runtime.data_dir.display();
+        let mut text = format!("linecook {version}: {scheme}://{address}, data in {data_dir}\n");
         for (name, producer) in &config.producers {
-            text.push_str(&format!("  {name} ({}) → {}\n", producer.kind.name(), producer.queue));
+            text.push_str(&format!("  {name} ({}) → {}\n", producer.kind.name(), producer.target.name()));
         }
         for (name, consumer) in &config.consumers {
             let from = match &consumer.source {

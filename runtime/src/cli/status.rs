@@ -93,9 +93,12 @@ fn queue_table(queues: &[Value]) -> String {
 }
 
 fn producer_table(producers: &[Value]) -> String {
-    let names = ["name", "kind", "queue", "state", "sent", "refused", "missed", "last_sent_at", "next_run_at"];
-    let rows = producers.iter().map(|producer| names.map(|name| cell(producer, name)).into());
-    let header = ["PRODUCER", "KIND", "QUEUE", "STATE", "SENT", "REFUSED", "MISSED", "LAST SENT", "NEXT RUN"];
+    let names = ["name", "kind", "target", "state", "sent", "refused", "missed", "last_sent_at", "next_run_at"];
+    let rows = producers.iter().map(|producer| {
+        let target = if producer["subject"].is_null() { "queue" } else { "subject" };
+        names.map(|name| cell(producer, if name == "target" { target } else { name })).into()
+    });
+    let header = ["PRODUCER", "KIND", "SENDS TO", "STATE", "SENT", "REFUSED", "MISSED", "LAST SENT", "NEXT RUN"];
     table(&header, &[4, 5, 6], rows)
 }
 
@@ -103,6 +106,9 @@ fn consumer_table(consumers: &[Value]) -> String {
     let rows = consumers.iter().map(|consumer| {
         let names = ["name", "queue", "state", "running", "acked", "failed", "dead_lettered", "generation"];
         let mut row: Vec<_> = names.map(|name| cell(consumer, name)).into();
+        if consumer["paused"] == true {
+            row[2] = "paused".to_owned();
+        }
         row.push(cell(consumer, "loaded_at"));
         // As much of the hash as tells two builds apart.
         row.push(cell(consumer, "module_hash").chars().take(12).collect());

@@ -6,9 +6,10 @@ use linecook_store::QueueName;
 
 use super::errors::ConfigError;
 use super::keys::nearest;
-use super::producers::ProducerKind;
+use super::producers::{ProducerKind, Target};
 use super::read::Document;
 use super::reader::{Errors, Located};
+use crate::subjects::Pattern;
 
 /// Checks the document as a whole.
 pub(super) fn references(document: &Document, errors: &Errors) {
@@ -46,23 +47,48 @@ pub(super) fn references(document: &Document, errors: &Errors) {
             }
         }
         for (queue, span) in consumer.grants.send.iter().zip(&consumer.grant_spans.send) {
-            if !document.queues.contains_key(queue) && !dead_letter_queues.contains(queue) {
+            let subscribed = || subscriptions(document).any(|pattern| pattern.matches(queue.as_str()));
+            if !document.queues.contains_key(queue) && !dead_letter_queues.contains(queue) && !subscribed() {
                 let known = document.queues.keys().chain(dead_letter_queues.iter().copied());
-                let message = format!("the grant names queue `{queue}`, which does not exist");
+                let message =
+                    format!("the grant names `{queue}`, which is no queue, and no subject that a queue subscribes to");
                 errors.push(ConfigError::at(span.clone(), message).hint(missing_queue_hint(queue, known)));
+            }
+        }
+        for (pattern, span) in consumer.grants.send_subjects.iter().zip(&consumer.grant_spans.send_subjects) {
+            if !subscriptions(document).any(|subscribed| subscribed.meets(pattern)) {
+                let message = format!("the grant names subjects `{pattern}`, and no queue subscribes to any of them");
+                let hint = format!("let a queue `subscribe = [\"{pattern}\"]`, or take the grant out");
+                errors.push(ConfigError::at(span.clone(), message).hint(hint));
             }
         }
     }
 }
 
-/// Producers name queues that exist, and no two webhooks share a path.
+fn subscriptions(document: &Document) -> impl Iterator<Item = &Pattern> + Clone {
+    document.queues.values().flat_map(|queue| &queue.subscribe)
+}
+
+/// Producers name queues that exist or subjects that somebody wants, and no two webhooks share a path.
 fn producers(document: &Document, errors: &Errors) {
     let mut paths: BTreeMap<&str, &std::ops::Range<usize>> = BTreeMap::new();
     for producer in &document.producers {
-        if let Some(queue) = producer.queue.as_ref().filter(|queue| !document.queues.contains_key(&queue.value)) {
-            let hint = missing_queue_hint(&queue.value, document.queues.keys());
-            let message = format!("there is no queue `{}`", queue.value);
-            errors.push(ConfigError::at(queue.span.clone(), message).hint(hint));
+        match &producer.target {
+            Some(Located { value: Target::Queue(queue), span }) if !document.queues.contains_key(queue) => {
+                let hint = missing_queue_hint(queue, document.queues.keys());
+                errors.push(ConfigError::at(span.clone(), format!("there is no queue `{queue}`")).hint(hint));
+            }
+            Some(Located { value: Target::Subject(subject), span })
+                if !subscriptions(document).any(|pattern| pattern.matches(subject.as_str())) =>
+            {
+                let hint = match nearest(subject.as_str(), subscriptions(document).map(Pattern::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("let a queue `subscribe = [\"{subject}\"]`"),
+                };
+                let message = format!("no queue subscribes to `{subject}`");
+                errors.push(ConfigError::at(span.clone(), message).hint(hint));
+            }
+            _ => {}
         }
         if let (Some(ProducerKind::Webhook(webhook)), Some(span)) = (&producer.kind, &producer.spans.path) {
             match paths.get(webhook.path.as_str()) {

@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use linecook_store::QueueName;
 
 use super::host::Host;
+use crate::subjects::Pattern;
 
 /// `[consumers.NAME.grants]`: nothing is granted that is not here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     /// Queues that it may send to.
     pub send: Vec<QueueName>,
+    /// Subjects that it may send to.
+    pub send_subjects: Vec<Pattern>,
     /// Servers that it may call over HTTP.
     pub http: Vec<HttpGrant>,
     /// Servers that it may connect to.

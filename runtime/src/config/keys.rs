@@ -7,6 +7,12 @@ pub(super) enum Table {
     File,
     /// `[runtime]`.
     Runtime,
+    /// `[runtime.auth]`.
+    Auth,
+    /// `[runtime.auth.tokens.NAME]`.
+    Token,
+    /// `[runtime.tls]`.
+    Tls,
     /// `[queues.NAME]`.
     Queue,
     /// `[consumers.NAME]`.
@@ -36,36 +42,22 @@ pub(super) enum Table {
 pub(super) struct LaterKey {
     pub(super) table: Table,
     pub(super) key: &'static str,
-    /// The one value that is accepted, because it is the default and says what happens anyway.
-    pub(super) accepted: Option<Accepted>,
-}
-
-/// A value that is accepted although the key is not there yet.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Accepted {
-    EmptyArray,
 }
 
 const fn later(table: Table, key: &'static str) -> LaterKey {
-    LaterKey { table, key, accepted: None }
-}
-
-const fn only(table: Table, key: &'static str, accepted: Accepted) -> LaterKey {
-    LaterKey { table, key, accepted: Some(accepted) }
+    LaterKey { table, key }
 }
 
 /// A key moves from here to [`Table::keys`] when it starts to work.
-const LATER: &[LaterKey] = &[
-    later(Table::Runtime, "auth"),
-    later(Table::Runtime, "tls"),
-    only(Table::Queue, "subscribe", Accepted::EmptyArray),
-    later(Table::Consumer, "rate_limit"),
-];
+const LATER: &[LaterKey] = &[later(Table::Consumer, "rate_limit")];
 
 impl Table {
-    pub(super) const ALL: [Table; 13] = [
+    pub(super) const ALL: [Table; 16] = [
         Table::File,
         Table::Runtime,
+        Table::Auth,
+        Table::Token,
+        Table::Tls,
         Table::Queue,
         Table::Consumer,
         Table::Grants,
@@ -83,8 +75,21 @@ impl Table {
     pub(super) fn keys(self) -> &'static [&'static str] {
         match self {
             Table::File => &["runtime", "queues", "consumers", "producers"],
-            Table::Runtime => &["data_dir", "listen", "drain_timeout", "workers", "log_max_bytes", "ca_file"],
-            Table::Queue => &["retention", "max_bytes", "dedup_window", "history"],
+            Table::Runtime => &[
+                "data_dir",
+                "listen",
+                "drain_timeout",
+                "workers",
+                "log_max_bytes",
+                "ca_file",
+                "host_names",
+                "auth",
+                "tls",
+            ],
+            Table::Auth => &["tokens"],
+            Table::Token => &["sha256", "scopes", "expires"],
+            Table::Tls => &["cert", "key", "name"],
+            Table::Queue => &["retention", "max_bytes", "dedup_window", "history", "subscribe"],
             Table::Consumer => &[
                 "queue",
                 "source",
@@ -122,15 +127,34 @@ impl Table {
                 "state_bytes",
             ],
             Table::Producer => &["kind"],
-            Table::Cron => {
-                &["kind", "queue", "schedule", "timezone", "body", "catch_up", "content_type", "key", "attributes"]
-            }
-            Table::Tail => {
-                &["kind", "queue", "files", "start", "max_line", "long_lines", "content_type", "key", "attributes"]
-            }
+            Table::Cron => &[
+                "kind",
+                "queue",
+                "subject",
+                "schedule",
+                "timezone",
+                "body",
+                "catch_up",
+                "content_type",
+                "key",
+                "attributes",
+            ],
+            Table::Tail => &[
+                "kind",
+                "queue",
+                "subject",
+                "files",
+                "start",
+                "max_line",
+                "long_lines",
+                "content_type",
+                "key",
+                "attributes",
+            ],
             Table::Watch => &[
                 "kind",
                 "queue",
+                "subject",
                 "folder",
                 "files",
                 "recursive",
@@ -145,6 +169,7 @@ impl Table {
             Table::Webhook => &[
                 "kind",
                 "queue",
+                "subject",
                 "path",
                 "signature",
                 "secret_env",
@@ -168,6 +193,9 @@ impl Table {
         match self {
             Table::File => "the top level",
             Table::Runtime => "[runtime]",
+            Table::Auth => "[runtime.auth]",
+            Table::Token => "[runtime.auth.tokens.NAME]",
+            Table::Tls => "[runtime.tls]",
             Table::Queue => "[queues.NAME]",
             Table::Consumer => "[consumers.NAME]",
             Table::Grants => "[consumers.NAME.grants]",

@@ -12,7 +12,10 @@ use linecook_store::QueueName;
 use toml::de::DeTable;
 
 use self::reader::{Errors, TableReader};
+use crate::auth::Token;
 use crate::broker::QueueLimits;
+use crate::http::tls::TlsFiles;
+use crate::subjects::{Pattern, Subscriptions};
 
 mod check;
 mod errors;
@@ -36,8 +39,10 @@ pub use self::grants::{DirGrant, Grants, Hosts, HttpGrant, Scheme, TcpGrant};
 pub use self::host::Host;
 pub(crate) use self::keys::nearest;
 pub use self::limits::Limits;
-pub use self::place::{address, refuse};
+pub use self::place::{Endpoint, endpoint, refuse};
 pub use self::producers::ProducerConfig;
+#[cfg(test)]
+pub(crate) use self::read::producers::webhook::API_PATHS;
 
 /// Reads and checks a file. What it names outside itself may be missing: see [`check`].
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
@@ -114,6 +119,21 @@ pub struct RuntimeConfig {
     pub log_bytes_max: u64,
     /// Certificates (PEM) that consumers' HTTPS trusts beside the public ones.
     pub ca_file: Option<PathBuf>,
+    /// Names in lower case that clients may know this machine by, beside `localhost`.
+    pub host_names: Vec<String>,
+    /// The tokens that are accepted; none if nobody needs one.
+    pub auth: Option<Vec<Token>>,
+    /// Where the listener's certificate is; none if it speaks in the clear.
+    pub tls: Option<TlsConfig>,
+}
+
+/// `[runtime.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate and its key.
+    pub files: TlsFiles,
+    /// The name that the certificate is for: what `linecook` asks for when it talks to this runtime.
+    pub name: String,
 }
 
 /// `[queues.NAME]`.
@@ -127,6 +147,19 @@ pub struct QueueConfig {
     pub retention: Option<Duration>,
     /// How long acknowledged messages are kept for replay. Zero keeps none.
     pub history: Duration,
+    /// What is sent to a subject that one of these matches is put into this queue too.
+    pub subscribe: Vec<Pattern>,
+}
+
+impl Config {
+    /// Who subscribes to what.
+    pub fn subscriptions(&self) -> Subscriptions {
+        let each = |(name, queue): (&'_ QueueName, &'_ QueueConfig)| -> Vec<(Pattern, QueueName)> {
+            queue.subscribe.iter().map(|pattern| (pattern.clone(), name.clone())).collect()
+        };
+        let all: Vec<_> = self.queues.iter().flat_map(each).collect();
+        Subscriptions::new(all.iter().map(|(pattern, queue)| (pattern, queue)))
+    }
 }
 
 impl QueueConfig {
@@ -213,6 +246,9 @@ mod tests {
             let before = match table {
                 Table::File => "",
                 Table::Runtime => "[runtime]\n",
+                Table::Auth => "[runtime.auth]\n",
+                Table::Token => "[runtime.auth.tokens.a]\n",
+                Table::Tls => "[runtime.tls]\n",
                 Table::Queue => "[queues.a]\n",
                 Table::Consumer => "[consumers.a]\n",
                 Table::Grants => "[consumers.a.grants]\n",

@@ -1,13 +1,15 @@
 //! What a text says at one place, whatever the rest of it is like.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
 use super::errors::{ConfigError, ConfigErrors};
-use super::read::LISTEN_PORT;
+use super::read;
+use super::reader::{Errors, TableReader};
+use super::{RuntimeConfig, TlsConfig};
 
 /// Refuses a text that is right in itself, for a reason that its reader has: `key` is where, from the top level on, as far
 /// as it is there.
@@ -20,21 +22,31 @@ pub fn refuse(text: &str, path: &Path, key: &[&str], message: String, hint: &str
     ConfigErrors::new(path, text, vec![error.hint(hint)])
 }
 
-/// The address that a file says, also if something else in it is wrong: a runtime that was started before that listens
-/// there. The error is that there is no such file.
-pub fn address(path: &Path) -> Result<SocketAddr, ConfigErrors> {
+/// Where a runtime is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address of its listener.
+    pub listen: SocketAddr,
+    /// Its certificate; none if it speaks in the clear.
+    pub tls: Option<TlsConfig>,
+    /// Certificates (PEM) that lead to it, beside its own.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl From<RuntimeConfig> for Endpoint {
+    fn from(runtime: RuntimeConfig) -> Endpoint {
+        Endpoint { listen: runtime.listen, tls: runtime.tls, ca_file: runtime.ca_file }
+    }
+}
+
+/// What a file says of where its runtime is reached, also if something else in it is wrong: a runtime that was started
+/// before that listens there. The error is that there is no such file.
+pub fn endpoint(path: &Path) -> Result<Endpoint, ConfigErrors> {
     let text = super::file::read(path)?;
     let (tree, _) = DeTable::parse_recoverable(&text);
-    let runtime = tree.get_ref().get("runtime").map(toml::Spanned::get_ref);
-    let listen = match runtime {
-        Some(DeValue::Table(runtime)) => runtime.get("listen").map(toml::Spanned::get_ref),
-        _ => None,
-    };
-    let written = match listen {
-        Some(DeValue::String(address)) => address.parse().ok(),
-        _ => None,
-    };
-    Ok(written.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, LISTEN_PORT))))
+    let errors = Errors::default();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Ok(read::document(TableReader::document(tree.get_ref(), &errors), folder, &errors).runtime.into())
 }
 
 /// Where the last key stands that is there.
@@ -77,9 +89,14 @@ mod tests {
             ("", "127.0.0.1:7878"),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(address(&path).unwrap(), found.parse().unwrap(), "{text}");
+            assert_eq!(endpoint(&path).unwrap().listen, found.parse().unwrap(), "{text}");
         }
+        let tls =
+            "[runtime.tls]\ncert = \"c.pem\"\nkey = \"k.pem\"\nname = \"queues.example\"\n[queues.a]\nnonsense = 1\n";
+        std::fs::write(&path, tls).unwrap();
+        let tls = endpoint(&path).unwrap().tls.unwrap();
+        assert_eq!((tls.name.as_str(), tls.files.cert), ("queues.example", folder.path().join("c.pem")));
         std::fs::remove_file(&path).unwrap();
-        assert!(address(&path).is_err());
+        assert!(endpoint(&path).is_err());
     }
 }

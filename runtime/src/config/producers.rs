@@ -6,6 +6,7 @@ use std::time::Duration;
 use linecook_store::QueueName;
 
 pub use super::schedule::Schedule;
+use crate::subjects::Subject;
 
 /// `[producers.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub struct ProducerConfig {
     /// Its name.
     pub name: String,
     /// Where its messages go.
-    pub queue: QueueName,
+    pub target: Target,
     /// The media type of its messages. A webhook without one keeps what the request says.
     pub content_type: Option<String>,
     /// The ordering key of all its messages.
@@ -22,6 +23,25 @@ pub struct ProducerConfig {
     pub attributes: Vec<(String, String)>,
     /// What it does.
     pub kind: ProducerKind,
+}
+
+/// Where a producer's messages go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Into this queue.
+    Queue(QueueName),
+    /// Into every queue that subscribes to this.
+    Subject(Subject),
+}
+
+impl Target {
+    /// The name of the queue or the subject.
+    pub fn name(&self) -> &str {
+        match self {
+            Target::Queue(queue) => queue.as_str(),
+            Target::Subject(subject) => subject.as_str(),
+        }
+    }
 }
 
 /// What makes the messages.

@@ -1,6 +1,6 @@
 //! `queue.toml`, table by table: which keys there are, their defaults and their limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -13,16 +13,18 @@ use super::errors::ConfigError;
 use super::keys::Table;
 use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
 use super::{Canary, Config, ConsumerConfig, Grants, Limits, QueueConfig, Reuse, RuntimeConfig, Source};
+use crate::subjects::Pattern;
 
+mod access;
 mod grants;
 mod limits;
-mod producers;
+pub(crate) mod producers;
 
 use self::grants::GrantSpans;
 use self::producers::Producer;
 
 /// Where the API is if nothing is said.
-pub(super) const LISTEN_PORT: u16 = 7878;
+const LISTEN_PORT: u16 = 7878;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -99,10 +101,19 @@ impl Document {
     pub(super) fn into_config(self, path: &Path) -> Config {
         let consumers = self.consumers.into_iter().map(Consumer::into_config);
         let consumers = consumers.map(|consumer| consumer.expect("what is missing in a consumer was reported"));
-        let consumers: Vec<ConsumerConfig> = consumers.collect();
+        let mut consumers: Vec<ConsumerConfig> = consumers.collect();
         let producers = self.producers.into_iter().map(Producer::into_config);
         let producers = producers.map(|producer| producer.expect("what is missing in a producer was reported"));
         let mut queues = self.queues;
+        let dead: BTreeSet<QueueName> = consumers.iter().map(|consumer| consumer.dead_letter_queue.clone()).collect();
+        for Grants { send, send_subjects, .. } in consumers.iter_mut().map(|consumer| &mut consumer.grants) {
+            // A name that is both a queue and a subject is the queue.
+            let (known, subjects) =
+                std::mem::take(send).into_iter().partition(|name| queues.contains_key(name) || dead.contains(name));
+            *send = known;
+            let subjects: Vec<QueueName> = subjects;
+            send_subjects.extend(subjects.iter().filter_map(|subject| Pattern::new(subject.as_str()).ok()));
+        }
         for (name, queue) in &mut queues {
             let is_dead_letter_queue =
                 name.as_str().ends_with(".dead") || consumers.iter().any(|one| one.dead_letter_queue == *name);
@@ -181,6 +192,9 @@ fn default_runtime(folder: &Path) -> RuntimeConfig {
         workers: thread::available_parallelism().map_or(1, usize::from),
         log_bytes_max: 768 * MIB,
         ca_file: None,
+        host_names: Vec::new(),
+        auth: None,
+        tls: None,
     }
 }
 
@@ -193,12 +207,17 @@ fn runtime(table: TableReader<'_>, folder: &Path) -> (RuntimeConfig, Option<Rang
     if let Some(value) = table.get("listen")
         && let Some(address) = value.socket_address("\"127.0.0.1:7878\"")
     {
-        if address.ip().to_canonical().is_loopback() {
-            runtime.listen = address;
-        } else {
+        runtime.listen = address;
+        if !address.ip().to_canonical().is_loopback() && table.get("auth").is_none() {
+            let port = address.port();
             value.refuse(
-                format!("listening on {} needs [runtime.auth], which this version doesn't have yet", address.ip()),
-                format!("listen on a loopback address: \"127.0.0.1:{}\"", address.port()),
+                format!(
+                    "listening on {} needs [runtime.auth]: everybody who reaches it could do everything",
+                    address.ip()
+                ),
+                format!(
+                    "make a token with `linecook token new`, or listen on a loopback address: \"127.0.0.1:{port}\""
+                ),
             );
         }
     }
@@ -211,6 +230,10 @@ fn runtime(table: TableReader<'_>, folder: &Path) -> (RuntimeConfig, Option<Rang
     if let Some(bytes) = table.get("log_max_bytes").and_then(|value| value.size(LOG_BYTES)) {
         runtime.log_bytes_max = bytes;
     }
+    runtime.host_names = access::host_names(&table);
+    runtime.auth = table.get("auth").and_then(|value| value.table(Table::Auth)).map(access::tokens);
+    runtime.tls =
+        table.get("tls").and_then(|value| value.table(Table::Tls)).and_then(|table| access::tls(table, folder));
     let ca_file = table.get("ca_file").and_then(|value| value.path("\"internal-ca.pem\""));
     runtime.ca_file = ca_file.as_ref().map(|path| folder.join(path.value));
     table.finish();
@@ -222,8 +245,17 @@ fn queue(table: TableReader<'_>) -> QueueConfig {
     let retention = table.get("retention").and_then(|value| value.duration(RETENTION));
     let dedup_window = table.get("dedup_window").and_then(|value| value.duration(DEDUP_WINDOW)).unwrap_or(DAY);
     let history = table.get("history").and_then(|value| value.duration(HISTORY)).unwrap_or_default();
+    let mut subscribe = Vec::new();
+    for item in table.get("subscribe").iter().flat_map(|value| value.items("[\"orders.*\"]")) {
+        match item.pattern() {
+            Some(pattern) if subscribe.contains(&pattern) => {
+                item.refuse(format!("the queue subscribes to `{pattern}` twice"), "name it once");
+            }
+            pattern => subscribe.extend(pattern),
+        }
+    }
     table.finish();
-    QueueConfig { bytes_max, dedup_window, retention, history }
+    QueueConfig { bytes_max, dedup_window, retention, history, subscribe }
 }
 
 /// The name of a consumer or a producer, whichever `noun` says.

@@ -13,8 +13,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::errors::ConfigError;
-use super::keys::{Accepted, LaterKey, Table};
+use super::keys::Table;
 use super::units::{self, InvalidQuantity};
+use crate::subjects::{Pattern, Subject};
 
 /// Collects errors.
 #[derive(Debug, Default)]
@@ -101,7 +102,7 @@ impl<'d> TableReader<'d> {
                 continue;
             }
             match self.kind.later(value.key) {
-                Some(later) => value.check_later(later),
+                Some(_) => value.refuse_later(),
                 None => value.refuse_key(format!("unknown key {}", name(value.key)), self.kind.hint(value.key)),
             }
         }
@@ -278,6 +279,32 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// A subject.
+    pub(super) fn subject(&self) -> Option<Located<Subject>> {
+        let text = self.text("\"orders.placed\"")?;
+        match Subject::new(text.value) {
+            Ok(value) => Some(Located { value, span: text.span }),
+            Err(error) => {
+                let hint = "a subject is made of tokens with dots between them, such as \"orders.placed\"";
+                self.refuse(error.to_string(), hint);
+                None
+            }
+        }
+    }
+
+    /// A pattern of subjects.
+    pub(super) fn pattern(&self) -> Option<Pattern> {
+        match Pattern::new(self.text("\"orders.*\"")?.value) {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                let hint = "a subject is made of tokens with dots between them, such as \"orders.placed\"; in a pattern, \
+                            `*` is any one token, and `>` at the end is all that follow";
+                self.refuse(error.to_string(), hint);
+                None
+            }
+        }
+    }
+
     /// An IP address with a port.
     pub(super) fn socket_address(&self, example: &str) -> Option<SocketAddr> {
         let text = self.text(example)?;
@@ -311,6 +338,11 @@ impl<'d> Value<'d> {
         items.iter().map(item).collect()
     }
 
+    /// Whether it is a table with nothing in it.
+    pub(super) fn is_empty_table(&self) -> bool {
+        self.value.as_table().is_some_and(toml::map::Map::is_empty)
+    }
+
     /// The items of an array, or the value itself if it is a text.
     pub(super) fn texts(&self, example: &str) -> Vec<Value<'d>> {
         match self.value {
@@ -334,7 +366,7 @@ impl<'d> Value<'d> {
             let hint = match kind {
                 Table::Dir => "write { host = \"templates\", guest = \"/templates\", access = \"read\" }".to_owned(),
                 // Their key is no name.
-                Table::Grants | Table::Canary => format!("write it as {}", kind.title()),
+                Table::Grants | Table::Canary | Table::Auth | Table::Tls => format!("write it as {}", kind.title()),
                 _ => format!("write it as {}", kind.title().replace("NAME", &excerpt(self.key))),
             };
             self.refuse_type("a table", hint);
@@ -356,20 +388,8 @@ impl<'d> Value<'d> {
         values
     }
 
-    fn check_later(&self, later: &LaterKey) {
-        let accepted = match later.accepted {
-            Some(Accepted::EmptyArray) => self.value.as_array().is_some_and(|items| items.is_empty()),
-            None => false,
-        };
-        if accepted {
-            return;
-        }
-        let hint = match later.accepted {
-            Some(Accepted::EmptyArray) => format!("leave it out, or write its default: `{} = []`", self.key),
-            None => "leave it out".to_owned(),
-        };
-        let what = if later.accepted.is_some() { "this value of " } else { "" };
-        self.refuse_key(format!("{what}`{}` is not supported yet by this version of linecook", self.key), hint);
+    fn refuse_later(&self) {
+        self.refuse_key(format!("`{}` is not supported yet by this version of linecook", self.key), "leave it out");
     }
 }
 

@@ -187,6 +187,7 @@ impl Line {
             reuse: config.reuse,
             in_force: generations.subscribe(),
             phase: kitchen.phase.clone(),
+            pauses: kitchen.board.pauses().subscribe(),
             retired: Arc::default(),
         };
         let number = LINES.fetch_add(1, Ordering::Relaxed);

@@ -27,6 +27,7 @@ use super::settler::{Effects, Handled, Settler, Stopped};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Reuse;
 use crate::delivery::{Delivery, MessageId, Outcome};
+use crate::pause::Paused;
 use crate::sandbox::{Answered, BatchReport, InstanceSettings, Instances, Report, Slot, Worker};
 use crate::status::Counters;
 
@@ -55,6 +56,7 @@ pub(super) struct Consumer {
     pub(super) reuse: Option<Reuse>,
     pub(super) in_force: InForce,
     pub(super) phase: watch::Receiver<Phase>,
+    pub(super) pauses: watch::Receiver<Paused>,
     /// Whether the consumer was changed or has gone from `queue.toml`: then nothing more is claimed, and what runs ends.
     pub(super) retired: Arc<AtomicBool>,
 }
@@ -135,6 +137,8 @@ impl Puller {
     /// Runs until the phase says that it must end, or the broker has stopped.
     pub(super) async fn run(mut self) {
         let mut permits = 0;
+        let mut pauses = self.consumer.pauses.clone();
+        let mut paused = self.is_paused(&mut pauses);
         let mut in_force = self.consumer.in_force.clone();
         let instances = self.instances.clone();
         let has_idle = || instances.as_ref().is_some_and(|instances| instances.has_idle());
@@ -150,7 +154,7 @@ impl Puller {
                 self.keep_instances(permits);
             }
             let has_room = running.len() < permits && self.settler.has_room();
-            if claim.is_none() && has_room && !self.draining.get() {
+            if claim.is_none() && has_room && !paused && !self.draining.get() {
                 claim = Some(match &self.gathered {
                     None => Box::pin(self.claim()),
                     Some(gathered) => Box::pin(self.claim_batches(gathered.clone())),
@@ -171,6 +175,13 @@ impl Puller {
                     if phase == Phase::Draining || self.consumer.retired.load(Ordering::Acquire) {
                         claim = None;
                         self.drain();
+                    }
+                }
+                Ok(()) = pauses.changed() => {
+                    paused = self.is_paused(&mut pauses);
+                    if paused {
+                        claim = None;
+                        self.release_gathered();
                     }
                 }
                 answered = self.settler.answered(), if self.settler.has_calls() => {
@@ -207,6 +218,10 @@ impl Puller {
                 }
             }
         }
+    }
+
+    fn is_paused(&self, pauses: &mut watch::Receiver<Paused>) -> bool {
+        pauses.borrow_and_update().contains(&self.consumer.settings.consumer)
     }
 
     /// Waits for a module, then for instances, then for at least one message. How many it may take is read when it is

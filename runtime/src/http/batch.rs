@@ -24,8 +24,9 @@ use serde_json::value::RawValue;
 use super::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX};
 use super::path::Queue;
 use super::problem::Problem;
-use super::{Shared, body, fields, headers};
-use crate::delivery::NewMessage;
+use super::send::publish;
+use super::{Shared, body, cloudevents, fields, headers};
+use crate::delivery::{NewMessage, QueueName};
 
 /// Answers once all messages are durable.
 pub(super) async fn send(
@@ -34,17 +35,36 @@ pub(super) async fn send(
     request_headers: HeaderMap,
     request_body: Body,
 ) -> Result<Response, Problem> {
-    headers::check_batch(&request_headers)?;
-    let bytes = body::read(&request_headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
-    let messages = read(&request_headers, &bytes)?;
-    // Waiting for the disk does not need the text any more.
-    drop(bytes);
-    let published = match shared.broker.publish(&queue, messages).await {
-        Ok(published) => published,
-        Err(error) => return Err(Problem::of(error, &*shared.broker).await),
-    };
+    let messages = receive(&shared, &request_headers, request_body).await?;
+    send_all(&shared, &queue, messages).await
+}
+
+/// Sends messages that have been read.
+pub(super) async fn send_all(
+    shared: &Shared,
+    queue: &QueueName,
+    messages: Vec<NewMessage>,
+) -> Result<Response, Problem> {
+    let published = publish(shared, queue, messages).await?;
     let ids: Vec<_> = published.iter().map(|one| one.id.to_string()).collect();
-    Ok((StatusCode::ACCEPTED, Json(json!({ "ids": ids }))).into_response())
+    let duplicates = published.iter().filter(|one| one.duplicate).count();
+    Ok((StatusCode::ACCEPTED, Json(json!({ "ids": ids, "duplicates": duplicates }))).into_response())
+}
+
+/// The messages that a request makes. Its text is gone by then: waiting for the disk does not need it.
+pub(super) async fn receive(
+    shared: &Shared,
+    headers: &HeaderMap,
+    request_body: Body,
+) -> Result<Vec<NewMessage>, Problem> {
+    headers::check_batch(headers)?;
+    let mode = cloudevents::Mode::of(headers)?;
+    let bytes = body::read(headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
+    match mode {
+        cloudevents::Mode::Binary => read(headers, &bytes),
+        cloudevents::Mode::Structured => Ok(vec![cloudevents::of_structured(&bytes)?]),
+        cloudevents::Mode::Batch => cloudevents::of_batch(&bytes),
+    }
 }
 
 /// All messages of a batch, checked.
@@ -82,7 +102,7 @@ fn of_lines(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
         if index == BATCH_MESSAGES_MAX {
             return Err(too_many());
         }
-        messages.push(serde_json::from_slice(line).map_err(malformed).and_then(message).map_err(place)?);
+        messages.push(item(line).and_then(message).map_err(place)?);
     }
     Ok(messages)
 }
@@ -103,9 +123,17 @@ fn of_array(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
         .enumerate()
         .map(|(index, part)| {
             let place = |problem: Problem| problem.at(&format!("message {index}")).with("index", index);
-            serde_json::from_str(part.get()).map_err(malformed).and_then(message).map_err(place)
+            item(part.get().as_bytes()).and_then(message).map_err(place)
         })
         .collect()
+}
+
+/// The members of one message. An array of their values in order is none, although serde takes it for one.
+fn item(bytes: &[u8]) -> Result<Item<'_>, Problem> {
+    if bytes.first() == Some(&b'[') {
+        return Err(Problem::malformed("it is an array; a message is {\"body\":…} or {\"body_base64\":\"…\"}"));
+    }
+    serde_json::from_slice(bytes).map_err(malformed)
 }
 
 /// An error within one message. Its line would be the first one always, which is confusing beside the batch's own.

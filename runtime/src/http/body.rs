@@ -1,4 +1,6 @@
-//! Reading request bodies: never more than a limit, never longer than a timeout.
+//! Reading request bodies: never more than a limit, never longer than a timeout, and never more than
+//! [`BUFFERED_BYTES_MAX`] of all requests together. What has arrived counts until the last user of the body has let go of
+//! it; what was only announced does not, so that nobody takes room by promising much.
 
 use std::time::Duration;
 
@@ -6,10 +8,34 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::limits::DISCARDED_BYTES_MAX;
+use super::Shared;
+use super::limits::{BUFFERED_BYTES_MAX, DISCARDED_BYTES_MAX};
 use super::problem::Problem;
 use crate::config::units::format_size;
+
+/// Bytes that bodies may still take.
+static ROOM: Semaphore = Semaphore::const_new(BUFFERED_BYTES_MAX);
+
+/// What is reserved at once for a body whose length is known. Longer ones grow.
+const RESERVED_BYTES_MAX: u64 = 64 << 10;
+
+/// How long a body is read on that will not be taken.
+const DISCARD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A body, and the room that it takes.
+struct Counted {
+    bytes: Bytes,
+    _room: SemaphorePermit<'static>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// Receives a whole body of at most `bytes_max`.
 pub(super) async fn read(
@@ -36,27 +62,61 @@ pub(super) async fn read(
     if announced.is_some_and(|length| length > bytes_max as u64) {
         // Who waits for "100 Continue" gets the answer instead, and sends nothing.
         if !headers.contains_key(header::EXPECT) {
-            _ = tokio::time::timeout(timeout, discard(body)).await;
+            _ = tokio::time::timeout(timeout.min(DISCARD_PATIENCE), discard(body)).await;
         }
         return Err(too_large());
     }
     let receive = async {
-        let mut received = BytesMut::with_capacity(announced.unwrap_or(0) as usize);
+        let mut received = BytesMut::with_capacity(announced.unwrap_or(0).min(RESERVED_BYTES_MAX) as usize);
+        let mut room: Option<SemaphorePermit<'static>> = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Problem::malformed(format!("the body ended too early: {error}")))?;
             let Some(data) = frame.data_ref() else { continue };
             if received.len() + data.len() > bytes_max {
-                discard(body).await;
+                _ = tokio::time::timeout(DISCARD_PATIENCE, discard(body)).await;
                 return Err(too_large());
+            }
+            let Ok(more) = ROOM.try_acquire_many(data.len() as u32) else {
+                // Nobody waits long for what is thrown away; what takes no time is, so that the answer is read.
+                _ = tokio::time::timeout(DISCARD_PATIENCE, discard(body)).await;
+                return Err(Problem::busy("too many large bodies are on their way; send this one again in a second"));
+            };
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
             }
             received.extend_from_slice(data);
         }
-        Ok(received.freeze())
+        let bytes = received.freeze();
+        Ok(match room {
+            Some(room) => Bytes::from_owner(Counted { bytes, _room: room }),
+            None => bytes,
+        })
     };
     tokio::time::timeout(timeout, receive).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} seconds; send it again", timeout.as_secs_f64());
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body took too long", detail))
     })
+}
+
+/// The parameters in a JSON body; an empty one is all defaults. `wanted` says what may be sent.
+pub(super) async fn parameters<T: Default + DeserializeOwned>(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    wanted: &str,
+) -> Result<T, Problem> {
+    let bytes = read(headers, body, bytes_max, shared.timeouts.body).await?;
+    if bytes.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        // Serde takes an array of the values in order for the object.
+        return Err(Problem::malformed(format!("the body is an array; send {wanted}")));
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Problem::malformed(format!("the body is not what it should be: {error}; send {wanted}")))
 }
 
 async fn discard(mut body: Body) {

@@ -2,6 +2,9 @@
 
 use linecook_store::ATTRIBUTE_PREFIX_RESERVED;
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
 use super::limits::{
     ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, CONTENT_TYPE_BYTES_MAX, DELAY_MAX,
     IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
@@ -79,6 +82,17 @@ pub(super) fn add_attribute(attributes: &mut Attributes, name: &str, value: &str
     }
     attributes.push((name.into(), value.into()));
     Ok(())
+}
+
+/// A whole number in JSON, which may be written as `10.0`: JSON does not tell the two apart.
+pub(super) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let of_float = || {
+        let float = number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=usize::MAX as f64).contains(float));
+        float.map(|float| float as usize)
+    };
+    let whole = number.as_u64().and_then(|whole| usize::try_from(whole).ok()).or_else(of_float);
+    whole.map(Some).ok_or_else(|| D::Error::custom(format!("{number} is not a whole number from 0 on")))
 }
 
 fn at_most(field: &str, text: &str, bytes_max: usize) -> Result<(), Problem> {

@@ -20,14 +20,8 @@ pub(super) fn span(from: Option<&str>, to: Option<&str>, to_default_ms: u64) -> 
     };
     let from_ms = from.map_or(Ok(0), |from| read("from", from))?;
     let to_ms = to.map_or(Ok(to_default_ms), |to| read("to", to))?;
-    if from_ms > to_ms {
-        return Err(Problem::malformed(format!(
-            "\"from\" ({}) is later than \"to\" ({})",
-            rfc3339(from_ms),
-            rfc3339(to_ms)
-        )));
-    }
-    Ok((from_ms, to_ms))
+    // One that ends before it begins holds nothing.
+    Ok((from_ms, to_ms.max(from_ms)))
 }
 
 /// A page of it.

@@ -11,11 +11,35 @@ pub use crate::delivery::limits::{
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Messages in one batch.
 pub const BATCH_MESSAGES_MAX: usize = 10_000;
+/// Messages of one request to a subject, times the queues that subscribe to it.
+pub const FAN_OUT_MAX: usize = 100_000;
 /// The body of a request that only carries parameters.
 pub const PARAMETERS_BYTES_MAX: usize = 16 << 10;
+/// The body of a request with a reason, however its characters are escaped.
+pub const REASON_REQUEST_BYTES_MAX: usize = 64 << 10;
 /// A body that is too large is still read up to this, and thrown away, so that its sender gets to read the answer
 /// instead of a broken connection.
 pub const DISCARDED_BYTES_MAX: usize = 16 << 20;
+
+/// Bodies of all requests that are being received or wait for the disk: 256 MiB. More is refused with 503.
+pub const BUFFERED_BYTES_MAX: usize = 256 << 20;
+
+/// Messages in one claim.
+pub const CLAIM_MESSAGES_MAX: usize = 100;
+/// The bodies in one claim: it ends after the messages that reach this.
+pub const CLAIM_BYTES_MAX: usize = 4 << 20;
+/// Leases that clients hold at once. Further claims are refused with 429.
+pub const LEASES_MAX: usize = 100_000;
+/// The shortest lease of a client.
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
+/// The longest lease of a client.
+pub const LEASE_MAX: Duration = Duration::from_secs(12 * 3600);
+/// The longest wait for a message.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// The reason of a dead letter, in characters.
+pub const REASON_CHARS_MAX: usize = 4096;
+/// Answers in one request.
+pub const SETTLEMENTS_MAX: usize = 1000;
 
 /// The names and values of all headers of a request together; more is refused with 431.
 pub const HEADERS_BYTES_MAX: usize = 32 << 10;
@@ -36,8 +60,9 @@ pub const REPLAY_MESSAGES_MAX: usize = 10_000;
 /// The name of a replay.
 pub const REPLAY_ID_BYTES_MAX: usize = 128;
 
-/// Connections that are open at once, or a quarter of the files that the process may open, if that is less. Further ones wait in the kernel's backlog.
-pub const CONNECTIONS_MAX: usize = 1024;
+/// Connections that are open at once, or a quarter of the files that the process may open, if that is less. Further ones are
+/// answered with 503 and closed. An idle one takes a few KiB.
+pub const CONNECTIONS_MAX: usize = 8192;
 
 /// How long the parts of a conversation may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

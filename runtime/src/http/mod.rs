@@ -8,32 +8,51 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
+use tokio::sync::watch;
 
+use self::auth::Needs;
+use self::leases::Leases;
 use self::limits::Timeouts;
+use self::metrics::Meters;
 use self::problem::Problem;
+use self::route::Route;
+use crate::auth::Action::{Admin, Consume, Send};
+use crate::auth::Auth;
 use crate::broker::Broker;
 use crate::producers::webhook::Webhooks;
 use crate::status::Board;
+use crate::subjects::Subjects;
 
+mod auth;
 mod batch;
 mod body;
+mod claim;
+mod cloudevents;
 mod consumers;
+mod deliveries;
 mod fields;
 pub mod headers;
 mod health;
 mod history;
+mod leases;
 pub mod limits;
+mod metrics;
+mod openapi;
+mod origin;
 mod path;
 mod peek;
+mod peer;
 pub mod problem;
 mod producers;
 mod purge;
 mod queues;
 mod redrive;
 mod replay;
+mod route;
 mod send;
 mod server;
+mod subjects;
+pub mod tls;
 
 pub use self::server::{serve, serve_with};
 
@@ -46,6 +65,12 @@ pub struct App {
     pub board: Arc<Board>,
     /// The routes of webhooks.
     pub webhooks: Arc<Webhooks>,
+    /// Which queues subscribe to what.
+    pub subjects: Arc<Subjects>,
+    /// Whose requests are answered.
+    pub auth: Arc<Auth>,
+    /// Names that clients without tokens may know this machine by, beside `localhost`; in lower case.
+    pub host_names: watch::Receiver<Arc<[String]>>,
 }
 
 /// What every handler gets.
@@ -54,26 +79,78 @@ struct Shared {
     broker: Arc<dyn Broker>,
     board: Arc<Board>,
     webhooks: Arc<Webhooks>,
+    subjects: Arc<Subjects>,
+    auth: Arc<Auth>,
+    host_names: watch::Receiver<Arc<[String]>>,
     timeouts: Timeouts,
+    leases: Arc<Leases>,
+    meters: Arc<Meters>,
+    /// True once the server is to stop: nothing waits for messages any more.
+    stopping: watch::Receiver<bool>,
 }
 
-/// The routes.
-fn router(app: App, timeouts: Timeouts) -> Router {
-    Router::new()
-        .route("/queues", get(queues::list))
-        .route("/queues/{queue}", get(queues::one).delete(purge::delete))
-        .route("/queues/{queue}/messages", get(peek::peek).post(send::send).delete(purge::purge))
-        .route("/queues/{queue}/messages/batch", post(batch::send))
-        .route("/queues/{queue}/redrive", post(redrive::redrive))
-        .route("/queues/{queue}/replay", post(replay::replay))
-        .route("/consumers", get(consumers::list))
-        .route("/producers", get(producers::list))
-        .route("/healthz", get(health::health))
-        .route("/readyz", get(health::ready))
+/// All routes: what each needs, and what the documentation says of it.
+fn routes() -> Vec<Route> {
+    use openapi as doc;
+    vec![
+        Route::get("/queues", Needs::Token, &doc::LIST_QUEUES, queues::list),
+        Route::get("/queues/{queue}", Needs::Token, &doc::QUEUE, queues::one),
+        Route::delete("/queues/{queue}", Needs::For(Admin), &doc::DELETE_QUEUE, purge::delete),
+        Route::get("/queues/{queue}/messages", Needs::For(Consume), &doc::PEEK, peek::peek),
+        Route::post("/queues/{queue}/messages", Needs::For(Send), &doc::SEND, send::send),
+        Route::delete("/queues/{queue}/messages", Needs::For(Admin), &doc::PURGE, purge::purge),
+        Route::post("/queues/{queue}/messages/batch", Needs::For(Send), &doc::SEND_BATCH, batch::send),
+        Route::post("/queues/{queue}/claim", Needs::For(Consume), &doc::CLAIM, claim::claim),
+        Route::post("/queues/{queue}/redrive", Needs::For(Admin), &doc::REDRIVE, redrive::redrive),
+        Route::post("/queues/{queue}/replay", Needs::For(Admin), &doc::REPLAY, replay::replay),
+        Route::post("/subjects/{subject}/messages", Needs::For(Send), &doc::SEND_TO_SUBJECT, subjects::send),
+        Route::post(
+            "/subjects/{subject}/messages/batch",
+            Needs::For(Send),
+            &doc::SEND_BATCH_TO_SUBJECT,
+            subjects::send_batch,
+        ),
+        // What a lease is of, the handler knows, and asks whether the token is good for it.
+        Route::post("/deliveries", Needs::Token, &doc::SETTLE, deliveries::settle_many),
+        Route::post("/deliveries/{lease}/ack", Needs::Token, &doc::ACK, deliveries::ack),
+        Route::post("/deliveries/{lease}/retry", Needs::Token, &doc::RETRY, deliveries::retry),
+        Route::post("/deliveries/{lease}/extend", Needs::Token, &doc::EXTEND, deliveries::extend),
+        Route::post("/deliveries/{lease}/dead-letter", Needs::Token, &doc::DEAD_LETTER, deliveries::dead_letter),
+        Route::get("/consumers", Needs::Token, &doc::CONSUMERS, consumers::list),
+        Route::post("/consumers/{name}/pause", Needs::Token, &doc::PAUSE, consumers::pause),
+        Route::post("/consumers/{name}/resume", Needs::Token, &doc::RESUME, consumers::resume),
+        Route::get("/producers", Needs::Token, &doc::PRODUCERS, producers::list),
+        Route::get("/healthz", Needs::Nothing, &doc::HEALTH, health::health),
+        Route::get("/readyz", Needs::Nothing, &doc::READY, health::ready),
+        Route::get("/metrics", Needs::Everything, &doc::METRICS, metrics::metrics),
+        Route::get("/openapi.json", Needs::Token, &doc::OPENAPI, openapi::openapi),
+    ]
+}
+
+/// The router of all routes.
+fn router(app: App, timeouts: Timeouts, stopping: watch::Receiver<bool>) -> Router {
+    let App { broker, board, webhooks, subjects, auth, host_names } = app;
+    let (leases, meters) = (Arc::default(), Arc::default());
+    let shared = Shared { broker, board, webhooks, subjects, auth, host_names, timeouts, leases, meters, stopping };
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| route.add_to(router, &shared))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
         })
         .fallback(producers::webhook)
+        .layer(middleware::from_fn_with_state(shared.clone(), origin::check))
         .layer(middleware::from_fn(headers::check_size))
-        .with_state(Shared { broker: app.broker, board: app.board, webhooks: app.webhooks, timeouts })
+        .with_state(shared)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_webhook_can_take_a_path_of_the_api() {
+        for route in super::routes() {
+            let first = route.path.split('/').nth(1).unwrap_or_default();
+            assert!(crate::config::API_PATHS.contains(&first), "{} is missing in API_PATHS", route.path);
+        }
+    }
 }

@@ -51,13 +51,14 @@ pub(super) async fn peek(
     if !(1..=PEEK_MESSAGES_MAX).contains(&limit) {
         return Err(refuse(format!("the limit {limit} is out of range")));
     }
-    match state.as_deref() {
+    // Only what was acknowledged has a time to look for.
+    let of_history = from.is_some() || to.is_some();
+    match state.as_deref().or(of_history.then_some("history")) {
         Some("history") => {
             let span = history::span(from.as_deref(), to.as_deref(), u64::MAX)?;
             return history::look(&shared, &queue, span, after, limit).await;
         }
         Some(other) => return Err(refuse(format!("there is no state {other:?} to look for"))),
-        None if from.is_some() || to.is_some() => return Err(refuse("\"from\" and \"to\" need state=history".into())),
         None => {}
     }
     let page = match shared.broker.peek_after(&queue, after, limit).await {

@@ -1,6 +1,6 @@
 //! Errors as `application/problem+json` (RFC 9457). The detail says what is wrong and what to do about it.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -19,12 +19,13 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     more: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// An error of any kind. `detail` is a sentence or two for people.
     pub fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, name, title, detail: detail.into(), more: Map::new() }
+        Problem { status, name, title, detail: detail.into(), more: Map::new(), headers: Vec::new() }
     }
 
     /// 400: something in the request is not what it should be.
@@ -49,6 +50,12 @@ impl Problem {
     /// 413: a body is over its limit.
     pub fn too_large(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
+    }
+
+    /// 429: the client has too much under way.
+    pub fn throttled(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "throttled", "Too much under way", detail)
+            .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     /// 501: a part of the API that does not exist yet. Ignoring it would promise what is not kept.
@@ -133,6 +140,23 @@ impl Problem {
         self
     }
 
+    /// Adds a header.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// 503: there is no room for this now, and soon there will be.
+    pub fn busy(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too much at once", detail)
+            .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// Its status and its detail, for answers about many things at once.
+    pub fn summary(&self) -> (u16, &str) {
+        (self.status.as_u16(), &self.detail)
+    }
+
     /// Puts a place before the detail.
     pub fn at(mut self, place: &str) -> Problem {
         self.detail = format!("{place}: {}", self.detail);
@@ -156,7 +180,9 @@ impl IntoResponse for Problem {
         if let Value::Object(members) = &mut body {
             members.extend(self.more);
         }
-        (self.status, [(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))], body.to_string())
-            .into_response()
+        let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE))];
+        let mut response = (self.status, content_type, body.to_string()).into_response();
+        response.headers_mut().extend(self.headers);
+        response
     }
 }

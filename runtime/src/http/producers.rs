@@ -7,15 +7,20 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::auth::Principal;
 use super::limits::BODY_BYTES_MAX;
 use super::problem::Problem;
-use super::{Shared, body};
+use super::{Shared, body, send, subjects};
+use crate::config::producers::Target;
 use crate::producers::webhook::{Refused, Route, Webhook};
-use crate::status::producers::ProducerState;
+use crate::status::producers::{ProducerState, ProducerStatus};
 
-/// All producers, by name.
-pub(super) async fn list(State(shared): State<Shared>) -> Json<Value> {
-    Json(json!({ "producers": shared.board.producers().all() }))
+/// All producers, by name; of those whose queue or subject the token may see.
+pub(super) async fn list(State(shared): State<Shared>, principal: Principal) -> Json<Value> {
+    let mut producers = shared.board.producers().all();
+    let target = |producer: &ProducerStatus| producer.queue.clone().or_else(|| producer.subject.clone());
+    producers.retain(|producer| target(producer).is_some_and(|target| principal.may_see(&target)));
+    Json(json!({ "producers": producers }))
 }
 
 /// What no route of the API is for: a webhook's request, or nothing.
@@ -65,18 +70,22 @@ async fn receive(
         tracing::debug!(path = "webhook", "refused: {refused}");
         problem(&refused)
     })?;
-    let published = match shared.broker.publish(webhook.queue(), vec![message]).await {
-        Ok(published) => published.into_iter().next().expect("one answer for one message"),
-        Err(error) => {
-            if webhook.entry().error(ProducerState::Waiting, &error.to_string()) {
-                tracing::warn!(queue = %webhook.queue(), "a webhook's request was turned away: {error}");
-            }
-            return Err(Problem::of(error, &*shared.broker).await);
-        }
+    let published = match webhook.target() {
+        Target::Queue(queue) => send::publish(shared, queue, vec![message]).await.map(|published| {
+            let id = published.first().map(|one| one.id.to_string());
+            (published.iter().all(|one| one.duplicate), json!({ "id": id }))
+        }),
+        Target::Subject(subject) => subjects::publish(shared, subject, message).await,
     };
-    webhook.entry().sent(u64::from(!published.duplicate), u64::from(published.duplicate));
-    let status = if published.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(json!({ "id": published.id.to_string() }))).into_response())
+    let (duplicate, answer) = published.inspect_err(|problem| {
+        let (_, error) = problem.summary();
+        if webhook.entry().error(ProducerState::Waiting, error) {
+            tracing::warn!(target = webhook.target().name(), "a webhook's request was turned away: {error}");
+        }
+    })?;
+    webhook.entry().sent(u64::from(!duplicate), u64::from(duplicate));
+    let status = if duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(answer)).into_response())
 }
 
 fn problem(refused: &Refused) -> Problem {

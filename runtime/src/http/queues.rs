@@ -6,8 +6,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Shared;
+use super::auth::Principal;
 use super::path::Queue;
 use super::problem::Problem;
+use crate::auth::Action;
 use crate::broker::QueueStats;
 use crate::status::ConsumerStatus;
 use crate::time::now_ms;
@@ -30,15 +32,24 @@ struct Shown<'a> {
 }
 
 /// All queues, by name.
-pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Value>, Problem> {
-    let queues = shared.broker.queues().await.map_err(|error| Problem::broker(&error))?;
+pub(super) async fn list(State(shared): State<Shared>, principal: Principal) -> Result<Json<Value>, Problem> {
+    let mut queues = shared.broker.queues().await.map_err(|error| Problem::broker(&error))?;
+    queues.retain(|queue| principal.may_see(queue.name.as_str()));
     let (consumers, now_ms) = (shared.board.all(), now_ms());
     let queues: Vec<_> = queues.iter().map(|queue| show(queue, &consumers, now_ms)).collect();
     Ok(Json(json!({ "queues": queues })))
 }
 
 /// One queue.
-pub(super) async fn one(State(shared): State<Shared>, Queue(name): Queue) -> Result<Json<Value>, Problem> {
+pub(super) async fn one(
+    State(shared): State<Shared>,
+    Queue(name): Queue,
+    principal: Principal,
+) -> Result<Json<Value>, Problem> {
+    if !principal.may_see(name.as_str()) {
+        // Any scope would do; this is the least.
+        principal.require(Action::Consume, name.as_str())?;
+    }
     match shared.broker.queue(&name).await {
         Ok(queue) => Ok(Json(json!(show(&queue, &shared.board.all(), now_ms())))),
         Err(error) => Err(Problem::of(error, &*shared.broker).await),

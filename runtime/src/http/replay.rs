@@ -7,16 +7,19 @@ use axum::http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::auth::Principal;
+use super::fields::whole_number;
 use super::history::span;
 use super::limits::{PARAMETERS_BYTES_MAX, REPLAY_ID_BYTES_MAX, REPLAY_MESSAGES_MAX};
 use super::path::Queue;
 use super::problem::Problem;
 use super::{Shared, body};
+use crate::auth::Action;
 use crate::delivery::QueueName;
 use crate::history::{Replay, Replayed, replay as send_copies};
 use crate::time::{now_ms, rfc3339};
 
-const EXPECTED: &str = "send {\"from\":TIME,\"to\":TIME,\"into\":QUEUE,\"limit\":N,\"after\":POSITION,\"dry_run\":BOOL,\
+const EXPECTED: &str = "{\"from\":TIME,\"to\":TIME,\"into\":QUEUE,\"limit\":N,\"after\":POSITION,\"dry_run\":BOOL,\
                         \"replay_id\":TEXT}, all optional";
 
 /// The body.
@@ -26,8 +29,10 @@ struct Parameters {
     from: Option<String>,
     to: Option<String>,
     into: Option<String>,
+    #[serde(default, deserialize_with = "whole_number")]
     limit: Option<usize>,
-    after: Option<u64>,
+    #[serde(default, deserialize_with = "whole_number")]
+    after: Option<usize>,
     #[serde(default)]
     dry_run: bool,
     replay_id: Option<String>,
@@ -38,17 +43,16 @@ struct Parameters {
 pub(super) async fn replay(
     State(shared): State<Shared>,
     Queue(from): Queue,
+    principal: Principal,
     headers: HeaderMap,
     request_body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let bytes = body::read(&headers, request_body, PARAMETERS_BYTES_MAX, shared.timeouts.body).await?;
-    let parameters: Parameters = if bytes.trim_ascii().is_empty() {
-        Parameters::default()
-    } else {
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::malformed(format!("the body is not what it should be: {error}; {EXPECTED}")))?
-    };
+    let parameters: Parameters =
+        body::parameters(&shared, &headers, request_body, PARAMETERS_BYTES_MAX, EXPECTED).await?;
     let request = request(from, parameters)?;
+    if request.into != request.from {
+        principal.require(Action::Send, request.into.as_str())?;
+    }
     // Both queues are looked for before anything is sent.
     for queue in [&request.from, &request.into] {
         if let Err(error) = shared.broker.queue(queue).await {
@@ -82,7 +86,8 @@ fn request(from: QueueName, parameters: Parameters) -> Result<Replay, Problem> {
         None => format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
     };
     let limit = parameters.limit.unwrap_or(usize::MAX).min(REPLAY_MESSAGES_MAX);
-    let Parameters { after, dry_run, .. } = parameters;
+    let Parameters { dry_run, .. } = parameters;
+    let after = parameters.after.map(|after| after as u64);
     Ok(Replay { from, into, from_ms, to_ms, after, limit, dry_run, id })
 }
 

@@ -1,4 +1,7 @@
-//! `POST /queues/{queue}/messages`: one message, its body as it is. 202 if it was taken, 200 if it is a duplicate.
+//! `POST /queues/{queue}/messages`: one message, its body as it is; 202 if it was taken, 200 if it is a duplicate. An event
+//! in JSON (CloudEvents) is a message too, and a batch of events is many.
+
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
@@ -7,10 +10,18 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::limits::BODY_BYTES_MAX;
+use super::limits::{BATCH_BYTES_MAX, BODY_BYTES_MAX};
 use super::path::Queue;
 use super::problem::Problem;
-use super::{Shared, body, headers};
+use super::{Shared, batch, body, cloudevents, headers};
+use crate::broker::{BrokerError, Published};
+use crate::delivery::{NewMessage, Outgoing, QueueName};
+
+/// What a request brings.
+pub(super) enum Received {
+    One(NewMessage),
+    Many(Vec<NewMessage>),
+}
 
 /// Answers once the message is durable.
 pub(super) async fn send(
@@ -19,13 +30,76 @@ pub(super) async fn send(
     request_headers: HeaderMap,
     request_body: Body,
 ) -> Result<Response, Problem> {
+    match receive(&shared, &request_headers, request_body).await? {
+        Received::One(message) => {
+            let published = publish(&shared, &queue, vec![message]).await?;
+            let one = published.first().expect("one answer for one message");
+            let status = if one.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
+            Ok((status, Json(json!({ "id": one.id.to_string() }))).into_response())
+        }
+        Received::Many(messages) => batch::send_all(&shared, &queue, messages).await,
+    }
+}
+
+/// What a request brings, by its content type.
+pub(super) async fn receive(shared: &Shared, headers: &HeaderMap, request_body: Body) -> Result<Received, Problem> {
     // What the headers say is checked first: a bad header costs no megabyte.
-    let mut message = headers::message(&request_headers, bytes::Bytes::new())?;
-    message.body = body::read(&request_headers, request_body, BODY_BYTES_MAX, shared.timeouts.body).await?;
-    let published = match shared.broker.publish(&queue, vec![message]).await {
-        Ok(published) => published.into_iter().next().expect("one answer for one message"),
-        Err(error) => return Err(Problem::of(error, &*shared.broker).await),
-    };
-    let status = if published.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(json!({ "id": published.id.to_string() }))).into_response())
+    match cloudevents::Mode::of(headers)? {
+        cloudevents::Mode::Binary => {
+            let mut message = headers::message(headers, bytes::Bytes::new())?;
+            cloudevents::check_binary(&mut message)?;
+            message.body = body::read(headers, request_body, BODY_BYTES_MAX, shared.timeouts.body).await?;
+            Ok(Received::One(message))
+        }
+        cloudevents::Mode::Structured => {
+            let given = headers::message(headers, bytes::Bytes::new())?;
+            // The names and values around the data, and base64, take room too.
+            let bytes = body::read(headers, request_body, 2 * BODY_BYTES_MAX, shared.timeouts.body).await?;
+            let mut message = cloudevents::of_structured(&bytes)?;
+            for (name, value) in given.attributes {
+                super::fields::add_attribute(&mut message.attributes, &name, &value)?;
+            }
+            message.idempotency_key = given.idempotency_key.or(message.idempotency_key);
+            (message.key, message.delay_ms) = (given.key, given.delay_ms);
+            Ok(Received::One(message))
+        }
+        cloudevents::Mode::Batch => {
+            headers::check_batch(headers)?;
+            let bytes = body::read(headers, request_body, BATCH_BYTES_MAX, shared.timeouts.body).await?;
+            Ok(Received::Many(cloudevents::of_batch(&bytes)?))
+        }
+    }
+}
+
+/// Puts messages into one queue, and counts them.
+pub(super) async fn publish(
+    shared: &Shared,
+    queue: &QueueName,
+    messages: Vec<NewMessage>,
+) -> Result<Vec<Published>, Problem> {
+    match count(shared, shared.broker.publish(queue, messages)).await {
+        Ok(published) => Ok(published),
+        Err(error) => Err(Problem::of(error, &*shared.broker).await),
+    }
+}
+
+/// Puts messages into several queues, and counts them.
+pub(super) async fn publish_all(shared: &Shared, sends: Vec<Outgoing>) -> Result<Vec<Published>, BrokerError> {
+    count(shared, shared.broker.publish_all(sends, Vec::new())).await
+}
+
+async fn count(
+    shared: &Shared,
+    publish: impl Future<Output = Result<Vec<Published>, BrokerError>>,
+) -> Result<Vec<Published>, BrokerError> {
+    let started = Instant::now();
+    let published = publish.await;
+    match &published {
+        Ok(published) => {
+            let duplicates = published.iter().filter(|one| one.duplicate).count();
+            shared.meters.sent(published.len() as u64, duplicates as u64, started.elapsed());
+        }
+        Err(_) => shared.meters.refused(),
+    }
+    published
 }

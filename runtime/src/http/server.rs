@@ -5,15 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tower::ServiceExt;
 
 use super::limits::{CONNECTIONS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, Timeouts};
+use super::peer::{Peer, Watched};
+use super::tls::Tls;
 use super::{App, router};
 
 /// Serves until `shutdown` resolves; then stops accepting and lets running requests finish, within
@@ -22,22 +27,24 @@ use super::{App, router};
 /// # Errors
 /// The listener does not work. A connection that breaks is its client's affair.
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    serve_with(listener, app, Timeouts::default(), shutdown).await
+    serve_with(listener, app, None, Timeouts::default(), shutdown).await
 }
 
-/// As [`serve`], with other timeouts.
+/// As [`serve`], over TLS if there is a certificate, and with other timeouts.
 ///
 /// # Errors
 /// The listener does not work.
 pub async fn serve_with(
     listener: TcpListener,
     app: App,
+    tls: Option<Arc<Tls>>,
     timeouts: Timeouts,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     // A listener that has no address never accepts: say so now.
     listener.local_addr()?;
-    let router = router(app, timeouts);
+    let (stop, stopping) = watch::channel(false);
+    let router = router(app, timeouts, stopping);
     let http = protocol(timeouts);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(connections_max()));
@@ -45,26 +52,41 @@ pub async fn serve_with(
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        // The place first: a connection that nobody serves is better left in the backlog.
-        let accept = async {
-            let place = Arc::clone(&room).acquire_owned().await;
-            (place, accept(&listener).await)
-        };
-        let (place, stream) = tokio::select! {
-            accepted = accept => accepted,
+        let stream = tokio::select! {
+            stream = accept(&listener) => stream,
             // Takes the results of ended connections out of the set.
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             () = &mut shutdown => break,
         };
-        let connection = http.serve_connection(TokioIo::new(stream), service(&router));
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
-            let _place = place;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            refuse(&stream, tls.is_some());
+            continue;
+        };
+        let stream = Arc::new(stream);
+        let peer = Peer::new(&stream);
+        let service = service(router.clone(), peer);
+        let (http, watcher, stream) = (http.clone(), graceful.watcher(), Watched(stream));
+        match tls.as_ref().map(|tls| tls.acceptor()) {
+            None => {
+                let connection = http.serve_connection(TokioIo::new(stream), service);
+                connections.spawn(end(place, watcher.watch(connection)));
             }
-        });
+            Some(acceptor) => {
+                connections.spawn(async move {
+                    match tokio::time::timeout(timeouts.headers, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            let connection = http.serve_connection(TokioIo::new(stream), service);
+                            end(place, watcher.watch(connection)).await;
+                        }
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
+                });
+            }
+        }
     }
+    // Claims that wait for messages end now, without any.
+    stop.send_replace(true);
     drop(listener);
     if tokio::time::timeout(timeouts.shutdown, graceful.shutdown()).await.is_err() {
         tracing::warn!("stopped with {} HTTP requests that did not end in time", connections.len());
@@ -80,8 +102,48 @@ fn connections_max() -> usize {
     CONNECTIONS_MAX.min(files / 4).max(CONNECTIONS_MIN)
 }
 
-fn service(router: &Router) -> TowerToHyperService<Router> {
-    TowerToHyperService::new(router.clone())
+/// Each request knows the connection that it came over.
+fn service(
+    router: Router,
+    peer: Peer,
+) -> TowerToHyperService<
+    impl tower::Service<
+        axum::http::Request<Incoming>,
+        Response = Response,
+        Error = std::convert::Infallible,
+        Future = impl Future<Output = Result<Response, std::convert::Infallible>> + Send,
+    > + Clone
+    + Send,
+> {
+    TowerToHyperService::new(tower::service_fn(move |mut request: axum::http::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        router.clone().oneshot(request)
+    }))
+}
+
+/// A connection until its end; `_place` is free then.
+async fn end<E: std::fmt::Display>(_place: OwnedSemaphorePermit, connection: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// There are as many connections as there may be: says so, as far as it can be said without waiting. A client that wants to
+/// speak TLS first is left with a closed connection.
+fn refuse(stream: &TcpStream, tls: bool) {
+    if tls {
+        return;
+    }
+    let body = "{\"type\":\"urn:linecook:problem:busy\",\"title\":\"Too much at once\",\"status\":503,\
+                \"detail\":\"there are too many connections; close some, or try again in a second\"}";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {}\r\nretry-after: 1\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        super::problem::CONTENT_TYPE,
+        body.len()
+    );
+    // The socket is new, so there is room for this in its buffer.
+    _ = stream.try_write(answer.as_bytes());
 }
 
 /// HTTP/1.1 with its limits. They are twice what `headers::check_size` allows, so that whoever is a little over gets an

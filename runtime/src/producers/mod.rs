@@ -1,7 +1,7 @@
 //! What feeds queues from outside: schedules ([`cron`]), files that grow ([`tail`]), files that appear ([`watch`]) and
 //! requests of providers ([`webhook`]). Each module says what its keys mean.
 //!
-//! All kinds share `kind`, `queue`, `content_type`, `key` (the ordering key of all its messages) and `attributes`.
+//! All kinds share `kind`, `queue` or `subject` (all queues that subscribe to it, in one step), `content_type`, `key` (the ordering key of all its messages) and `attributes`.
 //!
 //! A producer commits its messages and how far it has come in one atomic step (the state space `producer/NAME`), so that
 //! whenever the process ends, nothing is lost and nothing sent twice. What it knows stays in the store when it is taken
@@ -29,10 +29,12 @@ use crate::config::ProducerConfig;
 use crate::config::producers::ProducerKind;
 use crate::status::Board;
 use crate::status::producers::ProducerState;
+use crate::subjects::Subjects;
 
 /// The producers that run.
 pub struct Producers {
     broker: Arc<dyn Broker>,
+    subjects: Arc<Subjects>,
     board: Arc<Board>,
     clock: Arc<dyn Clock>,
     webhooks: Arc<Webhooks>,
@@ -53,8 +55,13 @@ enum Work {
 
 impl Producers {
     /// None yet: see [`Producers::apply`].
-    pub fn new(broker: Arc<dyn Broker>, board: Arc<Board>, clock: Arc<dyn Clock>) -> Producers {
-        Producers { broker, board, clock, webhooks: Arc::default(), running: Mutex::default() }
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        subjects: Arc<Subjects>,
+        board: Arc<Board>,
+        clock: Arc<dyn Clock>,
+    ) -> Producers {
+        Producers { broker, subjects, board, clock, webhooks: Arc::default(), running: Mutex::default() }
     }
 
     /// The routes of those that are webhooks.
@@ -108,14 +115,14 @@ impl Producers {
     }
 
     fn start(&self, config: &ProducerConfig) -> Running {
-        let entry = self.board.producers().enter(&config.name, config.kind.name(), config.queue.as_str());
+        let entry = self.board.producers().enter(&config.name, config.kind.name(), config.target.clone());
         if let ProducerKind::Webhook(webhook) = &config.kind {
             let route = Webhook::new(config, webhook, entry, self.clock.clone());
             let route = route.map(|route| (webhook.path.clone(), Arc::new(route)));
             return Running { config: config.clone(), work: Work::Webhook(route) };
         }
         let (stop, stopped) = flag::channel(false);
-        let outlet = Outlet::new(self.broker.clone(), config, entry, stopped);
+        let outlet = Outlet::new((self.broker.clone(), self.subjects.clone()), config, entry, stopped);
         let (kind, clock) = (config.kind.clone(), self.clock.clone());
         let task = tokio::spawn(async move {
             let ended = match &kind {

@@ -9,19 +9,22 @@ use tokio::sync::watch;
 
 use crate::broker::{Broker, BrokerError, Published};
 use crate::config::ProducerConfig;
-use crate::delivery::{NewMessage, Outgoing, QueueName, StateWrite};
+use crate::config::producers::Target;
+use crate::delivery::{NewMessage, Outgoing, StateWrite};
 use crate::status::producers::{ProducerEntry, ProducerState};
+use crate::subjects::{self, Subjects};
 
 /// How long to wait before the first new try; doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// One producer's way to its queue and to its state.
+/// One producer's way to its queue, or to those that subscribe to its subject, and to its state.
 pub(super) struct Outlet {
     broker: Arc<dyn Broker>,
     name: String,
     space: Box<str>,
-    queue: QueueName,
+    target: Target,
+    subjects: Arc<Subjects>,
     content_type: Option<Box<str>>,
     key: Option<Box<str>>,
     attributes: Vec<(Box<str>, Box<str>)>,
@@ -40,7 +43,7 @@ pub(super) enum Unsent {
 
 impl Outlet {
     pub(super) fn new(
-        broker: Arc<dyn Broker>,
+        (broker, subjects): (Arc<dyn Broker>, Arc<Subjects>),
         config: &ProducerConfig,
         entry: Arc<ProducerEntry>,
         stop: watch::Receiver<bool>,
@@ -50,7 +53,8 @@ impl Outlet {
             broker,
             name: config.name.clone(),
             space: format!("producer/{}", config.name).into(),
-            queue: config.queue.clone(),
+            target: config.target.clone(),
+            subjects,
             content_type: config.content_type.as_deref().map(Into::into),
             key: config.key.as_deref().map(Into::into),
             attributes: config.attributes.iter().map(attribute).collect(),
@@ -102,19 +106,39 @@ impl Outlet {
         messages: Vec<NewMessage>,
         state: Vec<StateWrite>,
     ) -> Result<Vec<Published>, Unsent> {
-        let send = |message| Outgoing { queue: self.queue.clone(), message };
-        let sends: Vec<_> = messages.into_iter().map(send).collect();
         let mut pause = RETRY_FIRST;
         loop {
+            let (sends, copies) = self.address(&messages);
+            if sends.is_empty() && !messages.is_empty() {
+                let error = format!("no queue subscribes to {}", self.target.name());
+                self.pause(&error, &mut pause).await?;
+                continue;
+            }
             // Never given up halfway: it would not be known whether it is on record.
-            match self.broker.publish_all(sends.clone(), state.clone()).await {
+            match self.broker.publish_all(sends, state.clone()).await {
                 Ok(published) => {
-                    let duplicates = published.iter().filter(|one| one.duplicate).count() as u64;
-                    self.entry.sent(published.len() as u64 - duplicates, duplicates);
+                    // A message counts once, and as a duplicate if it is one in each of its queues.
+                    let sent = published.chunks(copies);
+                    let duplicates = sent.filter(|copies| copies.iter().all(|one| one.duplicate)).count() as u64;
+                    self.entry.sent(messages.len() as u64 - duplicates, duplicates);
                     return Ok(published);
                 }
                 Err(BrokerError::TooLarge { .. }) => return Err(Unsent::TooLarge),
                 Err(error) => self.wait(&error, &mut pause).await?,
+            }
+        }
+    }
+
+    /// What puts the messages where they belong now, and how many copies there are of each, or 1 if there are none.
+    fn address(&self, messages: &[NewMessage]) -> (Vec<Outgoing>, usize) {
+        match &self.target {
+            Target::Queue(queue) => {
+                let send = |message: &NewMessage| Outgoing { queue: queue.clone(), message: message.clone() };
+                (messages.iter().map(send).collect(), 1)
+            }
+            Target::Subject(subject) => {
+                let queues = self.subjects.current().queues(subject);
+                (subjects::copies(subject, &queues, messages), queues.len().max(1))
             }
         }
     }
@@ -162,7 +186,11 @@ impl Outlet {
             self.entry.error(ProducerState::Failed, &error.to_string());
             return Err(Unsent::Stopped);
         }
-        if self.entry.error(ProducerState::Waiting, &error.to_string()) {
+        self.pause(&error.to_string(), pause).await
+    }
+
+    async fn pause(&self, error: &str, pause: &mut Duration) -> Result<(), Unsent> {
+        if self.entry.error(ProducerState::Waiting, error) {
             tracing::warn!(producer = self.name, "nothing is sent for now, and nothing skipped: {error}");
         }
         tokio::select! {

@@ -8,7 +8,7 @@
 //! 2. `withdraw`: each stops what the new file does not have any more, so that nothing works for a name that has gone.
 //! 3. `apply`: each becomes what the new file says. This can't fail.
 //!
-//! **To make another part of the file follow** (producers, tokens): implement [`Part`] and put it into the list in
+//! **To make another part of the file follow** (such as the tokens): implement [`Part`] and put it into the list in
 //! `cli/run.rs`, after what it needs: whatever sends to queues comes after [`parts::Queues`], so that its queue is there when
 //! it begins; its `withdraw` runs before any queue goes. A key that can't change while the runtime runs belongs to
 //! [`parts::Fixed`].

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
-use super::plan::{self, DEAD_LETTERS};
+use super::plan;
 use super::{Part, Refusal};
-use crate::broker::{Broker, BrokerError, Pending};
+use crate::auth::Auth;
+use crate::broker::{Broker, BrokerError, Pending, QueueLimits};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Prepared};
 use crate::producers;
 use crate::retention::{self, Rule};
+use crate::subjects::Subjects;
 
 /// What is decided when the runtime starts.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ impl Part for Fixed {
             ("workers", old.workers != new.workers),
             ("log_max_bytes", old.log_bytes_max != new.log_bytes_max),
             ("ca_file", old.ca_file != new.ca_file),
+            ("tls", old.tls != new.tls),
         ];
         let changed = fixed.into_iter().find(|(_, changed)| *changed);
         Box::pin(async move {
@@ -40,22 +43,29 @@ impl Part for Fixed {
     }
 }
 
-/// Which queues there are, and their limits.
-pub struct Queues(pub Arc<dyn Broker>);
+/// Which queues there are, their limits, and what they subscribe to.
+pub struct Queues {
+    /// Which knows the queues.
+    pub broker: Arc<dyn Broker>,
+    /// What they subscribe to. It changes between the queues that come and those that go, so that whoever sends to a
+    /// subject always finds the queues that it leads to.
+    pub subjects: Arc<Subjects>,
+}
 
 impl Queues {
     /// Declares what a file needs, and retracts everything else. What a queue holds stays.
     pub async fn follow(&self, config: &Config) -> Result<(), BrokerError> {
         let required = plan::required(config);
         for (name, limits) in &required {
-            self.0.declare(name, *limits).await?;
+            self.broker.declare(name, *limits).await?;
         }
         let when_needed = plan::when_needed(config);
-        for queue in self.0.queues().await? {
+        self.subjects.replace(config.subscriptions());
+        for queue in self.broker.queues().await? {
             if when_needed.contains(&queue.name) && !required.contains_key(&queue.name) {
-                self.0.declare(&queue.name, DEAD_LETTERS).await?;
+                self.broker.declare(&queue.name, QueueLimits::DEAD_LETTERS).await?;
             } else if queue.declared && !required.contains_key(&queue.name) {
-                self.0.retract(&queue.name).await?;
+                self.broker.retract(&queue.name).await?;
             }
         }
         Ok(())
@@ -136,6 +146,38 @@ impl Part for Producers {
     }
 }
 
+/// Who may use the API, and under which names. A token that has gone is refused from the next request on.
+pub struct Access {
+    auth: Arc<Auth>,
+    host_names: watch::Sender<Arc<[String]>>,
+}
+
+impl Access {
+    /// As the file says that the runtime starts with. The tokens are in force already.
+    pub fn new(auth: Arc<Auth>, config: &Config) -> Access {
+        Access { auth, host_names: watch::Sender::new(host_names(config)) }
+    }
+
+    /// Names that clients without tokens may know this machine by.
+    pub fn host_names(&self) -> watch::Receiver<Arc<[String]>> {
+        self.host_names.subscribe()
+    }
+}
+
+impl Part for Access {
+    fn apply<'a>(&'a mut self, _old: &'a Config, new: &'a Config) -> Pending<'a, ()> {
+        self.auth.replace(new.runtime.auth.as_deref());
+        self.host_names.send_replace(host_names(new));
+        Box::pin(async {})
+    }
+}
+
+/// The name of the certificate is this runtime's as well.
+fn host_names(config: &Config) -> Arc<[String]> {
+    let of_certificate = config.runtime.tls.as_ref().map(|tls| &tls.name);
+    config.runtime.host_names.iter().chain(of_certificate).cloned().collect()
+}
+
 /// How long messages may wait in which queue.
 #[derive(Debug)]
 pub struct Retention(watch::Sender<Arc<[Rule]>>);
@@ -143,7 +185,7 @@ pub struct Retention(watch::Sender<Arc<[Rule]>>);
 impl Retention {
     /// As the file says that the runtime starts with.
     pub fn new(config: &Config) -> Retention {
-        Retention(watch::Sender::new(retention::rules(config, DEAD_LETTERS).into()))
+        Retention(watch::Sender::new(retention::rules(config, QueueLimits::DEAD_LETTERS).into()))
     }
 
     /// For [`retention::keep`].
@@ -154,7 +196,7 @@ impl Retention {
 
 impl Part for Retention {
     fn apply<'a>(&'a mut self, _old: &'a Config, new: &'a Config) -> Pending<'a, ()> {
-        self.0.send_replace(retention::rules(new, DEAD_LETTERS).into());
+        self.0.send_replace(retention::rules(new, QueueLimits::DEAD_LETTERS).into());
         Box::pin(async {})
     }
 }

@@ -2,16 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::Duration;
 
 use crate::broker::QueueLimits;
 use crate::config::Config;
 use crate::delivery::QueueName;
-use crate::retention;
-
-/// The limits of a dead-letter queue that `[queues]` does not name.
-pub const DEAD_LETTERS: QueueLimits =
-    QueueLimits { bytes_max: 10 << 30, dedup_window: Duration::ZERO, history: Duration::ZERO };
 
 /// The names that are added, changed and removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,16 +79,19 @@ impl fmt::Display for Plan {
 
 /// The queues that take sends under a file: those that it names, and the dead-letter queues of its consumers.
 pub fn required(config: &Config) -> BTreeMap<QueueName, QueueLimits> {
-    let dead = config.consumers.values().map(|consumer| (consumer.dead_letter_queue.clone(), DEAD_LETTERS));
+    let dead =
+        config.consumers.values().map(|consumer| (consumer.dead_letter_queue.clone(), QueueLimits::DEAD_LETTERS));
     let named = config.queues.iter().map(|(name, queue)| (name.clone(), queue.limits()));
     // What is named comes later, so that its own limits count.
     dead.chain(named).collect()
 }
 
-/// Dead-letter queues that are made when they are first needed: where the expired messages of a queue without a consumer
-/// go.
+/// Dead-letter queues that are made when they are first needed: where the messages of a queue without a consumer go that
+/// expire, or that a client gives up.
 pub fn when_needed(config: &Config) -> BTreeSet<QueueName> {
-    retention::rules(config, DEAD_LETTERS).into_iter().map(|rule| rule.dead_letter_queue).collect()
+    let served: BTreeSet<_> = config.consumers.values().map(|consumer| &consumer.queue).collect();
+    let alone = config.queues.keys().filter(|name| !served.contains(name));
+    alone.filter_map(|name| QueueName::new(&format!("{name}.dead")).ok()).collect()
 }
 
 #[cfg(test)]
@@ -132,7 +129,7 @@ mod tests {
     fn dead_letter_queues_come_and_go_with_who_needs_them() {
         let named = |name: &str| QueueName::new(name).unwrap();
         let with = config(&format!("[queues.a]\n[queues.b]\n{CONSUMER}"));
-        assert_eq!(required(&with).get("a.dead"), Some(&DEAD_LETTERS));
+        assert_eq!(required(&with).get("a.dead"), Some(&QueueLimits::DEAD_LETTERS));
         assert!(!required(&with).contains_key("b.dead"));
         assert!(when_needed(&with).contains(&named("b.dead")));
         let own = config(&format!("[queues.a]\n[queues.\"a.dead\"]\nmax_bytes = \"1MiB\"\n{CONSUMER}"));

@@ -18,6 +18,7 @@ use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
 use crate::config::{Grants, Limits};
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName, StateUse};
+use crate::subjects::Subjects;
 
 mod bindings;
 mod cache;
@@ -64,6 +65,8 @@ pub struct Sandbox {
     cache: Arc<CodeCache>,
     /// What guests' HTTPS trusts.
     tls: Arc<ClientConfig>,
+    /// Which queues get what guests send to a subject.
+    subjects: Arc<Subjects>,
     /// Held while a component is tried out: each engine has one slot more than its worker gives away.
     trial: Arc<Mutex<()>>,
     _ticker: Ticker,
@@ -169,9 +172,16 @@ impl Sandbox {
             hosts: hosts.into(),
             cache: cache.into(),
             tls: tls.into(),
+            subjects: Arc::default(),
             trial: Arc::default(),
             _ticker: ticker,
         })
+    }
+
+    /// What guests send to subjects goes to the queues that subscribe to them here. Without this, nobody subscribes.
+    pub fn with_subjects(mut self, subjects: Arc<Subjects>) -> Sandbox {
+        self.subjects = subjects;
+        self
     }
 
     /// How many there are.
@@ -196,11 +206,11 @@ impl Sandbox {
     /// and instantiates it once. Works on a blocking thread of the caller's tokio runtime: the workers go on.
     pub async fn load(&self, component: Arc<[u8]>, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
         let (hosts, cache, tls) = (self.hosts.clone(), self.cache.clone(), self.tls.clone());
-        let granted = settings.clone();
+        let (granted, subjects) = (settings.clone(), self.subjects.clone());
         let loaded = tokio::task::spawn_blocking(move || {
             let hash = load::hash(&component);
             let linked = load::link(&component, hash, &hosts, &cache, granted.max_batch_size)?;
-            let access = Arc::new(Access::open(&granted, tls)?);
+            let access = Arc::new(Access::open(&granted, tls, subjects)?);
             Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
@@ -211,11 +221,12 @@ impl Sandbox {
     /// The same component under other settings of its consumer: its grants are opened anew and it is instantiated once, but
     /// nothing is compiled.
     pub async fn relink(&self, module: &Module, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
-        let (module, tls, granted) = (module.clone(), self.tls.clone(), settings.clone());
+        let (module, tls, subjects) = (module.clone(), self.tls.clone(), self.subjects.clone());
+        let granted = settings.clone();
         let relinked = tokio::task::spawn_blocking(move || {
             let Loaded { hash, linked, .. } = &*module.0;
             linked.iter().try_for_each(|linked| linked.check_batches(granted.max_batch_size))?;
-            Ok(Loaded { hash: *hash, linked: linked.clone(), access: Arc::new(Access::open(&granted, tls)?) })
+            Ok(Loaded { hash: *hash, linked: linked.clone(), access: Arc::new(Access::open(&granted, tls, subjects)?) })
         });
         let module = Module(Arc::new(relinked.await.map_err(LoadError::internal)??));
         self.try_out(&module, settings).await?;

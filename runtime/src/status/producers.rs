@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::producers::Target;
 use crate::time::{now_ms, rfc3339};
 
 /// One producer, as `GET /producers` shows it. Counts are since the start of the process.
@@ -15,8 +16,10 @@ pub struct ProducerStatus {
     pub name: String,
     /// `cron`, `tail`, `watch` or `webhook`.
     pub kind: String,
-    /// Where its messages go.
-    pub queue: String,
+    /// The queue that its messages go to; none if it is a subject.
+    pub queue: Option<String>,
+    /// The subject that its messages go to.
+    pub subject: Option<String>,
     /// What it is doing.
     pub state: ProducerState,
     /// Messages that are on record.
@@ -63,7 +66,7 @@ pub struct ProducerBoard {
 pub struct ProducerEntry {
     name: String,
     kind: &'static str,
-    queue: String,
+    target: Target,
     sent: AtomicU64,
     duplicates: AtomicU64,
     refused: AtomicU64,
@@ -83,11 +86,11 @@ struct Facts {
 
 impl ProducerBoard {
     /// A new line in the place of any other of this name.
-    pub fn enter(&self, name: &str, kind: &'static str, queue: &str) -> Arc<ProducerEntry> {
+    pub fn enter(&self, name: &str, kind: &'static str, target: Target) -> Arc<ProducerEntry> {
         let entry = Arc::new(ProducerEntry {
             name: name.to_owned(),
             kind,
-            queue: queue.to_owned(),
+            target,
             sent: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -175,10 +178,15 @@ impl ProducerEntry {
 
     fn read(&self) -> ProducerStatus {
         let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (queue, subject) = match &self.target {
+            Target::Queue(queue) => (Some(queue.to_string()), None),
+            Target::Subject(subject) => (None, Some(subject.to_string())),
+        };
         ProducerStatus {
             name: self.name.clone(),
             kind: self.kind.to_owned(),
-            queue: self.queue.clone(),
+            queue,
+            subject,
             state: facts.state,
             sent: self.sent.load(Ordering::Relaxed),
             duplicates: self.duplicates.load(Ordering::Relaxed),

@@ -45,7 +45,8 @@ pub use error::OpenError;
 pub use history::{HistoryMessage, HistoryPage, HistoryRange};
 pub use kv::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 pub use message::{
-    ATTRIBUTE_PREFIX_RESERVED, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId, NewMessage, QueueName,
+    ATTRIBUTE_PREFIX_RESERVED, ATTRIBUTE_SUBJECT, Delivery, InvalidId, InvalidQueueName, Lease, Message, MessageId,
+    NewMessage, QueueName,
 };
 pub use queues::QueueLimits;
 pub use store::{MessageState, Options, PeekPage, PeekRange, Peeked, QueueStats, Store};

@@ -9,6 +9,10 @@ use bytes::Bytes;
 /// Attributes whose names start with this are set by Linecook only (the facts of a dead letter).
 pub const ATTRIBUTE_PREFIX_RESERVED: &str = "linecook-";
 
+/// The one reserved attribute that is a part of the message and no fact about what became of it: the subject that it was
+/// sent to. A redrive keeps it.
+pub const ATTRIBUTE_SUBJECT: &str = "linecook-subject";
+
 /// The name of a queue: 1 to 128 ASCII letters, digits, `-` and `_`, in parts separated by single dots. The first
 /// character is a letter or a digit.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -77,7 +77,7 @@ pub enum Action {
 pub enum AttributeEdit {
     /// Adds these, in place of those of the same name.
     Set(Vec<(Box<str>, Box<str>)>),
-    /// Takes away all whose names start with [`crate::ATTRIBUTE_PREFIX_RESERVED`].
+    /// Takes away all whose names start with [`crate::ATTRIBUTE_PREFIX_RESERVED`], but for [`crate::ATTRIBUTE_SUBJECT`].
     StripReserved,
 }
 
@@ -97,7 +97,9 @@ impl AttributeEdit {
                 attributes.extend(new.iter().cloned());
             }
             AttributeEdit::StripReserved => {
-                attributes.retain(|(name, _)| !name.starts_with(crate::ATTRIBUTE_PREFIX_RESERVED));
+                attributes.retain(|(name, _)| {
+                    !name.starts_with(crate::ATTRIBUTE_PREFIX_RESERVED) || **name == *crate::ATTRIBUTE_SUBJECT
+                });
             }
         }
     }

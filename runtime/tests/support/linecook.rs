@@ -269,6 +269,11 @@ pub struct Ended {
 }
 
 impl Runtime {
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL. It must have been running until now.
     #[track_caller]
     pub fn kill(mut self) {
@@ -276,11 +281,6 @@ impl Runtime {
         assert!(ended.is_none(), "the runtime has ended before it was killed: {ended:?}");
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-    }
-
-    /// Its process.
-    pub fn id(&self) -> Pid {
-        Pid::from_child(&self.child)
     }
 
     /// SIGTERM.

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use linecook::http::limits::Timeouts;
 use linecook::http::{App, serve_with};
 use linecook::status::Board;
+use linecook::subjects::Subjects;
 use tokio::sync::oneshot;
 
 use crate::fake_broker::FakeBroker;
@@ -34,12 +35,21 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let app = App { broker: Arc::clone(&broker) as _, board: Arc::clone(&board), webhooks: Arc::default() };
+        let host_names = tokio::sync::watch::Sender::new(["x".to_owned()].into()).subscribe();
+        let subjects = Arc::new(Subjects::default());
+        let app = App {
+            broker: Arc::clone(&broker) as _,
+            board: Arc::clone(&board),
+            webhooks: Arc::default(),
+            subjects,
+            auth: Arc::default(),
+            host_names,
+        };
         let ended = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                serve_with(listener, app, timeouts, async { _ = stopped.await }).await.unwrap();
+                serve_with(listener, app, None, timeouts, async { _ = stopped.await }).await.unwrap();
             });
         });
         Server { address, broker, board, stop: Some(stop), ended: Some(ended) }

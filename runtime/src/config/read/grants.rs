@@ -12,8 +12,10 @@ use crate::config::{DirGrant, Grants, HttpGrant, TcpGrant};
 /// Where the grants stand that are checked against something outside the table; one for each grant.
 #[derive(Default)]
 pub(in crate::config) struct GrantSpans {
-    /// The queues of `send`.
+    /// The names of `send`.
     pub(in crate::config) send: Vec<Range<usize>>,
+    /// The patterns of `send`.
+    pub(in crate::config) send_subjects: Vec<Range<usize>>,
     /// The names of `secrets`.
     pub(in crate::config) secrets: Vec<Range<usize>>,
     /// The host folders of `dirs`.
@@ -24,9 +26,21 @@ pub(in crate::config) struct GrantSpans {
 pub(super) fn read(table: TableReader<'_>, folder: &Path) -> (Grants, GrantSpans) {
     let (mut grants, mut spans) = (Grants::default(), GrantSpans::default());
     for item in table.get("send").iter().flat_map(|value| value.items("[\"audit\"]")) {
+        let Some(text) = item.text("\"audit\"") else { continue };
+        if text.value.contains(['*', '>']) {
+            let Some(pattern) = item.pattern() else { continue };
+            if grants.send_subjects.contains(&pattern) {
+                item.refuse(format!("subjects `{pattern}` are granted twice"), "name them once");
+                continue;
+            }
+            grants.send_subjects.push(pattern);
+            spans.send_subjects.push(text.span);
+            continue;
+        }
+        // Whether it is a queue or a subject, the file as a whole says.
         let Some(queue) = item.queue_name() else { continue };
         if grants.send.contains(&queue.value) {
-            item.refuse(format!("queue `{}` is granted twice", queue.value), "name it once");
+            item.refuse(format!("`{}` is granted twice", queue.value), "name it once");
             continue;
         }
         grants.send.push(queue.value);

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
-use linecook_store::{ATTRIBUTE_PREFIX_RESERVED, QueueName};
+use linecook_store::ATTRIBUTE_PREFIX_RESERVED;
 
 use super::component_name;
 use crate::config::keys::Table;
-use crate::config::producers::{ProducerConfig, ProducerKind};
+use crate::config::producers::{ProducerConfig, ProducerKind, Target};
 use crate::config::reader::{Located, TableReader, Value, excerpt, name};
 use crate::delivery::limits::{
     ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX,
@@ -16,7 +16,7 @@ use crate::delivery::limits::{
 mod cron;
 mod tail;
 mod watch;
-mod webhook;
+pub(crate) mod webhook;
 
 /// Half of what a message may have: the rest is for what the producer says itself, and for the facts of a dead letter.
 const ATTRIBUTES_MAX: usize = crate::delivery::limits::ATTRIBUTES_MAX / 2;
@@ -25,7 +25,7 @@ const ATTRIBUTES_MAX: usize = crate::delivery::limits::ATTRIBUTES_MAX / 2;
 pub(in crate::config) struct Producer {
     /// `None` if it is no valid name.
     name: Option<String>,
-    pub(in crate::config) queue: Option<Located<QueueName>>,
+    pub(in crate::config) target: Option<Located<Target>>,
     content_type: Option<String>,
     key: Option<String>,
     attributes: Vec<(String, String)>,
@@ -48,7 +48,7 @@ impl Producer {
     pub(super) fn into_config(self) -> Option<ProducerConfig> {
         Some(ProducerConfig {
             name: self.name?,
-            queue: self.queue?.value,
+            target: self.target?.value,
             content_type: self.content_type,
             key: self.key,
             attributes: self.attributes,
@@ -64,7 +64,7 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Producer> {
     let kind = table.require("kind", "\"cron\"").and_then(|value| kind(&value))?;
     let table = table.of_kind(kind);
     let mut spans = ProducerSpans::default();
-    let queue = table.require("queue", "\"signups\"").and_then(|value| value.queue_name());
+    let target = target(&table);
     let content_type = table.get("content_type").and_then(|value| content_type(&value));
     let key = table.get("key").and_then(|value| key(&value));
     let attributes = attributes(&table, own_attributes(kind));
@@ -75,7 +75,22 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Producer> {
         _ => webhook::read(&table, &mut spans).map(ProducerKind::Webhook),
     };
     table.finish();
-    Some(Producer { name: producer_name, queue, content_type, key, attributes, kind, spans })
+    Some(Producer { name: producer_name, target, content_type, key, attributes, kind, spans })
+}
+
+/// The queue or the subject.
+fn target(table: &TableReader<'_>) -> Option<Located<Target>> {
+    let Some(subject) = table.get("subject") else {
+        let queue = table.require("queue", "\"signups\"")?.queue_name()?;
+        return Some(Located { value: Target::Queue(queue.value), span: queue.span });
+    };
+    if table.get("queue").is_some() {
+        let hint = "keep `queue` to send to one queue, or `subject` to send to all that subscribe to it";
+        subject.refuse_key("`queue` and `subject` exclude each other", hint);
+        return None;
+    }
+    let subject = subject.subject()?;
+    Some(Located { value: Target::Subject(subject.value), span: subject.span })
 }
 
 const KINDS: [(&str, Table); 4] =

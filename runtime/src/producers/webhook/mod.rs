@@ -27,11 +27,11 @@ use serde::Deserialize;
 pub use self::signature::{SignatureError, Verifier};
 use super::clock::Clock;
 use crate::config::ProducerConfig;
-use crate::config::producers::{SignatureStyle, WebhookConfig};
+use crate::config::producers::{SignatureStyle, Target, WebhookConfig};
+use crate::delivery::NewMessage;
 use crate::delivery::limits::{
     ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX,
 };
-use crate::delivery::{NewMessage, QueueName};
 use crate::status::producers::{ProducerEntry, ProducerState};
 
 const GITHUB_DELIVERY: &str = "x-github-delivery";
@@ -62,11 +62,12 @@ pub enum Route {
 #[derive(Debug)]
 pub struct Webhook {
     name: String,
-    queue: QueueName,
+    target: Target,
     content_type: Option<Box<str>>,
     key: Option<Box<str>>,
     attributes: Vec<(Box<str>, Box<str>)>,
     verifier: Verifier,
+    signed: bool,
     id: DeliveryId,
     headers: Vec<String>,
     entry: Arc<ProducerEntry>,
@@ -103,6 +104,12 @@ impl Webhooks {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         let webhook = routes.by_path.get(path)?;
         Some(if routes.closed { Route::Closed } else { Route::Webhook(webhook.clone()) })
+    }
+
+    /// Whether there is a webhook at a path that takes only what is signed.
+    pub fn is_signed(&self, path: &str) -> bool {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.by_path.get(path).is_some_and(|webhook| webhook.signed)
     }
 
     pub(super) fn replace(&self, webhooks: impl IntoIterator<Item = (String, Arc<Webhook>)>) {
@@ -143,11 +150,12 @@ impl Webhook {
         let attribute = |(name, value): &(String, String)| (name.as_str().into(), value.as_str().into());
         Some(Webhook {
             name: config.name.clone(),
-            queue: config.queue.clone(),
+            target: config.target.clone(),
             content_type: config.content_type.as_deref().map(Into::into),
             key: config.key.as_deref().map(Into::into),
             attributes: config.attributes.iter().map(attribute).collect(),
             verifier: Verifier::new(&webhook.signature, &secret, clock),
+            signed: webhook.signature != SignatureStyle::None,
             id,
             headers: webhook.headers.clone(),
             entry,
@@ -155,8 +163,8 @@ impl Webhook {
     }
 
     /// Where its messages go.
-    pub fn queue(&self) -> &QueueName {
-        &self.queue
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Its line on the board.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::broker::Pending;
+use crate::delivery::QueueName;
 use crate::status::Board;
 
 struct At(u64);
@@ -118,16 +119,18 @@ fn webhook(signature: SignatureStyle, secret: &str, clock: At) -> Webhook {
         SignatureStyle::Stripe { .. } => DeliveryId::EventId,
         SignatureStyle::None => DeliveryId::Nowhere,
     };
+    let target = Target::Queue(QueueName::new("events").unwrap());
     Webhook {
         name: "hook".into(),
-        queue: QueueName::new("events").unwrap(),
+        target: target.clone(),
         content_type: None,
         key: None,
         attributes: vec![("from".into(), "config".into())],
         verifier: Verifier::new(&signature, secret, Arc::new(clock)),
+        signed: signature != SignatureStyle::None,
         id,
         headers: vec!["x-github-event".into(), "from".into()],
-        entry: Board::default().producers().enter("hook", "webhook", "events"),
+        entry: Board::default().producers().enter("hook", "webhook", target),
     }
 }
 

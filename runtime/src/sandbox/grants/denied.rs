@@ -53,7 +53,7 @@ impl Grant {
         }
         let grants = &settings.grants;
         let mut names = match self {
-            Grant::Send => texts(&grants.send),
+            Grant::Send => [texts(&grants.send), texts(&grants.send_subjects)].concat(),
             Grant::Http => texts(&grants.http),
             Grant::Tcp => texts(&grants.tcp),
             Grant::State => return format!("[consumers.{}.grants]\n{self} = true", settings.consumer),

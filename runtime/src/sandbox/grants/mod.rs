@@ -15,6 +15,7 @@ use super::limits::LOOKUPS_MAX;
 use super::load::LoadError;
 use super::output::{Output, Stream};
 use crate::config::{DirGrant, Grants};
+use crate::subjects::Subjects;
 
 mod addresses;
 mod denied;
@@ -33,13 +34,19 @@ pub(super) struct Access {
     pub(super) variables: WasiConfigVariables,
     pub(super) denied: Denied,
     pub(super) tls: Arc<ClientConfig>,
+    /// Which queues get what is sent to a subject.
+    pub(super) subjects: Arc<Subjects>,
     /// Names that are looked up at once for HTTP.
     pub(super) lookups: Arc<Semaphore>,
 }
 
 impl Access {
     /// Reads the secrets, makes the folders that may be written, and checks that the others are there.
-    pub(super) fn open(settings: &InstanceSettings, tls: Arc<ClientConfig>) -> Result<Access, LoadError> {
+    pub(super) fn open(
+        settings: &InstanceSettings,
+        tls: Arc<ClientConfig>,
+        subjects: Arc<Subjects>,
+    ) -> Result<Access, LoadError> {
         let grants = &settings.grants;
         prepare_folders(grants)?;
         let secrets = Secrets::read(&grants.secrets)
@@ -51,6 +58,7 @@ impl Access {
             variables: settings.config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             denied: Denied::default(),
             tls,
+            subjects,
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         })
     }
@@ -61,7 +69,7 @@ impl Access {
     /// Nothing granted.
     pub(super) fn of_a_test() -> Access {
         let tls = super::imports::tls_config(None).unwrap();
-        Access::open(&InstanceSettings::of_a_test(), tls.into()).unwrap()
+        Access::open(&InstanceSettings::of_a_test(), tls.into(), Arc::default()).unwrap()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::sandbox::limits::{
     KEY_BYTES_MAX, SEND_BODY_BYTES_MAX, bytes_text,
 };
 use crate::sandbox::state::{Outside, State};
+use crate::subjects::{self, Subject};
 
 /// What one delivery, or one batch, has sent so far.
 #[derive(Default)]
@@ -59,6 +60,13 @@ impl Sends {
     }
 }
 
+/// Where one message goes.
+struct Targets {
+    queues: Vec<QueueName>,
+    /// If it was sent to one.
+    subject: Option<Box<str>>,
+}
+
 /// Checks and collects what one delivery sends.
 pub(in crate::sandbox) struct Sender<'s> {
     outside: &'s Outside,
@@ -70,17 +78,28 @@ impl Sender<'_> {
         Sender { outside: &state.outside, sends: &mut state.sends }
     }
 
-    fn granted(&self, queue: &QueueName) -> Result<(), SendError> {
+    /// Where what is sent to this name goes. A grant that names a queue makes it the queue; otherwise it is a subject.
+    fn targets(&self, name: &str) -> Result<Targets, SendError> {
         let Outside { settings, access, .. } = self.outside;
-        if settings.grants.send.contains(queue) {
-            return Ok(());
+        let grants = &settings.grants;
+        if let Some(queue) = grants.send.iter().find(|queue| queue.as_str() == name) {
+            return Ok(Targets { queues: vec![queue.clone()], subject: None });
         }
-        let what = format!("a send to {queue} was refused: it is not granted");
-        access.denied.tell(settings, Grant::Send, queue.as_str(), &what);
-        Err(SendError::NotGranted(format!(
-            "{} has no grant to send to {queue}: its grants' `send` must name it",
-            settings.consumer
-        )))
+        let subject = Subject::new(name)
+            .map_err(|error| SendError::Invalid(format!("{name:?} is not a queue name, and {error}")))?;
+        if !grants.send_subjects.iter().any(|pattern| pattern.matches(name)) {
+            let what = format!("a send to {name} was refused: it is not granted");
+            access.denied.tell(settings, Grant::Send, name, &what);
+            let consumer = &settings.consumer;
+            let text = format!("{consumer} has no grant to send to {name}: its grants' `send` must name it");
+            return Err(SendError::NotGranted(text));
+        }
+        let queues = access.subjects.current().queues(&subject);
+        if queues.is_empty() {
+            let text = format!("no queue subscribes to {name}: nobody would get the message");
+            return Err(SendError::Invalid(text));
+        }
+        Ok(Targets { queues, subject: Some(name.into()) })
     }
 }
 
@@ -115,12 +134,13 @@ impl Sender<'_> {
     }
 
     fn check_and_collect(&mut self, with_ack_of: Option<usize>, queue: &str, message: Wanted) -> Result<(), SendError> {
-        let queue = QueueName::new(queue).map_err(|error| SendError::Invalid(error.to_string()))?;
-        self.granted(&queue)?;
-        let bytes = check(&message)?;
+        let Targets { queues, subject } = self.targets(queue)?;
+        // Each queue gets a message of its own, and each of them counts.
+        let bytes = check(&message)? * queues.len() as u64;
         let limits = &self.outside.settings.limits;
         // A batch may send as much as its messages could one by one. The bytes are the host's memory: they don't grow.
-        if self.sends.messages.len() >= limits.sends as usize * self.sends.handled.len().max(1) {
+        let room = (limits.sends as usize * self.sends.handled.len().max(1)).saturating_sub(self.sends.messages.len());
+        if queues.len() > room {
             return Err(SendError::LimitExceeded(format!(
                 "a delivery may send {} messages (limits.sends)",
                 limits.sends
@@ -131,7 +151,7 @@ impl Sender<'_> {
             return Err(SendError::LimitExceeded(format!("a delivery may send {max} in all (limits.send_bytes)")));
         }
         self.sends.bytes += bytes;
-        let message = NewMessage {
+        let mut message = NewMessage {
             body: Bytes::from(message.body),
             content_type: message.content_type.map(String::into_boxed_str),
             key: message.key.map(String::into_boxed_str),
@@ -139,7 +159,9 @@ impl Sender<'_> {
             delay_ms: message.delay_ms,
             ..NewMessage::default()
         };
-        self.sends.messages.push(Sent { with_ack_of, outgoing: Outgoing { queue, message } });
+        message.attributes.extend(subject.map(|subject| (subjects::ATTRIBUTE.into(), subject)));
+        let copies = queues.into_iter().map(|queue| Outgoing { queue, message: message.clone() });
+        self.sends.messages.extend(copies.map(|outgoing| Sent { with_ack_of, outgoing }));
         Ok(())
     }
 }

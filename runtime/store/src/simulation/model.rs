@@ -137,7 +137,9 @@ impl Model {
                             message.attributes.extend(new.iter().map(|(n, v)| (n.to_string(), v.to_string())));
                         }
                         AttributeEdit::StripReserved => {
-                            message.attributes.retain(|(name, _)| !name.starts_with("linecook-"));
+                            message
+                                .attributes
+                                .retain(|(name, _)| !name.starts_with("linecook-") || name == "linecook-subject");
                         }
                     }
                     self.leave(&from, nonce);

@@ -542,7 +542,10 @@ impl Run {
             6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), ..Transaction::default() },
             7 => Transaction { settle: Some((lease, Action::Release)), ..Transaction::default() },
             _ => {
-                let facts = vec![("linecook-reason".into(), "it failed".into())];
+                let facts = vec![
+                    ("linecook-reason".into(), "it failed".into()),
+                    ("linecook-subject".into(), "orders.placed".into()),
+                ];
                 let attributes =
                     if self.random.bool() { AttributeEdit::Set(facts) } else { AttributeEdit::StripReserved };
                 let action = Action::Move { queue: self.queue(), attributes };

@@ -17,7 +17,7 @@ const PATH_BYTES_MAX: usize = 256;
 const HEADERS_MAX: usize = 24;
 
 /// The first parts of paths that belong to the API, now or in the design.
-const API_PATHS: [&str; 15] = [
+pub(crate) const API_PATHS: [&str; 15] = [
     "queues",
     "subjects",
     "consumers",

@@ -1,0 +1,177 @@
+//! `POST /queues/{queue}/claim`: clients that work a queue off. They get messages under a lease, and say with it what became
+//! of them (`deliveries`). A queue that has a consumer is worked off by that.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures_util::FutureExt;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::fields::whole_number;
+use super::limits::{
+    CLAIM_BYTES_MAX, CLAIM_MESSAGES_MAX, LEASE_MAX, LEASE_MIN, LEASES_MAX, PARAMETERS_BYTES_MAX, WAIT_MAX,
+};
+use super::path::Queue;
+use super::peer::Peer;
+use super::problem::Problem;
+use super::{Shared, body, cloudevents};
+use crate::config::units::{format_duration, parse_duration};
+use crate::delivery::{Delivery, QueueName};
+use crate::time::{now_ms, rfc3339};
+
+/// Messages that are claimed in one step: bodies are counted between steps.
+const STEP: usize = 16;
+const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// The body; an empty one is all defaults.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    #[serde(default, deserialize_with = "whole_number")]
+    max: Option<usize>,
+    lease: Option<String>,
+    wait: Option<String>,
+}
+
+/// Leases messages, and waits for the first one if it is asked to.
+pub(super) async fn claim(
+    State(shared): State<Shared>,
+    Queue(queue): Queue,
+    peer: Peer,
+    headers: HeaderMap,
+    request_body: Body,
+) -> Result<Response, Problem> {
+    let parameters: Parameters = body::parameters(
+        &shared,
+        &headers,
+        request_body,
+        PARAMETERS_BYTES_MAX,
+        "{\"max\":N,\"lease\":\"30s\",\"wait\":\"0s\"}, all optional",
+    )
+    .await?;
+    let max = parameters.max.unwrap_or(1);
+    if !(1..=CLAIM_MESSAGES_MAX).contains(&max) {
+        return Err(Problem::malformed(format!("\"max\" is {max}; it may be 1 to {CLAIM_MESSAGES_MAX}")));
+    }
+    let lease = parameters.lease.map_or(Ok(LEASE_DEFAULT), |text| lease_duration(&text))?;
+    let wait = parameters.wait.map_or(Ok(Duration::ZERO), |text| duration("wait", &text, Duration::ZERO, WAIT_MAX))?;
+    let format = cloudevents::Wanted::of(&headers);
+    if let Some(consumer) = shared.board.consumer_of(queue.as_str()) {
+        let detail =
+            format!("queue {queue} is worked off by the consumer {consumer}; claim from a queue that has none");
+        return Err(Problem::new(StatusCode::CONFLICT, "has-consumer", "The queue has a consumer", detail)
+            .with("consumer", consumer));
+    }
+    let room = shared.leases.room().min(max);
+    if room == 0 {
+        let detail =
+            format!("{LEASES_MAX} messages are claimed and not settled; settle some, or let their leases expire");
+        return Err(Problem::throttled(detail));
+    }
+    let deliveries = match take(&shared, &peer, &queue, room, lease, wait).await {
+        Ok(deliveries) => deliveries,
+        Err(error) => return Err(Problem::of(error, &*shared.broker).await),
+    };
+    let tokens = shared.leases.add(&queue, &deliveries, lease).map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-random", "No random numbers", error.to_string())
+    })?;
+    shared.meters.claimed(deliveries.len() as u64);
+    let expires_at_ms = now_ms() + lease.as_millis() as u64;
+    let claimed = deliveries.iter().zip(tokens);
+    match format {
+        cloudevents::Wanted::Json => {
+            let shown: Vec<_> =
+                claimed.map(|(delivery, token)| show(delivery, &token.to_string(), expires_at_ms)).collect();
+            Ok(Json(json!({ "messages": shown })).into_response())
+        }
+        cloudevents::Wanted::Batch => {
+            let events: Vec<_> =
+                claimed.map(|(delivery, token)| cloudevents::event(&queue, delivery, &token.to_string())).collect();
+            let body = serde_json::to_string(&events).map_err(|error| {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "encoding", "Can't be written", error.to_string())
+            })?;
+            Ok(([(header::CONTENT_TYPE, cloudevents::BATCH)], body).into_response())
+        }
+    }
+}
+
+/// Claims in steps, until there are enough messages or enough bytes. Each that is handed out has begun.
+async fn take(
+    shared: &Shared,
+    peer: &Peer,
+    queue: &QueueName,
+    max: usize,
+    lease: Duration,
+    wait: Duration,
+) -> Result<Vec<Delivery>, crate::broker::BrokerError> {
+    let broker = &shared.broker;
+    // So that an unknown queue is one also for those who don't wait.
+    broker.queue(queue).await?;
+    let first = broker.claim(queue, max.min(STEP), lease);
+    let mut claimed = if wait.is_zero() {
+        first.now_or_never().transpose()?.unwrap_or_default()
+    } else {
+        let mut stopping = shared.stopping.clone();
+        tokio::select! {
+            biased;
+            // Whoever has gone, and whoever is told that the runtime stops, gets nothing that would have to expire.
+            () = peer.gone() => Vec::new(),
+            _ = stopping.wait_for(|stopping| *stopping) => Vec::new(),
+            claimed = tokio::time::timeout(wait, first) => claimed.unwrap_or_else(|_| Ok(Vec::new()))?,
+        }
+    };
+    let mut bytes: usize = claimed.iter().map(|delivery| delivery.message.body.len()).sum();
+    while !claimed.is_empty() && claimed.len() < max && bytes < CLAIM_BYTES_MAX {
+        let more = broker.claim(queue, (max - claimed.len()).min(STEP), lease).now_or_never();
+        // What is claimed already is worth more than the reason why there is no more.
+        let Some(Ok(more)) = more.filter(|more| more.as_ref().is_ok_and(|more| !more.is_empty())) else { break };
+        bytes += more.iter().map(|delivery| delivery.message.body.len()).sum::<usize>();
+        claimed.extend(more);
+    }
+    claimed.retain(|delivery| broker.begin(delivery.lease));
+    Ok(claimed)
+}
+
+/// The duration of a lease.
+pub(super) fn lease_duration(text: &str) -> Result<Duration, Problem> {
+    duration("lease", text, LEASE_MIN, LEASE_MAX)
+}
+
+/// A duration within limits.
+pub(super) fn duration(field: &str, text: &str, min: Duration, max: Duration) -> Result<Duration, Problem> {
+    let duration =
+        parse_duration(text).map_err(|error| Problem::malformed(format!("{field:?}: {error}; {}", error.hint())))?;
+    if !(min..=max).contains(&duration) {
+        let (min, max) = (format_duration(min), format_duration(max));
+        return Err(Problem::malformed(format!("{field:?} is {text:?}; it may be {min:?} to {max:?}")));
+    }
+    Ok(duration)
+}
+
+fn show(delivery: &Delivery, token: &str, expires_at_ms: u64) -> Value {
+    let message = &delivery.message;
+    let attributes: Map<_, _> =
+        message.attributes.iter().map(|(name, value)| (name.to_string(), Value::from(&**value))).collect();
+    let mut shown = json!({
+        "lease": token,
+        "lease_expires_at": rfc3339(expires_at_ms),
+        "id": message.id.to_string(),
+        "attempt": delivery.attempt,
+        "content_type": message.content_type,
+        "key": message.key,
+        "attributes": attributes,
+        "enqueued_at": rfc3339(message.enqueued_at_ms),
+    });
+    match std::str::from_utf8(&message.body) {
+        Ok(text) => shown["body"] = text.into(),
+        Err(_) => shown["body_base64"] = BASE64_STANDARD.encode(&message.body).into(),
+    }
+    shown
+}
