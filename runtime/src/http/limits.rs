@@ -60,7 +60,7 @@ pub const REPLAY_MESSAGES_MAX: usize = 10_000;
 /// The name of a replay.
 pub const REPLAY_ID_BYTES_MAX: usize = 128;
 
-/// Connections that are open at once, or a quarter of the files that the process may open, if that is less. Further ones are
+/// Connections that are open at once, or half of the files that the process may open, if that is less. Further ones are
 /// answered with 503 and closed. An idle one takes a few KiB.
 pub const CONNECTIONS_MAX: usize = 8192;
 

@@ -99,7 +99,7 @@ fn connections_max() -> usize {
     use rustix::process::{Resource, getrlimit};
     const CONNECTIONS_MIN: usize = 16;
     let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| files as usize);
-    CONNECTIONS_MAX.min(files / 4).max(CONNECTIONS_MIN)
+    CONNECTIONS_MAX.min(files / 2).max(CONNECTIONS_MIN)
 }
 
 /// Each request knows the connection that it came over.
