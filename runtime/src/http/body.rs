@@ -77,6 +77,8 @@ pub(super) async fn read(
                 return Err(too_large());
             }
             let Ok(more) = ROOM.try_acquire_many(data.len() as u32) else {
+                // What it has taken is for the others, who would all be refused otherwise.
+                drop((room, received));
                 // Nobody waits long for what is thrown away; what takes no time is, so that the answer is read.
                 _ = tokio::time::timeout(DISCARD_PATIENCE, discard(body)).await;
                 return Err(Problem::busy("too many large bodies are on their way; send this one again in a second"));
