@@ -8,6 +8,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`segment`] | the file: writing, opening, reading a chunk |
+//! | [`appender`] | how such a file is written |
 //! | [`shelf`] | the segments of one queue, and which of their messages live |
 //! | [`chunks`] | pieces of segments that were read ahead |
 //! | [`frames`] | reads a file of the log, frame by frame |
@@ -15,6 +16,7 @@
 //! | [`checkpoint`] | the two files that say what the log before a point came to |
 //! | [`keeper`] | does these things beside the committer, one at a time |
 
+pub(crate) mod appender;
 pub(crate) mod bitmap;
 pub(crate) mod checkpoint;
 pub(crate) mod chunks;

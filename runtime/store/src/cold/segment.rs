@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::appender::{Appender, Ending};
 use crate::NewMessage;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
@@ -18,13 +19,6 @@ pub(crate) const LEN_BYTES: usize = 4;
 
 /// Positions that a segment may span. Each costs two bits in memory, whether a message stands there or not.
 pub(crate) const SPAN_MAX: u64 = 1 << 26;
-
-/// What a writer gathers before it writes.
-pub(crate) const FLUSH_BYTES: usize = 256 << 10;
-
-/// What is written before it is synced. A whole segment at once would keep the disk busy for so long that the log's own syncs
-/// wait for it.
-pub(crate) const SYNC_BYTES: u32 = 1 << 20;
 
 /// The name of a segment's file.
 pub(crate) fn name(id: u64) -> String {
@@ -385,13 +379,7 @@ pub(crate) struct Writer {
     id: u64,
     queue: QueueNumber,
     chunk_bytes: usize,
-    file: Arc<dyn File>,
-    /// What is not written yet.
-    buffer: Vec<u8>,
-    /// Where the buffer goes.
-    buffer_at: u32,
-    /// Up to where the file is synced.
-    synced_to: u32,
+    records: Appender,
     first: u64,
     end: u64,
     chunks: Vec<Chunk>,
@@ -406,10 +394,7 @@ impl Writer {
             id,
             queue,
             chunk_bytes,
-            file: disk.create(&name(id))?,
-            buffer: Vec::new(),
-            buffer_at: HEADER_BYTES as u32,
-            synced_to: HEADER_BYTES as u32,
+            records: Appender::new(disk.create(&name(id))?),
             first: 0,
             end: 0,
             chunks: Vec::new(),
@@ -422,7 +407,7 @@ impl Writer {
     pub(crate) fn takes(&self, position: u64, record_bytes: usize) -> bool {
         const GAP_MAX: u64 = 1 << 16;
         const BYTES_MAX: u64 = 1 << 30;
-        let bytes = u64::from(self.buffer_at) + (self.buffer.len() + record_bytes) as u64;
+        let bytes = u64::from(self.records.end()) + record_bytes as u64;
         let fits = |position: u64| position - self.end < GAP_MAX && position - self.first < SPAN_MAX;
         self.written.is_empty() || (fits(position) && bytes < BYTES_MAX)
     }
@@ -434,7 +419,7 @@ impl Writer {
             self.first = position;
         }
         assert!(position >= self.end || self.written.is_empty(), "messages come in order");
-        let offset = self.buffer_at + self.buffer.len() as u32;
+        let offset = self.records.end();
         let relative = (position - self.first) as u32;
         if self.chunks.last().is_none_or(|chunk| (offset - chunk.offset) as usize >= self.chunk_bytes) {
             self.chunks.push(Chunk { position: relative, offset, enqueued_at_ms: place.enqueued_at_ms });
@@ -445,75 +430,51 @@ impl Writer {
         if message.key.is_some() {
             self.special.keyed.push(position);
         }
-        let start = self.buffer.len();
-        self.buffer.extend_from_slice(&[0; LEN_BYTES]);
-        record::encode_put(&mut self.buffer, place, message);
-        let len = (self.buffer.len() - start - LEN_BYTES) as u32;
-        self.buffer[start..start + LEN_BYTES].copy_from_slice(&len.to_le_bytes());
+        let len = self.records.add(|out| record::encode_put(out, place, message))?;
         self.written.push(Written { position, offset: offset + LEN_BYTES as u32, len });
         self.end = position + 1;
-        if self.buffer.len() >= FLUSH_BYTES {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        self.file.write_at(&self.buffer, u64::from(self.buffer_at))?;
-        self.buffer_at += self.buffer.len() as u32;
-        self.buffer.clear();
-        if self.buffer_at - self.synced_to >= SYNC_BYTES {
-            self.file.sync()?;
-            self.synced_to = self.buffer_at;
-        }
         Ok(())
     }
 
     /// Ends the segment and syncs it. Its name is durable after the folder is synced.
-    pub(crate) fn finish(mut self, store_tag: u64) -> Result<Finished, DiskError> {
-        let data_end = self.buffer_at + self.buffer.len() as u32;
-        let footer_at = self.buffer.len();
-        self.encode_footer();
-        let footer = &self.buffer[footer_at..];
-        let (footer_bytes, footer_crc) = (footer.len() as u32, crc32c::crc32c(footer));
-        self.flush()?;
-        let header = KIND.encode(&[
-            store_tag,
-            self.id,
-            u64::from(self.queue.0),
-            self.first,
-            self.end,
-            self.written.len() as u64,
-            u64::from(data_end),
-            u64::from(footer_bytes),
-            u64::from(footer_crc),
-        ]);
-        self.file.write_at(&header, 0)?;
-        self.file.sync()?;
-        let messages = self.written.len() as u64;
-        let Writer { id, queue, file, first, end, chunks, written, special, .. } = self;
+    pub(crate) fn finish(self, store_tag: u64) -> Result<Finished, DiskError> {
+        let Writer { id, queue, records, first, end, chunks, written, special, .. } = self;
+        let messages = written.len() as u64;
+        let footer = |out: &mut Vec<u8>| encode_footer(out, first, &chunks, &special);
+        let (file, Ending { data_end, footer_bytes, footer_crc }) = records.finish(footer, |ending| {
+            KIND.encode(&[
+                store_tag,
+                id,
+                u64::from(queue.0),
+                first,
+                end,
+                messages,
+                u64::from(ending.data_end),
+                u64::from(ending.footer_bytes),
+                u64::from(ending.footer_crc),
+            ])
+        })?;
         let segment = Segment { id, queue, first, end, messages, file, chunks, data_end, footer_bytes, footer_crc };
         Ok(Finished { segment, written, delayed: special.delayed })
     }
+}
 
-    fn encode_footer(&mut self) {
-        let Writer { buffer, chunks, special, first, .. } = self;
-        let relative = |position: u64| ((position - *first) as u32).to_le_bytes();
-        let count = |buffer: &mut Vec<u8>, count: usize| buffer.extend_from_slice(&(count as u32).to_le_bytes());
-        count(buffer, chunks.len());
-        for chunk in chunks {
-            buffer.extend_from_slice(&chunk.position.to_le_bytes());
-            buffer.extend_from_slice(&chunk.offset.to_le_bytes());
-            buffer.extend_from_slice(&chunk.enqueued_at_ms.to_le_bytes());
-        }
-        count(buffer, special.delayed.len());
-        for (position, due_at_ms) in &special.delayed {
-            buffer.extend_from_slice(&relative(*position));
-            buffer.extend_from_slice(&due_at_ms.to_le_bytes());
-        }
-        count(buffer, special.keyed.len());
-        for position in &special.keyed {
-            buffer.extend_from_slice(&relative(*position));
-        }
+fn encode_footer(buffer: &mut Vec<u8>, first: u64, chunks: &[Chunk], special: &Special) {
+    let relative = |position: u64| ((position - first) as u32).to_le_bytes();
+    let count = |buffer: &mut Vec<u8>, count: usize| buffer.extend_from_slice(&(count as u32).to_le_bytes());
+    count(buffer, chunks.len());
+    for chunk in chunks {
+        buffer.extend_from_slice(&chunk.position.to_le_bytes());
+        buffer.extend_from_slice(&chunk.offset.to_le_bytes());
+        buffer.extend_from_slice(&chunk.enqueued_at_ms.to_le_bytes());
+    }
+    count(buffer, special.delayed.len());
+    for (position, due_at_ms) in &special.delayed {
+        buffer.extend_from_slice(&relative(*position));
+        buffer.extend_from_slice(&due_at_ms.to_le_bytes());
+    }
+    count(buffer, special.keyed.len());
+    for position in &special.keyed {
+        buffer.extend_from_slice(&relative(*position));
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cold::segment::{FLUSH_BYTES, LEN_BYTES, SYNC_BYTES, StoredRecords};
+use crate::cold::appender::{Appender, Ending};
+use crate::cold::segment::StoredRecords;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
 use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX, number_in_name};
@@ -215,13 +216,7 @@ pub(crate) struct HistoryWriter {
     id: u64,
     queue: QueueNumber,
     chunk_bytes: usize,
-    file: Arc<dyn File>,
-    /// What is not written yet.
-    buffer: Vec<u8>,
-    /// Where the buffer goes.
-    buffer_at: u32,
-    /// Up to where the file is synced.
-    synced_to: u32,
+    records: Appender,
     first: u64,
     end: u64,
     messages: u64,
@@ -241,10 +236,7 @@ impl HistoryWriter {
             id,
             queue,
             chunk_bytes,
-            file: disk.create(&name(id))?,
-            buffer: Vec::new(),
-            buffer_at: HEADER_BYTES as u32,
-            synced_to: HEADER_BYTES as u32,
+            records: Appender::new(disk.create(&name(id))?),
             first: 0,
             end: 0,
             messages: 0,
@@ -256,7 +248,7 @@ impl HistoryWriter {
 
     /// Whether a message at this position still fits.
     pub(crate) fn takes(&self, position: u64, record_bytes: usize) -> bool {
-        let bytes = u64::from(self.buffer_at) + (self.buffer.len() + record_bytes) as u64;
+        let bytes = u64::from(self.records.end()) + record_bytes as u64;
         self.messages == 0 || (position - self.first < SPAN_MAX && bytes < BYTES_MAX)
     }
 
@@ -277,65 +269,44 @@ impl HistoryWriter {
             self.first = kept.position;
         }
         assert!(kept.position >= self.end || self.messages == 0, "messages come in order");
-        let offset = self.buffer_at + self.buffer.len() as u32;
+        let offset = self.records.end();
         if self.chunks.last().is_none_or(|chunk| (offset - chunk.offset) as usize >= self.chunk_bytes) {
             let position = (kept.position - self.first) as u32;
             self.chunks.push(Chunk { position, offset, acked_at_ms: kept.acked_at_ms });
         }
-        let start = self.buffer.len();
-        self.buffer.extend_from_slice(&[0; LEN_BYTES]);
-        record(&mut self.buffer);
-        let len = (self.buffer.len() - start - LEN_BYTES) as u32;
-        self.buffer[start..start + LEN_BYTES].copy_from_slice(&len.to_le_bytes());
+        self.records.add(record)?;
         self.end = kept.position + 1;
         self.messages += 1;
         self.message_bytes += u64::from(bytes);
         self.newest_ms = kept.acked_at_ms;
-        if self.buffer.len() >= FLUSH_BYTES {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        self.file.write_at(&self.buffer, u64::from(self.buffer_at))?;
-        self.buffer_at += self.buffer.len() as u32;
-        self.buffer.clear();
-        if self.buffer_at - self.synced_to >= SYNC_BYTES {
-            self.file.sync()?;
-            self.synced_to = self.buffer_at;
-        }
         Ok(())
     }
 
     /// Ends the file and syncs it. Its name is durable after the folder is synced.
-    pub(crate) fn finish(mut self, store_tag: u64) -> Result<HistoryFile, DiskError> {
-        let data_end = self.buffer_at + self.buffer.len() as u32;
-        let footer_at = self.buffer.len();
-        for chunk in &self.chunks {
-            self.buffer.extend_from_slice(&chunk.position.to_le_bytes());
-            self.buffer.extend_from_slice(&chunk.offset.to_le_bytes());
-            self.buffer.extend_from_slice(&chunk.acked_at_ms.to_le_bytes());
-        }
-        let footer = &self.buffer[footer_at..];
-        let (footer_bytes, footer_crc) = (footer.len() as u32, crc32c::crc32c(footer));
-        self.flush()?;
-        let header = KIND.encode(&[
-            store_tag,
-            self.id,
-            u64::from(self.queue.0),
-            self.first,
-            self.end,
-            self.messages,
-            u64::from(data_end),
-            u64::from(footer_bytes),
-            u64::from(footer_crc),
-            self.message_bytes,
-            self.newest_ms,
-        ]);
-        self.file.write_at(&header, 0)?;
-        self.file.sync()?;
-        let HistoryWriter { id, queue, file, first, end, messages, message_bytes, newest_ms, chunks, .. } = self;
+    pub(crate) fn finish(self, store_tag: u64) -> Result<HistoryFile, DiskError> {
+        let HistoryWriter { id, queue, records, first, end, messages, message_bytes, newest_ms, chunks, .. } = self;
+        let footer = |out: &mut Vec<u8>| {
+            for chunk in &chunks {
+                out.extend_from_slice(&chunk.position.to_le_bytes());
+                out.extend_from_slice(&chunk.offset.to_le_bytes());
+                out.extend_from_slice(&chunk.acked_at_ms.to_le_bytes());
+            }
+        };
+        let (file, Ending { data_end, footer_bytes, .. }) = records.finish(footer, |ending| {
+            KIND.encode(&[
+                store_tag,
+                id,
+                u64::from(queue.0),
+                first,
+                end,
+                messages,
+                u64::from(ending.data_end),
+                u64::from(ending.footer_bytes),
+                u64::from(ending.footer_crc),
+                message_bytes,
+                newest_ms,
+            ])
+        })?;
         Ok(HistoryFile {
             id,
             queue,
