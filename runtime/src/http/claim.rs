@@ -8,17 +8,16 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use futures_util::FutureExt;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::fields::whole_number;
 use super::limits::{
     CLAIM_BYTES_MAX, CLAIM_MESSAGES_MAX, LEASE_MAX, LEASE_MIN, LEASES_MAX, PARAMETERS_BYTES_MAX, WAIT_MAX,
 };
 use super::path::Queue;
+use super::peek::show_content;
 use super::peer::Peer;
 use super::problem::Problem;
 use super::{Shared, body, cloudevents};
@@ -157,21 +156,9 @@ pub(super) fn duration(field: &str, text: &str, min: Duration, max: Duration) ->
 
 fn show(delivery: &Delivery, token: &str, expires_at_ms: u64) -> Value {
     let message = &delivery.message;
-    let attributes: Map<_, _> =
-        message.attributes.iter().map(|(name, value)| (name.to_string(), Value::from(&**value))).collect();
-    let mut shown = json!({
-        "lease": token,
-        "lease_expires_at": rfc3339(expires_at_ms),
-        "id": message.id.to_string(),
-        "attempt": delivery.attempt,
-        "content_type": message.content_type,
-        "key": message.key,
-        "attributes": attributes,
-        "enqueued_at": rfc3339(message.enqueued_at_ms),
-    });
-    match std::str::from_utf8(&message.body) {
-        Ok(text) => shown["body"] = text.into(),
-        Err(_) => shown["body_base64"] = BASE64_STANDARD.encode(&message.body).into(),
-    }
+    let mut shown = show_content(message);
+    shown["lease"] = token.into();
+    shown["lease_expires_at"] = rfc3339(expires_at_ms).into();
+    shown["attempt"] = delivery.attempt.into();
     shown
 }

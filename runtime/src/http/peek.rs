@@ -95,13 +95,19 @@ fn show(peeked: &PeekedMessage) -> Value {
     shown
 }
 
-/// What all messages have.
+/// A message that nobody has claimed, in its state.
 pub(super) fn show_message(message: &Message, state: &str) -> Value {
+    let mut shown = show_content(message);
+    shown["state"] = state.into();
+    shown
+}
+
+/// What all messages have.
+pub(super) fn show_content(message: &Message) -> Value {
     let attributes: Map<_, _> =
         message.attributes.iter().map(|(name, value)| (name.to_string(), Value::from(&**value))).collect();
     let mut shown = json!({
         "id": message.id.to_string(),
-        "state": state,
         "content_type": message.content_type,
         "key": message.key,
         "attributes": attributes,
