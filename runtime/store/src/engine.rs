@@ -10,7 +10,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use crate::QueueName;
@@ -285,8 +284,7 @@ impl Engine {
             len: 0,
         });
         if let Some(place) = place.filter(|_| puts.len() > 0) {
-            // A copy of its own length: the buffer is as large as the largest frame so far.
-            self.shared.cache().push(place, Bytes::copy_from_slice(&self.frame[frame::HEADER_BYTES..]));
+            self.shared.cache().push(place, &self.frame[frame::HEADER_BYTES..]);
         }
         let watchers: Vec<Watcher> = {
             let state = &mut *self.shared.state_soon();

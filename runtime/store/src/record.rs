@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use crate::dedup::KeyHash;
-use crate::{NewMessage, StateWrite};
+use crate::{Message, MessageId, NewMessage, StateWrite};
 
 const QUEUE: u8 = 1;
 const NEXT: u8 = 2;
@@ -182,10 +182,26 @@ impl<'a> Put<'a> {
             body: Bytes::copy_from_slice(self.body),
             content_type: self.content_type.map(Into::into),
             key: self.key.map(Into::into),
-            attributes: self.attributes().map(|(name, value)| (name.into(), value.into())).collect(),
+            attributes: self.attributes_owned(),
             idempotency_key: None,
             delay_ms: 0,
         }
+    }
+
+    /// The message as consumers see it.
+    pub(crate) fn named(&self, id: MessageId) -> Message {
+        Message {
+            id,
+            body: Bytes::copy_from_slice(self.body),
+            content_type: self.content_type.map(Into::into),
+            key: self.key.map(Into::into),
+            attributes: self.attributes_owned(),
+            enqueued_at_ms: self.place.enqueued_at_ms,
+        }
+    }
+
+    fn attributes_owned(&self) -> Vec<(Box<str>, Box<str>)> {
+        self.attributes().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
     /// Bytes that it counts for in its queue's limit.
@@ -276,6 +292,16 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     let mut input = Input::new(bytes);
     let record = input.record()?;
     if input.rest.is_empty() { Ok(record) } else { Err(Malformed::Number) }
+}
+
+/// Decodes exactly one record that is a put; `None` if it is another one. Claims do little else than this.
+pub(crate) fn decode_put(bytes: &[u8]) -> Result<Option<Put<'_>>, Malformed> {
+    let mut input = Input::new(bytes);
+    if input.byte()? != PUT {
+        return decode(bytes).map(|_| None);
+    }
+    let put = input.put()?;
+    if input.rest.is_empty() { Ok(Some(put)) } else { Err(Malformed::Number) }
 }
 
 /// The position in a put that nobody has checked yet.

@@ -16,7 +16,7 @@ use crate::kv::file::StateFile;
 use crate::location::Location;
 use crate::queues::Queues;
 use crate::reader::Reader;
-use crate::record::{self, QueueNumber, Record};
+use crate::record::{self, QueueNumber};
 use crate::{Message, MessageId, NewMessage};
 
 /// Called when a queue may have something to claim.
@@ -136,14 +136,23 @@ impl Shared {
 
     /// What stands in a message's record, after a check that it is this message's.
     pub(crate) fn decode(&self, wanted: &Wanted, location: Location, bytes: &[u8]) -> Result<Content, Arc<str>> {
+        let put = self.put(wanted, location, bytes)?;
+        Ok(Content { message: put.message(), enqueued_at_ms: put.place.enqueued_at_ms })
+    }
+
+    /// A message's record, after a check that it is this message's.
+    pub(crate) fn put<'a>(
+        &self,
+        wanted: &Wanted,
+        location: Location,
+        bytes: &'a [u8],
+    ) -> Result<record::Put<'a>, Arc<str>> {
         let damaged = |why: &dyn fmt::Display| {
             Arc::from(format!("message {} is damaged at {location}: {why}", self.id(wanted.sequence)))
         };
         // The record's checksum also tells a record from what has been written over it meanwhile.
-        match record::decode(bytes) {
-            Ok(Record::Put(put)) if put.place.queue == wanted.queue && put.place.position == wanted.position => {
-                Ok(Content { message: put.message(), enqueued_at_ms: put.place.enqueued_at_ms })
-            }
+        match record::decode_put(bytes) {
+            Ok(Some(put)) if put.place.queue == wanted.queue && put.place.position == wanted.position => Ok(put),
             Ok(_) => Err(damaged(&"another record stands there")),
             Err(why) => Err(damaged(&why)),
         }

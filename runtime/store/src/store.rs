@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::cache::Cached;
 use crate::clock::{Clock, SystemClock};
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Caller, DropState, Inbox, Purge};
@@ -20,7 +21,7 @@ use crate::kv::file::FiledKeys;
 use crate::open::{self, Layout, Opened};
 use crate::queues::{Claimed, Claiming, ExpiredClaim, Glimpse, Phase};
 use crate::record::QueueNumber;
-use crate::shared::{Content, Shared, State, Wanted};
+use crate::shared::{Shared, State, Wanted};
 use crate::transaction::{Receipt, Refusal, Transaction};
 use crate::wal::Preparation;
 use crate::{Delivery, Lease, Message, OpenError, QueueLimits, QueueName};
@@ -321,16 +322,16 @@ impl Store {
         }
         if !claimed.is_empty() {
             self.inbox.lease_ends(expires_at_ms);
-            let cache = self.shared.cache();
-            for one in claimed.iter_mut().filter(|one| one.record.is_none()) {
-                one.record = cache.get(one.location);
-            }
         }
         let mut deliveries = Vec::with_capacity(claimed.len());
-        for mut one in claimed {
-            let record = one.record.take();
-            match self.content(&one.wanted(), record) {
-                Ok(Some(content)) => deliveries.push(self.delivery(&one, content)),
+        let mut cached: Option<Cached> = None;
+        for one in &claimed {
+            if one.record.is_none() && cached.as_ref().is_none_or(|frame| frame.get(one.location).is_none()) {
+                cached = self.shared.cache().frame(one.location).cloned();
+            }
+            let record = one.record.as_deref().or_else(|| cached.as_ref()?.get(one.location));
+            match self.message(&one.wanted(), record) {
+                Ok(Some(message)) => deliveries.push(one.delivery(message)),
                 Ok(None) => {}
                 Err(why) => failed = Some(why),
             }
@@ -341,20 +342,12 @@ impl Store {
         }
     }
 
-    /// What a message carries: out of its record, if that was still in memory.
-    fn content(&self, wanted: &Wanted, record: Option<Bytes>) -> Result<Option<Content>, Arc<str>> {
+    /// A message: out of its record, if that was still in memory.
+    fn message(&self, wanted: &Wanted, record: Option<&[u8]>) -> Result<Option<Message>, Arc<str>> {
+        let id = self.shared.id(wanted.sequence);
         match record {
-            Some(record) => self.shared.decode(wanted, wanted.location, &record).map(Some),
-            None => self.shared.read(*wanted),
-        }
-    }
-
-    fn delivery(&self, claimed: &Claimed, content: Content) -> Delivery {
-        Delivery {
-            message: content.into_message(self.shared.id(claimed.sequence)),
-            attempt: claimed.attempt,
-            first_failed_at_ms: (claimed.first_failed_at_ms != 0).then_some(claimed.first_failed_at_ms),
-            lease: claimed.lease,
+            Some(record) => Ok(Some(self.shared.put(wanted, wanted.location, record)?.named(id))),
+            None => Ok(self.shared.read(*wanted)?.map(|content| content.into_message(id))),
         }
     }
 
@@ -465,8 +458,8 @@ impl Store {
         let found = match seen {
             Seen::Known { wanted, state, attempts, due_at_ms } => {
                 let record = self.shared.cache().get(wanted.location);
-                let Some(content) = self.content(&wanted, record)? else { return Ok(None) };
-                (wanted.sequence, content, state, attempts, due_at_ms)
+                let Some(message) = self.message(&wanted, record.as_deref())? else { return Ok(None) };
+                (message, state, attempts, due_at_ms)
             }
             Seen::Cold { position, segment, chunk, ready } => {
                 let loaded = match last.take().filter(|loaded| loaded.id == chunk) {
@@ -476,19 +469,15 @@ impl Store {
                 let message = loaded.get(position).ok_or_else(|| Arc::from(segment.damage(chunk)))?;
                 let ColdMessage { sequence, location, .. } = message;
                 let wanted = Wanted { queue: segment.queue, position, sequence, location };
-                let content = self.shared.decode(&wanted, location, &loaded.record(&message))?;
+                let record = loaded.record(&message);
+                let content = self.shared.put(&wanted, location, &record)?.named(self.shared.id(sequence));
                 let due_at_ms = if ready { 0 } else { message.state.due_at_ms };
                 let state = if ready { MessageState::Ready } else { MessageState::Delayed };
-                (sequence, content, state, message.state.attempts, due_at_ms)
+                (content, state, message.state.attempts, due_at_ms)
             }
         };
-        let (sequence, content, state, attempts, due_at_ms) = found;
-        Ok(Some(Peeked {
-            message: content.into_message(self.shared.id(sequence)),
-            state,
-            attempts,
-            due_at_ms: (due_at_ms != 0).then_some(due_at_ms),
-        }))
+        let (message, state, attempts, due_at_ms) = found;
+        Ok(Some(Peeked { message, state, attempts, due_at_ms: (due_at_ms != 0).then_some(due_at_ms) }))
     }
 
     /// The value of a key of durable state (see [`crate::StateWrite::space`]). It may be read from disk.

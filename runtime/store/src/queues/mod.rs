@@ -36,7 +36,7 @@ use crate::header::NUMBER_MAX;
 use crate::location::Location;
 use crate::record::{DeliveryState, PutPlace, QueueNumber, Record};
 use crate::shared::Wanted;
-use crate::{Lease, QueueName};
+use crate::{Delivery, Lease, Message, QueueName};
 
 /// Names that a store can have seen in its life. Each has a place in memory, so a damaged number must not ask for more.
 const QUEUES_MAX: u32 = 1 << 17;
@@ -99,6 +99,16 @@ impl Claimed {
     pub(crate) fn wanted(&self) -> Wanted {
         let Claimed { lease, sequence, location, .. } = *self;
         Wanted { queue: QueueNumber(lease.queue), position: lease.position, sequence, location }
+    }
+
+    /// What is handed out.
+    pub(crate) fn delivery(&self, message: Message) -> Delivery {
+        Delivery {
+            message,
+            attempt: self.attempt,
+            first_failed_at_ms: (self.first_failed_at_ms != 0).then_some(self.first_failed_at_ms),
+            lease: self.lease,
+        }
     }
 }
 

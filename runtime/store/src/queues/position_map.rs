@@ -1,20 +1,27 @@
 //! A map whose keys are positions in a queue: dense, put in at the end, and mostly taken out in order.
 //!
 //! A hash map scatters neighbours over all of its memory, and a tree of single entries is walked for each of them. Here
-//! neighbours share a page, and the page that is filled is at hand. A page goes when its last entry does; one entry that
-//! stays long keeps one page.
+//! neighbours share a page, and the last pages are at hand. A page goes when its last entry does, and is used for the next
+//! ones; one entry that stays long keeps one page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 const PAGE_ENTRIES: u64 = 64;
 
+/// Pages with the highest numbers that lie side by side, where most of what happens, happens.
+const RECENT_MAX: usize = 16;
+
+/// Empty pages that are kept for the next ones.
+const SPARE_MAX: usize = 4;
+
 /// Values by position.
 pub(crate) struct PositionMap<T> {
-    /// All pages but the last, by number. None of them is empty.
+    /// The pages with the highest numbers, lowest first. None of them is empty but the last, so that a queue that holds one
+    /// message at a time does not need a page for each.
+    recent: VecDeque<(u64, Box<Page<T>>)>,
+    /// All others, by number. None of them is empty.
     pages: BTreeMap<u64, Box<Page<T>>>,
-    /// The page with the highest number. It stays when it is empty, so that a queue that holds one message at a time does
-    /// not make a page for each.
-    last: Option<(u64, Box<Page<T>>)>,
+    spare: Vec<Box<Page<T>>>,
     len: u64,
 }
 
@@ -31,7 +38,7 @@ impl<T> Default for Page<T> {
 
 impl<T> Default for PositionMap<T> {
     fn default() -> PositionMap<T> {
-        PositionMap { pages: BTreeMap::new(), last: None, len: 0 }
+        PositionMap { recent: VecDeque::new(), pages: BTreeMap::new(), spare: Vec::new(), len: 0 }
     }
 }
 
@@ -47,38 +54,52 @@ impl<T> PositionMap<T> {
 
     pub(crate) fn get(&self, position: u64) -> Option<&T> {
         let (number, entry) = place(position);
-        let page = match &self.last {
-            Some((last, page)) if *last == number => page,
-            _ => self.pages.get(&number)?,
+        let page = match self.recent(number) {
+            Ok(at) => &self.recent[at].1,
+            Err(0) => self.pages.get(&number)?,
+            Err(_) => return None,
         };
         page.entries[entry].as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, position: u64) -> Option<&mut T> {
         let (number, entry) = place(position);
-        self.page_mut(number)?.entries[entry].as_mut()
+        let page = match self.recent(number) {
+            Ok(at) => &mut self.recent[at].1,
+            Err(0) => self.pages.get_mut(&number)?,
+            Err(_) => return None,
+        };
+        page.entries[entry].as_mut()
     }
 
-    fn page_mut(&mut self, number: u64) -> Option<&mut Page<T>> {
-        match &mut self.last {
-            Some((last, page)) if *last == number => Some(page),
-            _ => self.pages.get_mut(&number).map(Box::as_mut),
+    /// Where among the recent pages the one with this number is, or would have to be.
+    fn recent(&self, number: u64) -> Result<usize, usize> {
+        let Some((last, _)) = self.recent.back() else { return Err(0) };
+        // They mostly have numbers without a gap.
+        let from_back = last.wrapping_sub(number);
+        if from_back < self.recent.len() as u64 {
+            let at = self.recent.len() - 1 - from_back as usize;
+            if self.recent[at].0 == number {
+                return Ok(at);
+            }
         }
+        self.recent.binary_search_by_key(&number, |(number, _)| *number)
     }
 
     /// Answers what was there before.
     pub(crate) fn insert(&mut self, position: u64, value: T) -> Option<T> {
         let (number, entry) = place(position);
-        let page = match &mut self.last {
-            Some((last, page)) if *last == number => page,
-            Some((last, _)) if *last > number => self.pages.entry(number).or_default(),
-            last => {
-                if let Some((before, page)) = last.replace((number, Box::default()))
-                    && page.used > 0
-                {
-                    self.pages.insert(before, page);
-                }
-                &mut last.as_mut().expect("just put there").1
+        let page = match self.recent(number) {
+            Ok(at) => &mut self.recent[at].1,
+            Err(0) if !self.recent.is_empty() => {
+                let spare = &mut self.spare;
+                self.pages.entry(number).or_insert_with(|| spare.pop().unwrap_or_default())
+            }
+            Err(at) => {
+                let at = self.make_recent(at);
+                let page = self.spare.pop().unwrap_or_default();
+                self.recent.insert(at, (number, page));
+                &mut self.recent[at].1
             }
         };
         let before = page.entries[entry].replace(value);
@@ -87,16 +108,49 @@ impl<T> PositionMap<T> {
         before
     }
 
+    /// Makes room for one more recent page at a place. Answers where that is then.
+    fn make_recent(&mut self, mut at: usize) -> usize {
+        if at == self.recent.len()
+            && let Some((_, last)) = self.recent.back()
+            && last.used == 0
+        {
+            let (_, page) = self.recent.pop_back().expect("it has just been seen");
+            self.keep_spare(page);
+            at -= 1;
+        }
+        if self.recent.len() == RECENT_MAX
+            && let Some((number, page)) = self.recent.pop_front()
+        {
+            self.pages.insert(number, page);
+            at -= 1;
+        }
+        at
+    }
+
+    fn keep_spare(&mut self, page: Box<Page<T>>) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(page);
+        }
+    }
+
     pub(crate) fn remove(&mut self, position: u64) -> Option<T> {
         let (number, entry) = place(position);
-        let page = self.page_mut(number)?;
+        let recent = self.recent(number);
+        let page = match recent {
+            Ok(at) => &mut self.recent[at].1,
+            Err(0) => self.pages.get_mut(&number)?,
+            Err(_) => return None,
+        };
         let value = page.entries[entry].take()?;
         page.used -= 1;
-        let emptied = page.used == 0;
         self.len -= 1;
-        if emptied {
-            // Not the last page, which is not among these.
-            self.pages.remove(&number);
+        if page.used == 0 {
+            let emptied = match recent {
+                Ok(at) if at + 1 == self.recent.len() => None,
+                Ok(at) => self.recent.remove(at).map(|(_, page)| page),
+                Err(_) => self.pages.remove(&number),
+            };
+            emptied.into_iter().for_each(|page| self.keep_spare(page));
         }
         Some(value)
     }
@@ -104,8 +158,9 @@ impl<T> PositionMap<T> {
     /// The entries from a position on, in order.
     pub(crate) fn iter_from(&self, position: u64) -> impl Iterator<Item = (u64, &T)> {
         let (first, _) = place(position);
-        let last = self.last.iter().filter(move |(number, _)| *number >= first).map(|(number, page)| (number, page));
-        let pages = self.pages.range(first..).chain(last);
+        let recent = self.recent.partition_point(|(number, _)| *number < first);
+        let recent = self.recent.range(recent..).map(|(number, page)| (number, page));
+        let pages = self.pages.range(first..).chain(recent);
         let entries = pages.flat_map(|(number, page)| {
             let entries = page.entries.iter().zip(number * PAGE_ENTRIES..);
             entries.filter_map(|(entry, position)| Some((position, entry.as_ref()?)))
@@ -124,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_does_what_an_ordinary_map_does(steps in proptest::collection::vec((0u64..300, any::<bool>(), any::<u8>()), 0..600)) {
+        fn it_does_what_an_ordinary_map_does(steps in proptest::collection::vec((0u64..3000, any::<bool>(), any::<u8>()), 0..600)) {
             let (mut map, mut model) = (PositionMap::default(), BTreeMap::new());
             for (position, insert, value) in steps {
                 match insert {
@@ -139,7 +194,11 @@ mod tests {
                 prop_assert_eq!(there, expected);
             }
             let pages: std::collections::BTreeSet<u64> = model.keys().map(|position| position / PAGE_ENTRIES).collect();
-            prop_assert!(map.pages.len() <= pages.len(), "an empty page is given back");
+            let (all, recent) = (map.pages.len() + map.recent.len(), map.recent.len());
+            prop_assert!(all <= pages.len() + 1 && recent <= RECENT_MAX, "an empty page is given back");
+            let newest = map.pages.keys().next_back();
+            prop_assert!(newest.is_none_or(|newest| map.recent.front().is_some_and(|(recent, _)| newest < recent)));
+            prop_assert!(map.spare.len() <= SPARE_MAX && map.spare.iter().all(|page| page.used == 0));
         }
     }
 }
