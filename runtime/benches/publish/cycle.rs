@@ -1,6 +1,6 @@
 //! The driver of whole cycles, the same for both sides: so many messages in flight, each of which is sent, claimed and
-//! acknowledged before the next one takes its place. There is one consumer, on the driver's thread; the confirmations'
-//! callbacks do the rest.
+//! acknowledged before the next one takes its place. There is one consumer, on the driver's thread, which hears of what
+//! arrives as the runtime's do; the confirmations' callbacks do the rest.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,13 +18,19 @@ pub(crate) fn measure<B: Broker>(broker: &Arc<B>, case: &Case, duration: Duratio
         broker: broker.clone(),
         body: vec![b'x'; case.body_bytes],
         ends_at: started + duration,
-        progress: Mutex::new(Progress { in_flight: case.senders, ..Progress::default() }),
+        progress: Mutex::new(Progress {
+            in_flight: case.senders,
+            latencies: Vec::with_capacity(1 << 22),
+            ..Progress::default()
+        }),
         changed: Condvar::new(),
     });
+    let watcher = Arc::downgrade(&cycle);
+    broker.watch(move || watcher.upgrade().iter().for_each(|cycle| cycle.arrive()));
     for _ in 0..case.senders {
-        Cycle::send(&cycle);
+        Cycle::send(&cycle, Instant::now());
     }
-    let consumed = consume(&cycle);
+    let consumed = consume(&cycle, case.senders);
     let took = started.elapsed();
     // The callbacks let go of the broker first: its own thread must not be the one that closes it.
     while Arc::strong_count(&cycle) > 1 {
@@ -36,13 +42,9 @@ pub(crate) fn measure<B: Broker>(broker: &Arc<B>, case: &Case, duration: Duratio
 }
 
 /// Claims and acknowledges what arrives, until nothing is in flight.
-fn consume<B: Broker>(cycle: &Arc<Cycle<B>>) -> Result<(), Error> {
-    while let Some(arrived) = cycle.arrived()? {
-        let claimed = cycle.broker.claim(arrived)?;
-        if claimed.len() != arrived {
-            return Err(format!("{arrived} messages were confirmed, and {} can be claimed", claimed.len()).into());
-        }
-        for (lease, body) in claimed {
+fn consume<B: Broker>(cycle: &Arc<Cycle<B>>, in_flight: usize) -> Result<(), Error> {
+    while cycle.arrived()? {
+        for (lease, body) in cycle.broker.claim(in_flight)? {
             if body != cycle.body {
                 return Err("a message was changed on its way".into());
             }
@@ -64,8 +66,8 @@ struct Cycle<B> {
 
 #[derive(Default)]
 struct Progress {
-    /// Confirmed and not yet claimed.
-    arrived: usize,
+    /// Something may have arrived since the last claim.
+    arrived: bool,
     /// Sent and not yet acknowledged.
     in_flight: usize,
     /// Of publishing.
@@ -78,44 +80,47 @@ impl<B: Broker> Cycle<B> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(cycle: &Arc<Cycle<B>>) {
+    /// `sent`: now.
+    fn send(cycle: &Arc<Cycle<B>>, sent: Instant) {
         let sender = cycle.clone();
-        let sent = Instant::now();
-        let confirm = move |confirmed: Result<(), String>| {
-            let mut progress = sender.progress();
-            match confirmed {
-                Ok(()) => {
-                    progress.latencies.push(nanos(sent.elapsed()));
-                    progress.arrived += 1;
-                }
-                Err(why) => progress.failed = Some(why),
-            }
-            if progress.arrived <= 1 {
-                sender.changed.notify_one();
-            }
+        let confirm = move |confirmed: Result<(), String>| match confirmed {
+            Ok(()) => sender.progress().latencies.push(nanos(sent.elapsed())),
+            Err(why) => sender.fail(why),
         };
         // A body of its own, as each message from outside has.
         cycle.broker.publish(Bytes::copy_from_slice(&cycle.body), confirm);
     }
 
     fn acked(cycle: Arc<Cycle<B>>, confirmed: Result<(), String>) {
+        let now = Instant::now();
         match confirmed {
-            Ok(()) if Instant::now() < cycle.ends_at => return Cycle::send(&cycle),
+            Ok(()) if now < cycle.ends_at => return Cycle::send(&cycle, now),
             Ok(()) => cycle.progress().in_flight -= 1,
-            Err(why) => cycle.progress().failed = Some(why),
+            Err(why) => return cycle.fail(why),
         }
         cycle.changed.notify_one();
     }
 
-    /// Waits for messages that can be claimed, and answers how many. None if no more will come.
-    fn arrived(&self) -> Result<Option<usize>, String> {
+    fn fail(&self, why: String) {
+        self.progress().failed = Some(why);
+        self.changed.notify_one();
+    }
+
+    /// Something can be claimed.
+    fn arrive(&self) {
+        self.progress().arrived = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until something can be claimed. False if nothing is in flight any more.
+    fn arrived(&self) -> Result<bool, String> {
         let mut progress = self.progress();
-        while progress.arrived == 0 && progress.in_flight > 0 && progress.failed.is_none() {
+        while !progress.arrived && progress.in_flight > 0 && progress.failed.is_none() {
             progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
         match progress.failed.take() {
             Some(why) => Err(why),
-            None => Ok(Some(std::mem::take(&mut progress.arrived)).filter(|arrived| *arrived > 0)),
+            None => Ok(std::mem::take(&mut progress.arrived) || progress.in_flight > 0),
         }
     }
 }

@@ -18,6 +18,9 @@ pub(crate) trait Broker: Send + Sync + 'static {
     /// Returns at once. `confirm` is called on the committer's thread once the message is durable, or told why it is not.
     fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static);
 
+    /// Calls `arrived` after each group that brings messages, before those are confirmed, on the committer's thread.
+    fn watch(&self, arrived: impl Fn() + Send + Sync + 'static);
+
     /// Leases up to `max` of the oldest messages and reads them. All that were confirmed are there.
     fn claim(&self, max: usize) -> Result<Vec<(Self::Lease, Bytes)>, String>;
 

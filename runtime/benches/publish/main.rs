@@ -11,8 +11,9 @@
 //! - `publish`: a sender has one message in flight: when it is confirmed, it sends the next one. Nothing is consumed, so
 //!   both sides build a backlog: the log makes new files as it goes, SQLite's table grows. The second half runs beside a
 //!   busy thread on every core, at the low priority that the sandbox's workers have.
-//! - `cycle`: a message that is confirmed is claimed by the one consumer and acknowledged; when that is confirmed, its
+//! - `cycle`: a message that is durable is claimed by the one consumer and acknowledged; when that is confirmed, its
 //!   sender sends the next one. A message is in flight until then, and messages are counted once they are acknowledged.
+//!   Both sides tell the consumer after each group that brings messages, as the store tells the runtime's consumers.
 //!
 //! Each round has a folder of its own. The latencies are those of publishing, from sending to confirmation.
 

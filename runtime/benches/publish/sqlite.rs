@@ -53,6 +53,8 @@ struct Inbox {
 #[derive(Default)]
 struct Waiting {
     jobs: Vec<(Step, Confirm)>,
+    /// Told of each group that brings messages.
+    arrived: Option<Arc<dyn Fn() + Send + Sync>>,
     closing: bool,
 }
 
@@ -97,6 +99,10 @@ impl Broker for Sqlite {
 
     fn publish(&self, body: Bytes, confirm: impl FnOnce(Result<(), String>) + Send + 'static) {
         self.push(Step::Insert(body), Box::new(confirm));
+    }
+
+    fn watch(&self, arrived: impl Fn() + Send + Sync + 'static) {
+        self.inbox.waiting().arrived = Some(Arc::new(arrived));
     }
 
     fn claim(&self, max: usize) -> Result<Vec<(i64, Bytes)>, String> {
@@ -155,6 +161,10 @@ fn commit_all(mut connection: Connection, inbox: &Inbox) {
     let mut last_id = 0;
     while let Some(jobs) = inbox.take() {
         let committed = commit(&mut connection, &jobs, &mut last_id).map_err(|error| error.to_string());
+        if jobs.iter().any(|(step, _)| matches!(step, Step::Insert(_))) {
+            let arrived = inbox.waiting().arrived.clone();
+            arrived.iter().for_each(|arrived| arrived());
+        }
         for (_, confirm) in jobs {
             confirm(committed.clone());
         }

@@ -1,6 +1,7 @@
 //! Linecook's side.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use linecook_store::{Action, Lease, NewMessage, Options, QueueLimits, QueueName, Store, Transaction};
@@ -30,6 +31,10 @@ impl Broker for LinecookStore {
         let message = NewMessage { body, ..NewMessage::default() };
         let transaction = Transaction { sends: [(self.queue.clone(), message)].into(), ..Transaction::default() };
         self.store.submit(transaction, move |answer| confirm(answer.map(drop).map_err(|refusal| refusal.to_string())));
+    }
+
+    fn watch(&self, arrived: impl Fn() + Send + Sync + 'static) {
+        self.store.watch(&self.queue, Arc::new(arrived));
     }
 
     fn claim(&self, max: usize) -> Result<Vec<(Lease, Bytes)>, String> {
