@@ -1,7 +1,7 @@
 //! Retention: a message that waited longer in its queue than it may becomes a dead letter. Nothing is dropped.
 //!
-//! A message's age counts from when it was first sent. Messages that are being handled are left alone; if they fail, they
-//! are looked at again. The front of each queue is looked at once a second.
+//! A message's age counts from when it was sent, or redriven. Messages that are being handled are left alone; if they fail,
+//! they are looked at again. The front of each queue is looked at once a second.
 
 use std::sync::Arc;
 use std::time::Duration;

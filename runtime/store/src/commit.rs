@@ -131,12 +131,12 @@ impl Move {
         wanted(&self.held, lease)
     }
 
-    fn place(&self) -> PutPlace {
+    fn place(&self, now_ms: u64) -> PutPlace {
         PutPlace {
             queue: self.queue,
             position: self.position,
             sequence: self.held.sequence,
-            enqueued_at_ms: self.held.enqueued_at_ms,
+            enqueued_at_ms: if self.edit.starts_anew() { now_ms } else { self.held.enqueued_at_ms },
             state: DeliveryState::default(),
             holds_key: false,
             idempotency: None,
@@ -424,7 +424,7 @@ pub(crate) fn encode(
             Effect::Update(state) => record::encode_update(frame, from, at, state),
             Effect::Move(moved) => {
                 record::encode_remove(frame, from, at, moved.held.bytes);
-                puts.push(put(frame, &moved.place(), moved.message()));
+                puts.push(put(frame, &moved.place(now_ms), moved.message()));
             }
             Effect::Release => {}
         }
@@ -499,7 +499,7 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
             Effect::Move(moved) => {
                 self.state.queues.remove(from, at);
                 self.state.queues.unreserve(moved.queue, moved.bytes);
-                self.put(&moved.place(), moved.message(), message_bytes(moved.message()));
+                self.put(&moved.place(self.now_ms), moved.message(), message_bytes(moved.message()));
             }
             Effect::Release => self.state.queues.release(from, at),
         }

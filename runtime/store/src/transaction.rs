@@ -78,10 +78,16 @@ pub enum AttributeEdit {
     /// Adds these, in place of those of the same name.
     Set(Vec<(Box<str>, Box<str>)>),
     /// Takes away all whose names start with [`crate::ATTRIBUTE_PREFIX_RESERVED`], but for [`crate::ATTRIBUTE_SUBJECT`].
+    /// What is redriven so is as if it were sent now: its time of sending is that of the move.
     StripReserved,
 }
 
 impl AttributeEdit {
+    /// Whether the message's age counts from now on: one that has waited too long would not come back otherwise.
+    pub(crate) fn starts_anew(&self) -> bool {
+        matches!(self, AttributeEdit::StripReserved)
+    }
+
     /// Bytes that it may add to the message's record.
     pub(crate) fn bytes_gained(&self) -> u64 {
         match self {

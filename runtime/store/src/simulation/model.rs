@@ -137,6 +137,7 @@ impl Model {
                             message.attributes.extend(new.iter().map(|(n, v)| (n.to_string(), v.to_string())));
                         }
                         AttributeEdit::StripReserved => {
+                            message.sent_at_ms = now_ms;
                             message
                                 .attributes
                                 .retain(|(name, _)| !name.starts_with("linecook-") || name == "linecook-subject");

@@ -515,6 +515,7 @@ impl Run {
             let message = self.model.messages.get_mut(&nonce(&delivery.message.body)).expect("compared");
             assert_eq!(delivery.message.body, message.body);
             assert_eq!(delivery.attempt, message.attempts + 1);
+            assert_eq!(delivery.message.enqueued_at_ms, message.sent_at_ms);
             let begun = begin && face.begin(delivery.lease);
             assert_eq!(begun, begin, "a fresh lease can begin");
             if begun {
@@ -801,6 +802,7 @@ impl Run {
                 body: one.message.body.to_vec(),
                 key: one.message.key.as_deref().map(Into::into),
                 attributes: one.message.attributes.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+                sent_at_ms: one.message.enqueued_at_ms,
                 attempts: one.attempts,
                 due_at_ms: one.due_at_ms.unwrap_or(0),
             });
@@ -824,6 +826,7 @@ struct Found {
     body: Vec<u8>,
     key: Option<String>,
     attributes: Vec<(String, String)>,
+    sent_at_ms: u64,
     attempts: u32,
     due_at_ms: u64,
 }
@@ -858,12 +861,20 @@ fn differences(
             if one.body != message.body
                 || one.key != message.key
                 || one.attributes != message.attributes
+                || one.sent_at_ms != message.sent_at_ms
                 || !attempts_fit
                 || !due_fits
             {
                 return Some(format!(
-                    "message {} in {queue}: attempts {} for {attempts}, due {} for {}, attributes {:?} for {:?}",
-                    one.nonce, one.attempts, one.due_at_ms, due_at_ms, one.attributes, message.attributes
+                    "message {} in {queue}: attempts {} for {attempts}, due {} for {}, sent {} for {}, attributes {:?} for {:?}",
+                    one.nonce,
+                    one.attempts,
+                    one.due_at_ms,
+                    due_at_ms,
+                    one.sent_at_ms,
+                    message.sent_at_ms,
+                    one.attributes,
+                    message.attributes
                 ));
             }
         }
