@@ -236,9 +236,10 @@ fn every_key_of_a_producer_says_what_it_says() {
         other => panic!("{other:?}"),
     };
     assert_eq!(webhook("github").path, "/hooks/github");
-    assert_eq!(webhook("github").signature, SignatureStyle::Github { secret_env: "GITHUB_WEBHOOK_SECRET".into() });
+    let secret_env = vec!["GITHUB_WEBHOOK_SECRET".into(), "GITHUB_WEBHOOK_SECRET_OLD".into()];
+    assert_eq!(webhook("github").signature, SignatureStyle::Github { secret_env });
     assert_eq!(webhook("github").headers, ["x-github-event"]);
-    let (secret_env, tolerance) = ("STRIPE_WEBHOOK_SECRET".into(), Duration::from_secs(600));
+    let (secret_env, tolerance) = (vec!["STRIPE_WEBHOOK_SECRET".into()], Duration::from_secs(600));
     assert_eq!(webhook("stripe").signature, SignatureStyle::Stripe { secret_env, tolerance });
     assert_eq!(webhook("open").signature, SignatureStyle::None);
     assert_eq!(webhook("open").id_header.as_deref(), Some("x-request-id"));

@@ -22,7 +22,7 @@ kind = "webhook"
 queue = "events"
 path = "/hooks/github"
 signature = "github"
-secret_env = "GITHUB_SECRET"
+secret_env = ["GITHUB_SECRET_NEW", "GITHUB_SECRET"]
 headers = ["X-GitHub-Event"]
 attributes = { provider = "github" }
 
@@ -53,8 +53,11 @@ path = "/hooks/open"
 signature = "none"
 "#;
 
-const SECRETS: [(&str, &str); 2] =
-    [("GITHUB_SECRET", "It's a Secret to Everybody"), ("STRIPE_SECRET", "webhook_secret")];
+const SECRETS: [(&str, &str); 3] = [
+    ("GITHUB_SECRET", "It's a Secret to Everybody"),
+    ("GITHUB_SECRET_NEW", "what comes after it"),
+    ("STRIPE_SECRET", "webhook_secret"),
+];
 const GITHUB_SIGNATURE: &str = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
 
 fn post(site: &Site, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {

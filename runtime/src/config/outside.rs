@@ -51,11 +51,14 @@ pub(super) fn check(document: &Document, errors: &Errors) {
 pub(super) fn check_environment(document: &Document, errors: &Errors) {
     let consumers = document.consumers.iter();
     let granted = consumers.flat_map(|consumer| consumer.grants.secrets.iter().zip(&consumer.grant_spans.secrets));
-    let of_webhooks = document.producers.iter().filter_map(|producer| {
-        let Some(ProducerKind::Webhook(webhook)) = &producer.kind else { return None };
-        webhook.signature.secret_env().zip(producer.spans.secret_env.as_ref())
+    let of_webhooks = document.producers.iter().flat_map(|producer| {
+        let secrets = match &producer.kind {
+            Some(ProducerKind::Webhook(webhook)) => webhook.signature.secret_env(),
+            _ => &[],
+        };
+        secrets.iter().zip(&producer.spans.secret_env)
     });
-    for (secret, span) in granted.map(|(secret, span)| (secret.as_str(), span)).chain(of_webhooks) {
+    for (secret, span) in granted.chain(of_webhooks) {
         let problem = match env::var(secret) {
             Ok(_) => continue,
             Err(VarError::NotPresent) => "is not set in the environment",

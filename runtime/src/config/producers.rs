@@ -179,24 +179,24 @@ pub enum SignatureStyle {
     None,
     /// `X-Hub-Signature-256`.
     Github {
-        /// The variable that holds the secret.
-        secret_env: String,
+        /// The variables that hold the secrets: one, or more while it is being replaced.
+        secret_env: Vec<String>,
     },
     /// `Stripe-Signature`.
     Stripe {
-        /// The variable that holds the secret.
-        secret_env: String,
+        /// The variables that hold the secrets: one, or more while it is being replaced.
+        secret_env: Vec<String>,
         /// How far the time of signing may be from now.
         tolerance: Duration,
     },
 }
 
 impl SignatureStyle {
-    /// The environment variable that holds the secret.
-    pub fn secret_env(&self) -> Option<&str> {
+    /// The environment variables that hold the secrets.
+    pub fn secret_env(&self) -> &[String] {
         match self {
-            SignatureStyle::None => None,
-            SignatureStyle::Github { secret_env } | SignatureStyle::Stripe { secret_env, .. } => Some(secret_env),
+            SignatureStyle::None => &[],
+            SignatureStyle::Github { secret_env } | SignatureStyle::Stripe { secret_env, .. } => secret_env,
         }
     }
 }

@@ -39,7 +39,7 @@ pub(in crate::config) struct ProducerSpans {
     /// The path of a webhook.
     pub(in crate::config) path: Option<Range<usize>>,
     /// The name of its secret.
-    pub(in crate::config) secret_env: Option<Range<usize>>,
+    pub(in crate::config) secret_env: Vec<Range<usize>>,
     /// The folder that is watched.
     pub(in crate::config) folder: Option<Range<usize>>,
 }

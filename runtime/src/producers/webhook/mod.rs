@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `path` | the route, such as `"/hooks/github"`; paths of the API and of other webhooks are refused |
 //! | `signature` | `"github"` (`X-Hub-Signature-256`), `"stripe"` (`Stripe-Signature`), or `"none"`, which takes anything from anybody |
-//! | `secret_env` | the environment variable that holds the secret; the file never does |
+//! | `secret_env` | the environment variable that holds the secret; the file never does. Several (`["NEW", "OLD"]`) while it is being replaced: each is good |
 //! | `tolerance` | with `"stripe"`: how far the time of signing may be from now; `"5m"` by default |
 //! | `id_header` | the header that names a delivery; `X-GitHub-Delivery` with `"github"`. With `"stripe"` the event's `id` is used without it |
 //! | `headers` | headers that are kept, as attributes with their names in lower case; others are not |
@@ -124,23 +124,25 @@ impl Webhooks {
 }
 
 impl Webhook {
-    /// Reads the secret from the environment. None if it is not there, which the entry says.
+    /// Reads the secrets from the environment. None if one is not there, which the entry says.
     pub(super) fn new(
         config: &ProducerConfig,
         webhook: &WebhookConfig,
         entry: Arc<ProducerEntry>,
         clock: Arc<dyn Clock>,
     ) -> Option<Webhook> {
-        let secret = match webhook.signature.secret_env().map(|variable| (variable, env::var(variable))) {
-            None => String::new(),
-            Some((_, Ok(secret))) if !secret.is_empty() => secret,
-            Some((variable, _)) => {
-                let error = format!("{variable} is not set in the environment, or is empty");
-                entry.error(ProducerState::Failed, &error);
-                tracing::error!(producer = config.name, "the webhook takes nothing: {error}");
-                return None;
+        let mut secrets = Vec::new();
+        for variable in webhook.signature.secret_env() {
+            match env::var(variable) {
+                Ok(secret) if !secret.is_empty() => secrets.push(secret),
+                _ => {
+                    let error = format!("{variable} is not set in the environment, or is empty");
+                    entry.error(ProducerState::Failed, &error);
+                    tracing::error!(producer = config.name, "the webhook takes nothing: {error}");
+                    return None;
+                }
             }
-        };
+        }
         let id = match (&webhook.id_header, &webhook.signature) {
             (Some(header), _) => DeliveryId::Header(header.clone()),
             (None, SignatureStyle::Github { .. }) => DeliveryId::Header(GITHUB_DELIVERY.to_owned()),
@@ -154,7 +156,7 @@ impl Webhook {
             content_type: config.content_type.as_deref().map(Into::into),
             key: config.key.as_deref().map(Into::into),
             attributes: config.attributes.iter().map(attribute).collect(),
-            verifier: Verifier::new(&webhook.signature, &secret, clock),
+            verifier: Verifier::new(&webhook.signature, &secrets, clock),
             signed: webhook.signature != SignatureStyle::None,
             id,
             headers: webhook.headers.clone(),

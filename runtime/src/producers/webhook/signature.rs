@@ -2,6 +2,9 @@
 //!
 //! GitHub: `X-Hub-Signature-256: sha256=HEX` over the body. Stripe: `Stripe-Signature: t=SECONDS,v1=HEX[,v1=HEX…]` over
 //! `SECONDS.BODY`; several `v1` are there while a secret is being replaced, and one that is right is enough.
+//!
+//! There may be several secrets on this side, too: GitHub signs with one at a time, so whoever replaces it has to accept
+//! both for a while.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,13 +25,15 @@ const SIGNATURE_BYTES: usize = 32;
 /// Signatures in one header that are looked at: more than any provider sends.
 const SIGNATURES_MAX: usize = 16;
 
+type Key = Hmac<Sha256>;
+
 /// Checks the signatures of one webhook's requests.
 pub struct Verifier(Style);
 
 enum Style {
     None,
-    Github { key: Hmac<Sha256> },
-    Stripe { key: Hmac<Sha256>, tolerance: Duration, clock: Arc<dyn Clock> },
+    Github { keys: Vec<Key> },
+    Stripe { keys: Vec<Key>, tolerance: Duration, clock: Arc<dyn Clock> },
 }
 
 /// Why a request is not taken.
@@ -49,13 +54,14 @@ pub enum SignatureError {
 }
 
 impl Verifier {
-    /// For a style of signatures, with the secret.
-    pub fn new(style: &SignatureStyle, secret: &str, clock: Arc<dyn Clock>) -> Verifier {
-        let key = || Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+    /// For a style of signatures, with the secrets.
+    pub fn new(style: &SignatureStyle, secrets: &[impl AsRef<str>], clock: Arc<dyn Clock>) -> Verifier {
+        let key = |secret: &str| Hmac::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+        let keys = secrets.iter().map(|secret| key(secret.as_ref())).collect();
         Verifier(match style {
             SignatureStyle::None => Style::None,
-            SignatureStyle::Github { .. } => Style::Github { key: key() },
-            SignatureStyle::Stripe { tolerance, .. } => Style::Stripe { key: key(), tolerance: *tolerance, clock },
+            SignatureStyle::Github { .. } => Style::Github { keys },
+            SignatureStyle::Stripe { tolerance, .. } => Style::Stripe { keys, tolerance: *tolerance, clock },
         })
     }
 
@@ -66,21 +72,17 @@ impl Verifier {
     pub fn verify(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), SignatureError> {
         match &self.0 {
             Style::None => Ok(()),
-            Style::Github { key } => {
+            Style::Github { keys } => {
                 let header = only(headers, GITHUB)?;
                 let signature = header.as_bytes().strip_prefix(b"sha256=").and_then(hexadecimal);
                 let signature = signature.ok_or(SignatureError::Malformed(GITHUB))?;
-                let mac = key.clone().chain_update(body);
-                mac.verify_slice(&signature).map_err(|_| SignatureError::Wrong(GITHUB))
+                if is_any_right(keys, &[body], &[signature]) { Ok(()) } else { Err(SignatureError::Wrong(GITHUB)) }
             }
-            Style::Stripe { key, tolerance, clock } => {
+            Style::Stripe { keys, tolerance, clock } => {
                 let header = only(headers, STRIPE)?;
                 let header = header.to_str().map_err(|_| SignatureError::Malformed(STRIPE))?;
                 let (time, signatures) = parts(header).ok_or(SignatureError::Malformed(STRIPE))?;
-                let mac = key.clone().chain_update(time).chain_update(b".").chain_update(body);
-                let right = |signature: &[u8; SIGNATURE_BYTES]| mac.clone().verify_slice(signature).is_ok();
-                // All are compared, so that the time says nothing about which one is right.
-                if signatures.iter().filter(|signature| right(signature)).count() == 0 {
+                if !is_any_right(keys, &[time.as_bytes(), b".", body], &signatures) {
                     return Err(SignatureError::Wrong(STRIPE));
                 }
                 let signed_s: u64 = time.parse().map_err(|_| SignatureError::Malformed(STRIPE))?;
@@ -91,6 +93,17 @@ impl Verifier {
             }
         }
     }
+}
+
+/// Whether one of the signatures is that of the text with one of the keys. All are compared with all, so that the time says
+/// nothing about which one is right.
+fn is_any_right(keys: &[Key], text: &[&[u8]], signatures: &[[u8; SIGNATURE_BYTES]]) -> bool {
+    let mut right = 0;
+    for key in keys {
+        let mac = text.iter().fold(key.clone(), Mac::chain_update);
+        right += signatures.iter().filter(|signature| mac.clone().verify_slice(&signature[..]).is_ok()).count();
+    }
+    right > 0
 }
 
 /// The header, which must be there once.

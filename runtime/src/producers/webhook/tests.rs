@@ -54,12 +54,12 @@ const STRIPE_BODY: &str = r#"{
 "#;
 
 fn github() -> Verifier {
-    Verifier::new(&SignatureStyle::Github { secret_env: "X".into() }, GITHUB_SECRET, Arc::new(At(0)))
+    Verifier::new(&SignatureStyle::Github { secret_env: vec!["X".into()] }, &[GITHUB_SECRET], Arc::new(At(0)))
 }
 
 fn stripe(now_s: u64) -> Verifier {
-    let style = SignatureStyle::Stripe { secret_env: "X".into(), tolerance: Duration::from_secs(300) };
-    Verifier::new(&style, STRIPE_SECRET, Arc::new(At(now_s)))
+    let style = SignatureStyle::Stripe { secret_env: vec!["X".into()], tolerance: Duration::from_secs(300) };
+    Verifier::new(&style, &[STRIPE_SECRET], Arc::new(At(now_s)))
 }
 
 fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
@@ -113,6 +113,31 @@ fn the_published_signature_of_stripe_is_right_within_its_tolerance() {
     assert_eq!(verify(&STRIPE_SIGNATURE.replace("v1=", "v2="), STRIPE_SIGNED_S), malformed);
 }
 
+#[test]
+fn while_a_secret_is_being_replaced_both_are_good() {
+    let of_github = SignatureStyle::Github { secret_env: vec!["NEW".into(), "OLD".into()] };
+    for (secrets, good) in [
+        (&["new", GITHUB_SECRET][..], true),
+        (&[GITHUB_SECRET, "new"], true),
+        (&["new", "newer"], false),
+        // Not one that is put together of two.
+        (&["It's a Secret", " to Everybody"], false),
+    ] {
+        let verifier = Verifier::new(&of_github, secrets, Arc::new(At(0)));
+        let verified = verifier.verify(&headers(&[("x-hub-signature-256", GITHUB_SIGNATURE)]), GITHUB_BODY);
+        assert_eq!(verified.is_ok(), good, "{secrets:?}");
+    }
+    let of_stripe = SignatureStyle::Stripe { secret_env: vec!["NEW".into()], tolerance: Duration::from_secs(300) };
+    let other = format!(",v1={}", "0".repeat(64));
+    for (secrets, good) in [(["new", STRIPE_SECRET], true), ([STRIPE_SECRET, "new"], true), (["new", "newer"], false)] {
+        let verifier = Verifier::new(&of_stripe, &secrets, Arc::new(At(STRIPE_SIGNED_S)));
+        for signature in [STRIPE_SIGNATURE.to_owned(), format!("{STRIPE_SIGNATURE}{other}")] {
+            let verified = verifier.verify(&headers(&[("stripe-signature", &signature)]), STRIPE_BODY.as_bytes());
+            assert_eq!(verified.is_ok(), good, "{secrets:?} {signature}");
+        }
+    }
+}
+
 fn webhook(signature: SignatureStyle, secret: &str, clock: At) -> Webhook {
     let id = match &signature {
         SignatureStyle::Github { .. } => DeliveryId::Header(GITHUB_DELIVERY.to_owned()),
@@ -126,7 +151,7 @@ fn webhook(signature: SignatureStyle, secret: &str, clock: At) -> Webhook {
         content_type: None,
         key: None,
         attributes: vec![("from".into(), "config".into())],
-        verifier: Verifier::new(&signature, secret, Arc::new(clock)),
+        verifier: Verifier::new(&signature, &[secret], Arc::new(clock)),
         signed: signature != SignatureStyle::None,
         id,
         headers: vec!["x-github-event".into(), "from".into()],
@@ -136,7 +161,7 @@ fn webhook(signature: SignatureStyle, secret: &str, clock: At) -> Webhook {
 
 #[test]
 fn a_request_becomes_a_message_with_the_headers_that_are_kept() {
-    let hook = webhook(SignatureStyle::Github { secret_env: "X".into() }, GITHUB_SECRET, At(0));
+    let hook = webhook(SignatureStyle::Github { secret_env: vec!["X".into()] }, GITHUB_SECRET, At(0));
     let headers = headers(&[
         ("x-hub-signature-256", GITHUB_SIGNATURE),
         ("x-github-delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958"),
@@ -155,7 +180,7 @@ fn a_request_becomes_a_message_with_the_headers_that_are_kept() {
 
 #[test]
 fn a_stripe_event_is_known_by_its_id() {
-    let style = SignatureStyle::Stripe { secret_env: "X".into(), tolerance: Duration::from_secs(300) };
+    let style = SignatureStyle::Stripe { secret_env: vec!["X".into()], tolerance: Duration::from_secs(300) };
     let hook = webhook(style, STRIPE_SECRET, At(STRIPE_SIGNED_S));
     let headers = headers(&[("stripe-signature", STRIPE_SIGNATURE)]);
     let message = hook.message(&headers, STRIPE_BODY.into()).unwrap();

@@ -13,6 +13,8 @@ const TOLERANCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 const TOLERANCE_DEFAULT: Duration = Duration::from_secs(300);
 
 const PATH_BYTES_MAX: usize = 256;
+/// Secrets of one webhook: the one in use, and those before and after it.
+const SECRETS_MAX: usize = 4;
 /// As many as leave room for other attributes.
 const HEADERS_MAX: usize = 24;
 
@@ -85,18 +87,39 @@ fn signature(table: &TableReader<'_>, spans: &mut ProducerSpans) -> Option<Signa
         return Some(SignatureStyle::None);
     }
     let tolerance = tolerance.map_or(Some(TOLERANCE_DEFAULT), |value| value.duration(TOLERANCE));
-    let value = table.require("secret_env", "\"GITHUB_WEBHOOK_SECRET\"")?;
-    let secret = value.text("\"GITHUB_WEBHOOK_SECRET\"")?;
-    if !names_a_variable(secret.value) {
-        value.refuse(format!("{} can't name an environment variable", name(secret.value)), VARIABLE_RULE);
-        return None;
-    }
-    spans.secret_env = Some(secret.span);
-    let secret_env = secret.value.to_owned();
+    let secret_env = secrets(&table.require("secret_env", "\"GITHUB_WEBHOOK_SECRET\"")?, spans)?;
     Some(match style {
         Style::Stripe => SignatureStyle::Stripe { secret_env, tolerance: tolerance? },
         _ => SignatureStyle::Github { secret_env },
     })
+}
+
+/// The names of variables, each once.
+fn secrets(value: &Value<'_>, spans: &mut ProducerSpans) -> Option<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    let items = value.texts("[\"GITHUB_WEBHOOK_SECRET\", \"GITHUB_WEBHOOK_SECRET_OLD\"]");
+    for item in &items {
+        let secret = item.text("\"GITHUB_WEBHOOK_SECRET\"")?;
+        if !names_a_variable(secret.value) {
+            item.refuse(format!("{} can't name an environment variable", name(secret.value)), VARIABLE_RULE);
+            return None;
+        }
+        if names.iter().any(|other| *other == secret.value) {
+            item.refuse(format!("{} is named twice", name(secret.value)), "name it once");
+            return None;
+        }
+        if names.len() == SECRETS_MAX {
+            let hint = "name the secret that is in use, and the one that it replaces for as long as both are";
+            item.refuse(format!("there are more than {SECRETS_MAX} secrets"), hint);
+            return None;
+        }
+        spans.secret_env.push(secret.span);
+        names.push(secret.value.to_owned());
+    }
+    if names.is_empty() && value.is_empty_array() {
+        value.refuse("there is no secret to check signatures with", "name the environment variable that holds it");
+    }
+    (!names.is_empty()).then_some(names)
 }
 
 /// A path of its own, written in one way only.
