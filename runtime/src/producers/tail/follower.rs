@@ -173,7 +173,26 @@ impl Follower {
                 self.follow(id, &found.path, found.seen, batch, now);
             }
         }
+        self.hold();
         folders
+    }
+
+    /// Opens what is to be read, as far as there may be open files: it is read to its end then, also if it is deleted
+    /// before its turn comes (a log that is compressed as soon as it is rotated).
+    fn hold(&mut self) {
+        let open_already = self.files.values().filter(|file| file.file.is_some()).count();
+        let mut room = OPEN_MAX.saturating_sub(open_already);
+        for id in &self.ready {
+            let Some(file) = self.files.get_mut(id).filter(|file| file.file.is_none()) else { continue };
+            if room == 0 {
+                return;
+            }
+            // Why it can't be opened is said when it is read.
+            if let Ok(open) = open(&file.path, *id) {
+                (file.file, file.used) = (Some(open), self.clock);
+                room -= 1;
+            }
+        }
     }
 
     fn follow(&mut self, id: FileId, path: &Path, seen: Seen, batch: &mut Batch, now: Instant) {

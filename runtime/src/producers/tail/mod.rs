@@ -19,7 +19,9 @@
 //! - One that is *truncated* (it is shorter than it was, or begins differently) is read from its beginning. If there is a
 //!   copy of what was before in the same folder (copy-truncate), the rest of that is read, too. A new file that begins as
 //!   a file that is followed, and is named after it, waits for three seconds: it may be such a copy.
-//! - One that is *deleted* is read to its end if it is open here; of those that were read last, 256 are.
+//! - One that is *deleted* is read to its end if it is open here; of those that changed or were read last, 256 are. So a log
+//!   that is compressed as soon as it is rotated is read to its end; not so if all of that happens between two looks at a
+//!   file that is new, or while the runtime does not run.
 //!
 //! How far each file was read is committed with the messages themselves. While the queue takes nothing, nothing is read.
 

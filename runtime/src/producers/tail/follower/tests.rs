@@ -287,6 +287,34 @@ fn a_deleted_file_is_read_to_its_end() {
 }
 
 #[test]
+fn a_log_that_is_compressed_as_soon_as_it_is_rotated_is_read_to_its_end() {
+    let mut scene = Scene::new("*.log");
+    let compress = |scene: &Scene, name: &str| {
+        let rotated = format!("{name}.1");
+        scene.rename(name, &rotated);
+        scene.append(name, "new\n");
+        fs::write(scene.path(&format!("{rotated}.gz")), "compressed").unwrap();
+        fs::remove_file(scene.path(&rotated)).unwrap();
+    };
+    scene.append("a.log", "one\n");
+    scene.step();
+    scene.append("a.log", "two\n");
+    compress(&scene, "a.log");
+    scene.expect(&["one", "two", "new"]);
+    // Nothing of this one was read, as others had their turn, but it was seen.
+    scene.append("b.log", "three\n");
+    let now = scene.now;
+    let mut batch = Batch::default();
+    scene.follower().look(&mut batch, now);
+    scene.commit(&batch);
+    scene.append("b.log", "four\n");
+    compress(&scene, "b.log");
+    scene.expect(&["one", "two", "new", "three", "four", "new"]);
+    scene.wait(10);
+    assert_eq!(scene.records.len(), 2);
+}
+
+#[test]
 fn long_lines_are_split_or_refused() {
     let long = "x".repeat(250);
     let mut scene = Scene::new("*.log");
