@@ -27,8 +27,8 @@ fn renew(site: &Site) -> CertificateDer<'static> {
     cert.der().clone()
 }
 
-/// The answer to a request, if the runtime shows this certificate.
-fn get(site: &Site, trusted: &CertificateDer<'static>) -> Result<String, String> {
+/// A connection on which nothing was said yet.
+fn connect(site: &Site, trusted: &CertificateDer<'static>) -> Result<StreamOwned<ClientConnection, TcpStream>, String> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
@@ -39,7 +39,12 @@ fn get(site: &Site, trusted: &CertificateDer<'static>) -> Result<String, String>
     let name = ServerName::try_from(NAME).unwrap();
     let stream = TcpStream::connect(site.address()).map_err(|error| error.to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut stream = StreamOwned::new(ClientConnection::new(config.into(), name).unwrap(), stream);
+    Ok(StreamOwned::new(ClientConnection::new(config.into(), name).unwrap(), stream))
+}
+
+/// The answer to a request, if the runtime shows this certificate.
+fn get(site: &Site, trusted: &CertificateDer<'static>) -> Result<String, String> {
+    let mut stream = connect(site, trusted)?;
     let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).map_err(|error| error.to_string())?;
     let mut answer = String::new();
@@ -81,6 +86,42 @@ fn a_renewed_certificate_is_taken_into_use() {
     assert!(get(&site, &first).is_err());
     site.run_well(&["send", "orders", "y"]);
     runtime.stop();
+}
+
+#[test]
+fn handshakes_and_headers_that_drip_are_cut_off() {
+    let site = Site::with_runtime(
+        &format!("log_max_bytes = \"64MiB\"\ntls = {{ cert = \"cert.pem\", key = \"key.pem\", name = \"{NAME}\" }}"),
+        "[queues.orders]",
+    );
+    let trusted = renew(&site);
+    let runtime = site.spawn();
+    eventually("an answer over TLS", || get(&site, &trusted));
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", runtime.id())).unwrap().count();
+    let before = descriptors();
+    // The beginning of a handshake, which says how long it will be; nothing at all; what is no handshake.
+    let begun = [0x16, 3, 1, 2, 0, 1];
+    let mut silent: Vec<_> = (0..300).map(|_| TcpStream::connect(site.address()).unwrap()).collect();
+    for (index, stream) in silent.iter_mut().enumerate() {
+        match index % 3 {
+            0 => stream.write_all(&begun).unwrap(),
+            1 => {}
+            _ => stream.write_all(b"GET / HTTP/1.1\r\n").unwrap(),
+        }
+    }
+    let mut slow: Vec<_> = (0..50).map(|_| connect(&site, &trusted).unwrap()).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n").unwrap();
+    }
+    assert!(descriptors() > before + 50, "{} descriptors, {before} before", descriptors());
+    eventually("an end", || {
+        assert!(get(&site, &trusted).unwrap().starts_with("HTTP/1.1 200"));
+        for stream in &mut silent {
+            _ = stream.write_all(&[0]);
+        }
+        slow.retain_mut(|stream| stream.write_all(b"a").and_then(|()| stream.flush()).is_ok());
+        when(descriptors() <= before + 5, descriptors())
+    });
 }
 
 #[test]
