@@ -33,7 +33,6 @@ pub mod peek;
 pub mod purge;
 pub mod redrive;
 pub mod replay;
-pub mod resume;
 pub mod run;
 pub mod send;
 pub mod status;
@@ -88,7 +87,7 @@ pub enum Command {
     /// Let a consumer take no more messages until it is resumed, also after a restart
     Pause(pause::Args),
     /// Let a paused consumer take messages again
-    Resume(resume::Args),
+    Resume(pause::Args),
     /// Make a token for [runtime.auth]
     Token(token::Args),
     /// Take all messages out of a queue, for good
@@ -120,8 +119,8 @@ impl Cli {
             Some(Command::Peek(args)) => peek::run(&args, &context),
             Some(Command::Redrive(args)) => redrive::run(&args, &context),
             Some(Command::Replay(args)) => replay::run(&args, &context),
-            Some(Command::Pause(args)) => pause::run(&args, &context),
-            Some(Command::Resume(args)) => resume::run(&args, &context),
+            Some(Command::Pause(args)) => pause::pause(&args, &context),
+            Some(Command::Resume(args)) => pause::resume(&args, &context),
             Some(Command::Token(args)) => token::run(&args),
             Some(Command::Purge(args)) => purge::run(&args, &context),
             Some(Command::Store(args)) => store::run(&args, &context),
