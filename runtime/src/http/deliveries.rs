@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::auth::Principal;
@@ -77,60 +78,66 @@ enum Outcome {
     DeadLetter(String),
 }
 
-/// The message is done.
-pub(super) async fn ack(
-    State(shared): State<Shared>,
-    Path(lease): Path<String>,
+/// A request about one delivery.
+pub(super) struct Asked {
+    shared: Shared,
     principal: Principal,
+    token: Token,
     headers: HeaderMap,
-    request_body: Body,
-) -> Result<Json<Value>, Problem> {
-    let token = lease.parse()?;
-    let Nothing {} = body::parameters(&shared, &headers, request_body, PARAMETERS_BYTES_MAX, "nothing, or {}").await?;
-    settle_one(&shared, &principal, token, Outcome::Ack).await
+    body: Body,
+}
+
+impl FromRequest<Shared> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Asked, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let lease = Path::<String>::from_request_parts(&mut parts, shared).await;
+        let token = lease.map_err(|rejection| Problem::malformed(rejection.body_text()))?.parse()?;
+        let principal = Principal::from_request_parts(&mut parts, shared).await?;
+        Ok(Asked { shared: shared.clone(), principal, token, headers: parts.headers, body })
+    }
+}
+
+impl Asked {
+    /// The body; an empty one is all defaults.
+    async fn parameters<T: Default + DeserializeOwned>(&mut self, bytes_max: usize, says: &str) -> Result<T, Problem> {
+        let body = std::mem::take(&mut self.body);
+        body::parameters(&self.shared, &self.headers, body, bytes_max, says).await
+    }
+
+    async fn settle(self, outcome: Outcome) -> Result<Json<Value>, Problem> {
+        match settle(&self.shared, &self.principal, vec![(self.token, outcome)]).await.pop() {
+            Some((_, Ok(held))) => Ok(Json(json!({ "id": held.id.to_string() }))),
+            Some((_, Err(problem))) => Err(problem),
+            None => Err(stale()),
+        }
+    }
+}
+
+/// The message is done.
+pub(super) async fn ack(mut asked: Asked) -> Result<Json<Value>, Problem> {
+    let Nothing {} = asked.parameters(PARAMETERS_BYTES_MAX, "nothing, or {}").await?;
+    asked.settle(Outcome::Ack).await
 }
 
 /// The attempt has failed: the message comes again.
-pub(super) async fn retry(
-    State(shared): State<Shared>,
-    Path(lease): Path<String>,
-    principal: Principal,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Json<Value>, Problem> {
-    let token = lease.parse()?;
-    let says = "{\"delay\":\"30s\"}, optional";
-    let Retry { delay } = body::parameters(&shared, &headers, request_body, PARAMETERS_BYTES_MAX, says).await?;
-    settle_one(&shared, &principal, token, Outcome::Retry(delay_duration(delay)?)).await
+pub(super) async fn retry(mut asked: Asked) -> Result<Json<Value>, Problem> {
+    let Retry { delay } = asked.parameters(PARAMETERS_BYTES_MAX, "{\"delay\":\"30s\"}, optional").await?;
+    asked.settle(Outcome::Retry(delay_duration(delay)?)).await
 }
 
 /// The message is given up.
-pub(super) async fn dead_letter(
-    State(shared): State<Shared>,
-    Path(lease): Path<String>,
-    principal: Principal,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Json<Value>, Problem> {
-    let token = lease.parse()?;
-    let says = "{\"reason\":TEXT}, optional";
-    let DeadLetter { reason } =
-        body::parameters(&shared, &headers, request_body, REASON_REQUEST_BYTES_MAX, says).await?;
-    settle_one(&shared, &principal, token, Outcome::DeadLetter(reason_text(reason)?)).await
+pub(super) async fn dead_letter(mut asked: Asked) -> Result<Json<Value>, Problem> {
+    let DeadLetter { reason } = asked.parameters(REASON_REQUEST_BYTES_MAX, "{\"reason\":TEXT}, optional").await?;
+    asked.settle(Outcome::DeadLetter(reason_text(reason)?)).await
 }
 
 /// The lease lasts longer.
-pub(super) async fn extend(
-    State(shared): State<Shared>,
-    Path(lease): Path<String>,
-    principal: Principal,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Json<Value>, Problem> {
-    let token = lease.parse()?;
-    let says = "{\"lease\":\"30s\"}, optional";
-    let Extend { lease } = body::parameters(&shared, &headers, request_body, PARAMETERS_BYTES_MAX, says).await?;
+pub(super) async fn extend(mut asked: Asked) -> Result<Json<Value>, Problem> {
+    let Extend { lease } = asked.parameters(PARAMETERS_BYTES_MAX, "{\"lease\":\"30s\"}, optional").await?;
     let lease = lease.map_or(Ok(Duration::from_secs(30)), |text| lease_duration(&text))?;
+    let Asked { shared, principal, token, .. } = asked;
     let held = shared.leases.get(token).ok_or_else(stale)?;
     principal.require(Action::Consume, held.queue.as_str())?;
     shared.broker.extend(held.lease, lease).map_err(|error| Problem::broker(&error))?;
@@ -208,19 +215,6 @@ fn reason_text(text: Option<String>) -> Result<String, Problem> {
             Err(Problem::malformed(detail))
         }
         text => Ok(text.unwrap_or_else(|| REASON_DEFAULT.to_owned())),
-    }
-}
-
-async fn settle_one(
-    shared: &Shared,
-    principal: &Principal,
-    token: Token,
-    outcome: Outcome,
-) -> Result<Json<Value>, Problem> {
-    match settle(shared, principal, vec![(token, outcome)]).await.pop() {
-        Some((_, Ok(held))) => Ok(Json(json!({ "id": held.id.to_string() }))),
-        Some((_, Err(problem))) => Err(problem),
-        None => Err(stale()),
     }
 }
 
