@@ -78,6 +78,8 @@ pub(super) async fn run(outlet: &Outlet, config: &WatchConfig) -> Result<(), Uns
         let begun = Instant::now();
         let look;
         (folder, look) = blocking(folder, move |folder| folder.look(begun)).await;
+        // Without what is sent afterwards: a burst of files must not make the next ones wait.
+        let took = begun.elapsed();
         hints.watch(&look.folders);
         outlet.entry().files(look.files);
         match &look.error {
@@ -95,7 +97,7 @@ pub(super) async fn run(outlet: &Outlet, config: &WatchConfig) -> Result<(), Uns
             due = rest;
             folder = send(outlet, folder, config, batch).await?;
         }
-        let breathe = BREATHE.max(begun.elapsed() * LOOKING_SHARE);
+        let breathe = BREATHE.max(took * LOOKING_SHARE);
         tokio::select! {
             () = outlet.stopped() => {}
             () = tokio::time::sleep(breathe) => {}
