@@ -178,6 +178,44 @@ fn bodies_have_a_bound_in_common() {
 }
 
 #[test]
+fn answers_that_nobody_reads_have_a_bound_in_common() {
+    let site = Site::new("[queues.orders]\n[queues.large]");
+    let runtime = site.start();
+    for _ in 0..64 {
+        assert_eq!(site.post("/queues/large/messages", vec![b'x'; 1 << 18]).status, 202);
+    }
+    let before = resident_mib(&runtime);
+    // 8 MiB each, nearly 1 GiB in all. Sockets hold a few MiB of each.
+    let greedy: Vec<_> = (0..120)
+        .map(|_| {
+            let mut stream = connect(&site);
+            stream.write_all(b"GET /queues/large/messages?limit=64 HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+            // The status comes when the answer is made.
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).unwrap();
+            (stream, head.ends_with(b"200"))
+        })
+        .collect();
+    let most = resident_mib(&runtime).saturating_sub(before);
+    assert!(most < 500, "{most} MiB for answers");
+    let served = greedy.iter().filter(|(_, served)| *served).count();
+    assert!((32..50).contains(&served), "{served} were served");
+    // The others are told so, and nothing is claimed in vain; what needs no large answer goes on.
+    for path in ["/queues/large/claim"] {
+        let refused = site.post(path, "");
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.body);
+    }
+    works(&site);
+    drop(greedy);
+    eventually("room again", || {
+        let answer = site.request("GET", "/queues/large/messages?limit=64", &[], b"").unwrap();
+        when(answer.status == 200, answer.status)
+    });
+    let large = site.get("/queues/large");
+    assert_eq!((&large["ready"], &large["leased"]), (&64.into(), &0.into()));
+}
+
+#[test]
 fn headers_of_a_megabyte_are_refused() {
     let site = Site::new("[queues.orders]");
     let runtime = site.start();

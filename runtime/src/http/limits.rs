@@ -24,6 +24,10 @@ pub const DISCARDED_BYTES_MAX: usize = 16 << 20;
 /// Bodies of all requests that are being received or wait for the disk: 256 MiB. More is refused with 503.
 pub const BUFFERED_BYTES_MAX: usize = 256 << 20;
 
+/// Answers of all requests that their clients have not read yet: 256 MiB. Whatever may be answered at length is refused
+/// with 503 beyond it.
+pub const ANSWERED_BYTES_MAX: usize = 256 << 20;
+
 /// Messages in one claim.
 pub const CLAIM_MESSAGES_MAX: usize = 100;
 /// The bodies in one claim: it ends after the messages that reach this.

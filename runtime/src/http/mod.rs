@@ -23,6 +23,7 @@ use crate::producers::webhook::Webhooks;
 use crate::status::Board;
 use crate::subjects::Subjects;
 
+mod answers;
 mod auth;
 mod batch;
 mod body;
@@ -93,14 +94,14 @@ struct Shared {
 fn routes() -> Vec<Route> {
     use openapi as doc;
     vec![
-        Route::get("/queues", Needs::Token, &doc::LIST_QUEUES, queues::list),
+        Route::get("/queues", Needs::Token, &doc::LIST_QUEUES, queues::list).with_large_answers(),
         Route::get("/queues/{queue}", Needs::Token, &doc::QUEUE, queues::one),
         Route::delete("/queues/{queue}", Needs::For(Admin), &doc::DELETE_QUEUE, purge::delete),
-        Route::get("/queues/{queue}/messages", Needs::For(Consume), &doc::PEEK, peek::peek),
+        Route::get("/queues/{queue}/messages", Needs::For(Consume), &doc::PEEK, peek::peek).with_large_answers(),
         Route::post("/queues/{queue}/messages", Needs::For(Send), &doc::SEND, send::send),
         Route::delete("/queues/{queue}/messages", Needs::For(Admin), &doc::PURGE, purge::purge),
         Route::post("/queues/{queue}/messages/batch", Needs::For(Send), &doc::SEND_BATCH, batch::send),
-        Route::post("/queues/{queue}/claim", Needs::For(Consume), &doc::CLAIM, claim::claim),
+        Route::post("/queues/{queue}/claim", Needs::For(Consume), &doc::CLAIM, claim::claim).with_large_answers(),
         Route::post("/queues/{queue}/redrive", Needs::For(Admin), &doc::REDRIVE, redrive::redrive),
         Route::post("/queues/{queue}/replay", Needs::For(Admin), &doc::REPLAY, replay::replay),
         Route::post("/subjects/{subject}/messages", Needs::For(Send), &doc::SEND_TO_SUBJECT, subjects::send),
@@ -111,19 +112,19 @@ fn routes() -> Vec<Route> {
             subjects::send_batch,
         ),
         // What a lease is of, the handler knows, and asks whether the token is good for it.
-        Route::post("/deliveries", Needs::Token, &doc::SETTLE, deliveries::settle_many),
+        Route::post("/deliveries", Needs::Token, &doc::SETTLE, deliveries::settle_many).with_large_answers(),
         Route::post("/deliveries/{lease}/ack", Needs::Token, &doc::ACK, deliveries::ack),
         Route::post("/deliveries/{lease}/retry", Needs::Token, &doc::RETRY, deliveries::retry),
         Route::post("/deliveries/{lease}/extend", Needs::Token, &doc::EXTEND, deliveries::extend),
         Route::post("/deliveries/{lease}/dead-letter", Needs::Token, &doc::DEAD_LETTER, deliveries::dead_letter),
-        Route::get("/consumers", Needs::Token, &doc::CONSUMERS, consumers::list),
+        Route::get("/consumers", Needs::Token, &doc::CONSUMERS, consumers::list).with_large_answers(),
         Route::post("/consumers/{name}/pause", Needs::Token, &doc::PAUSE, consumers::pause),
         Route::post("/consumers/{name}/resume", Needs::Token, &doc::RESUME, consumers::resume),
-        Route::get("/producers", Needs::Token, &doc::PRODUCERS, producers::list),
+        Route::get("/producers", Needs::Token, &doc::PRODUCERS, producers::list).with_large_answers(),
         Route::get("/healthz", Needs::Nothing, &doc::HEALTH, health::health),
         Route::get("/readyz", Needs::Nothing, &doc::READY, health::ready),
-        Route::get("/metrics", Needs::Everything, &doc::METRICS, metrics::metrics),
-        Route::get("/openapi.json", Needs::Token, &doc::OPENAPI, openapi::openapi),
+        Route::get("/metrics", Needs::Everything, &doc::METRICS, metrics::metrics).with_large_answers(),
+        Route::get("/openapi.json", Needs::Token, &doc::OPENAPI, openapi::openapi).with_large_answers(),
     ]
 }
 

@@ -7,6 +7,7 @@ use axum::middleware;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use super::Shared;
+use super::answers;
 use super::auth::{self, Needs};
 use super::openapi::Doc;
 
@@ -17,6 +18,7 @@ pub(super) struct Route {
     pub(super) needs: Needs,
     pub(super) doc: &'static Doc,
     answers: MethodRouter<Shared>,
+    large_answers: bool,
 }
 
 impl Route {
@@ -27,7 +29,7 @@ impl Route {
         doc: &'static Doc,
         handler: H,
     ) -> Route {
-        Route { method: Method::GET, path, needs, doc, answers: get(handler) }
+        Route { method: Method::GET, path, needs, doc, answers: get(handler), large_answers: false }
     }
 
     /// `POST`.
@@ -37,7 +39,7 @@ impl Route {
         doc: &'static Doc,
         handler: H,
     ) -> Route {
-        Route { method: Method::POST, path, needs, doc, answers: post(handler) }
+        Route { method: Method::POST, path, needs, doc, answers: post(handler), large_answers: false }
     }
 
     /// `DELETE`.
@@ -47,12 +49,21 @@ impl Route {
         doc: &'static Doc,
         handler: H,
     ) -> Route {
-        Route { method: Method::DELETE, path, needs, doc, answers: delete(handler) }
+        Route { method: Method::DELETE, path, needs, doc, answers: delete(handler), large_answers: false }
+    }
+
+    /// What it answers counts, see [`answers`].
+    pub(super) fn with_large_answers(mut self) -> Route {
+        self.large_answers = true;
+        self
     }
 
     /// Adds it to a router, behind the check of what it needs.
     pub(super) fn add_to(self, router: Router<Shared>, shared: &Shared) -> Router<Shared> {
         let check = middleware::from_fn_with_state((shared.clone(), self.needs), auth::check);
-        router.route(self.path, self.answers.layer(check))
+        let counted = |routed: MethodRouter<_>| routed.layer(middleware::from_fn(answers::bound));
+        let answers = if self.large_answers { counted(self.answers) } else { self.answers };
+        // Whoever may not do it is refused before anything else.
+        router.route(self.path, answers.layer(check))
     }
 }

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use ureq::Agent;
-use ureq::http::Request;
+use ureq::http::{HeaderMap, Request};
 
 /// Longer than anything here takes on the busiest machine.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -57,6 +57,14 @@ pub struct Answer {
     pub status: u16,
     /// Null if it is no JSON.
     pub body: Value,
+    headers: HeaderMap,
+}
+
+impl Answer {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 impl Site {
@@ -172,7 +180,8 @@ impl Site {
         }
         let mut response = self.agent.run(request.body(body).unwrap())?;
         let body = response.body_mut().with_config().limit(256 << 20).read_to_vec()?;
-        Ok(Answer { status: response.status().as_u16(), body: serde_json::from_slice(&body).unwrap_or_default() })
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(Answer { status, body: serde_json::from_slice(&body).unwrap_or_default(), headers })
     }
 
     /// The answer of a `GET` that must be 200.
