@@ -54,6 +54,8 @@ fn an_event_is_the_same_message_in_every_mode() {
     assert_eq!((&one["body"], &one["content_type"]), (&two["body"], &two["content_type"]));
     let mut wanted = one["attributes"].clone();
     wanted["ce-id"] = "2".into();
+    // Headers know no types.
+    wanted["cloudevents-types"] = "count=integer".into();
     assert_eq!(two["attributes"], wanted);
     assert_eq!((&messages[2]["state"], &messages[2]["key"]), (&json!("delayed"), &json!("k")));
     assert_eq!(messages[2]["attributes"]["linecook-subject"], "shop.new");
@@ -73,8 +75,7 @@ fn a_client_gets_events_if_it_wants_them() {
     let answer = site.request("POST", "/queues/jobs/claim", &accept, b"{\"max\":10}").unwrap();
     let events = answer.body.as_array().unwrap();
     for (name, value) in sent.as_object().unwrap() {
-        let value = if name == "count" { json!("7") } else { value.clone() };
-        assert_eq!(events[0][name], value, "{name}");
+        assert_eq!(events[0][name], *value, "{name}");
     }
     assert_eq!((&events[1]["type"], &events[1]["id"]), (&json!("linecook.message"), &json!(plain)));
     assert_eq!((&events[1]["source"], &events[1]["linecookattempt"]), (&json!("/queues/jobs"), &json!(1)));
@@ -83,6 +84,75 @@ fn a_client_gets_events_if_it_wants_them() {
         assert_eq!(site.post(&format!("/deliveries/{lease}/ack"), "").status, 200);
     }
     assert_eq!(site.count("jobs"), 0);
+}
+
+#[test]
+fn a_client_gets_one_event_in_either_mode() {
+    let site = Site::new("[queues.jobs]\nsubscribe = [\"shop.*\"]");
+    let _runtime = site.start();
+    let claim = |path: &str, accept: &str, wanted: &str| {
+        site.request("POST", &format!("/queues/jobs/{path}"), &[("accept", accept)], wanted.as_bytes()).unwrap()
+    };
+    let structured = "application/cloudevents+json";
+    for (path, accept) in [("claim", structured), ("claim/event", structured), ("claim/event", "*/*")] {
+        let nothing = claim(path, accept, "");
+        assert_eq!((nothing.status, &nothing.body), (204, &Value::Null));
+    }
+    for id in ["1", "2", "3"] {
+        let sent = event(id).to_string();
+        let path = "/subjects/shop.new/messages";
+        assert_eq!(
+            site.request("POST", path, &[STRUCTURED, ("linecook-key", id)], sent.as_bytes()).unwrap().status,
+            202
+        );
+    }
+    let first = claim("claim/event", "*/*", "{\"lease\":\"60s\"}");
+    assert_eq!((first.status, &first.body), (200, &json!({ "total": 9 })));
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/shop"),
+        ("ce-type", "order.placed"),
+        ("ce-subject", "42"),
+        ("ce-count", "7"),
+        ("ce-traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("linecook-attempt", "1"),
+        ("linecook-queue", "jobs"),
+        ("linecook-key", "1"),
+        ("linecook-subject", "shop.new"),
+    ] {
+        assert_eq!(first.header(name), Some(value), "{name}");
+    }
+    // One, whatever `max` says.
+    let second = claim("claim", structured, "{\"max\":10}");
+    assert_eq!(second.header("content-type"), Some("application/cloudevents+json"));
+    assert_eq!((&second.body["id"], &second.body["count"]), (&json!("2"), &json!(7)));
+    assert_eq!(second.body["linecooklease"].as_str(), second.header("linecook-lease"));
+    assert_eq!(site.get("/queues/jobs")["leased"], 2);
+    let third = claim("claim/event", structured, "{\"wait\":\"20s\"}");
+    assert_eq!((third.header("content-type"), &third.body["id"]), (Some(structured), &json!("3")));
+    for answer in [first, second, third] {
+        let lease = answer.header("linecook-lease").unwrap();
+        assert_eq!(site.post(&format!("/deliveries/{lease}/ack"), "").status, 200);
+    }
+    assert_eq!(claim("claim/event", "*/*", "{\"max\":1}").status, 400);
+    assert_eq!(site.count("jobs"), 0);
+}
+
+#[test]
+fn types_of_extensions_outlive_a_dead_letter_and_a_redrive() {
+    let site = Site::new("[queues.jobs]");
+    let _runtime = site.start();
+    site.request("POST", "/queues/jobs/messages", &[STRUCTURED], event("1").to_string().as_bytes()).unwrap();
+    let claim = || {
+        let accept = [("accept", "application/cloudevents+json")];
+        site.request("POST", "/queues/jobs/claim", &accept, b"{}").unwrap()
+    };
+    let lease = claim().header("linecook-lease").unwrap().to_owned();
+    assert_eq!(site.post(&format!("/deliveries/{lease}/dead-letter"), "").status, 200);
+    assert_eq!(site.post("/queues/jobs.dead/redrive", "").body["moved"], 1);
+    assert_eq!(claim().body["count"], 7);
 }
 
 #[test]
@@ -106,6 +176,10 @@ fn what_is_no_event_is_refused() {
     refused(&[("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s")], "x", "no \"type\"");
     let named = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), ("ce-a-b", "x")];
     refused(&named, "x", "lower-case letters and digits");
+    let encoded = |value| [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", value)];
+    refused(&encoded("%C0%A0"), "x", "not of UTF-8");
+    let twice = [&encoded("t")[..], &[("ce-datacontenttype", "text/plain")]].concat();
+    refused(&twice, "x", "Content-Type says it");
     let xml = [("content-type", "application/cloudevents+xml")];
     assert_eq!(site.request("POST", "/queues/jobs/messages", &xml, b"<x/>").unwrap().status, 415);
     assert_eq!(site.count("jobs"), 0);

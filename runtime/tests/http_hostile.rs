@@ -201,7 +201,7 @@ fn answers_that_nobody_reads_have_a_bound_in_common() {
     let served = greedy.iter().filter(|(_, served)| *served).count();
     assert!((32..50).contains(&served), "{served} were served");
     // The others are told so, and nothing is claimed in vain; what needs no large answer goes on.
-    for path in ["/queues/large/claim"] {
+    for path in ["/queues/large/claim", "/queues/large/claim/event"] {
         let refused = site.post(path, "");
         assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.body);
     }

@@ -23,6 +23,7 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("DELETE", "/queues/{queue}/messages", "/queues/orders/messages", "admin:orders"),
     ("POST", "/queues/{queue}/messages/batch", "/queues/orders/messages/batch", "send:orders"),
     ("POST", "/queues/{queue}/claim", "/queues/orders/claim", "consume:orders"),
+    ("POST", "/queues/{queue}/claim/event", "/queues/orders/claim/event", "consume:orders"),
     ("POST", "/queues/{queue}/redrive", "/queues/orders/redrive", "admin:orders"),
     ("POST", "/queues/{queue}/replay", "/queues/orders/replay", "admin:orders"),
     ("POST", "/subjects/{subject}/messages", "/subjects/a.b/messages", "send:a.*"),

@@ -1,5 +1,9 @@
 //! `POST /queues/{queue}/claim`: clients that work a queue off. They get messages under a lease, and say with it what became
 //! of them (`deliveries`). A queue that has a consumer is worked off by that.
+//!
+//! Messages come as JSON, as a batch of events with `Accept: application/cloudevents-batch+json`, or as one event with
+//! `Accept: application/cloudevents+json`. `POST /queues/{queue}/claim/event` answers with one event in binary mode. One
+//! event has its lease in the header `Linecook-Lease`; where there is none, the answer is 204.
 
 use std::time::Duration;
 
@@ -12,6 +16,7 @@ use futures_util::FutureExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::cloudevents::{About, Wanted};
 use super::fields::whole_number;
 use super::limits::{
     CLAIM_BYTES_MAX, CLAIM_MESSAGES_MAX, LEASE_MAX, LEASE_MIN, LEASES_MAX, PARAMETERS_BYTES_MAX, WAIT_MAX,
@@ -20,9 +25,9 @@ use super::path::Queue;
 use super::peek::show_content;
 use super::peer::Peer;
 use super::problem::Problem;
-use super::{Shared, body, cloudevents};
+use super::{Shared, answers, body, cloudevents};
 use crate::config::units::{format_duration, parse_duration};
-use crate::delivery::{Delivery, QueueName};
+use crate::delivery::{Delivery, QueueName, Resolution, Settlement};
 use crate::time::{now_ms, rfc3339};
 
 /// Messages that are claimed in one step: bodies are counted between steps.
@@ -39,6 +44,14 @@ struct Parameters {
     wait: Option<String>,
 }
 
+/// The same for one event.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ParametersOfOne {
+    lease: Option<String>,
+    wait: Option<String>,
+}
+
 /// Leases messages, and waits for the first one if it is asked to.
 pub(super) async fn claim(
     State(shared): State<Shared>,
@@ -47,61 +60,106 @@ pub(super) async fn claim(
     headers: HeaderMap,
     request_body: Body,
 ) -> Result<Response, Problem> {
-    let parameters: Parameters = body::parameters(
-        &shared,
-        &headers,
-        request_body,
-        PARAMETERS_BYTES_MAX,
-        "{\"max\":N,\"lease\":\"30s\",\"wait\":\"0s\"}, all optional",
-    )
-    .await?;
+    let says = "{\"max\":N,\"lease\":\"30s\",\"wait\":\"0s\"}, all optional";
+    let parameters = body::parameters(&shared, &headers, request_body, PARAMETERS_BYTES_MAX, says).await?;
+    answer(&shared, &peer, &queue, parameters, Wanted::of(&headers, Wanted::Json)).await
+}
+
+/// Leases one message, as an event.
+pub(super) async fn claim_event(
+    State(shared): State<Shared>,
+    Queue(queue): Queue,
+    peer: Peer,
+    headers: HeaderMap,
+    request_body: Body,
+) -> Result<Response, Problem> {
+    let says = "{\"lease\":\"30s\",\"wait\":\"0s\"}, both optional";
+    let ParametersOfOne { lease, wait } =
+        body::parameters(&shared, &headers, request_body, PARAMETERS_BYTES_MAX, says).await?;
+    let parameters = Parameters { max: Some(1), lease, wait };
+    answer(&shared, &peer, &queue, parameters, Wanted::of(&headers, Wanted::Binary)).await
+}
+
+async fn answer(
+    shared: &Shared,
+    peer: &Peer,
+    queue: &QueueName,
+    parameters: Parameters,
+    wanted: Wanted,
+) -> Result<Response, Problem> {
     let max = parameters.max.unwrap_or(1);
     if !(1..=CLAIM_MESSAGES_MAX).contains(&max) {
         return Err(Problem::malformed(format!("\"max\" is {max}; it may be 1 to {CLAIM_MESSAGES_MAX}")));
     }
     let lease = parameters.lease.map_or(Ok(LEASE_DEFAULT), |text| lease_duration(&text))?;
     let wait = parameters.wait.map_or(Ok(Duration::ZERO), |text| duration("wait", &text, Duration::ZERO, WAIT_MAX))?;
-    let format = cloudevents::Wanted::of(&headers);
     if let Some(consumer) = shared.board.consumer_of(queue.as_str()) {
         let detail =
             format!("queue {queue} is worked off by the consumer {consumer}; claim from a queue that has none");
         return Err(Problem::new(StatusCode::CONFLICT, "has-consumer", "The queue has a consumer", detail)
             .with("consumer", consumer));
     }
-    let room = shared.leases.room().min(max);
+    let room = shared.leases.room().min(max).min(wanted.messages_max());
     if room == 0 {
         let detail =
             format!("{LEASES_MAX} messages are claimed and not settled; settle some, or let their leases expire");
         return Err(Problem::throttled(detail));
     }
-    let deliveries = match take(&shared, &peer, &queue, room, lease, wait).await {
+    let deliveries = match take(shared, peer, queue, room, lease, wait).await {
         Ok(deliveries) => deliveries,
         Err(error) => return Err(Problem::of(error, &*shared.broker).await),
     };
-    let tokens = shared.leases.add(&queue, &deliveries, lease).map_err(|error| {
+    if let Err(problem) = answers::check_room() {
+        // Others read too slowly, which it has not known while it waited.
+        give_back(shared, &deliveries).await;
+        return Err(problem);
+    }
+    let deliveries: Vec<_> = deliveries.into_iter().filter(|delivery| shared.broker.begin(delivery.lease)).collect();
+    let tokens = shared.leases.add(queue, &deliveries, lease).map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-random", "No random numbers", error.to_string())
     })?;
     shared.meters.claimed(deliveries.len() as u64);
-    let expires_at_ms = now_ms() + lease.as_millis() as u64;
-    let claimed = deliveries.iter().zip(tokens);
-    match format {
-        cloudevents::Wanted::Json => {
-            let shown: Vec<_> =
-                claimed.map(|(delivery, token)| show(delivery, &token.to_string(), expires_at_ms)).collect();
-            Ok(Json(json!({ "messages": shown })).into_response())
+    let lease_expires_at_ms = now_ms() + lease.as_millis() as u64;
+    let mut claimed = deliveries.iter().zip(tokens).map(|(delivery, token)| About {
+        queue,
+        delivery,
+        lease: token.to_string(),
+        lease_expires_at_ms,
+    });
+    let answer = match wanted {
+        Wanted::Json => {
+            let shown: Vec<_> = claimed.map(|about| show(&about)).collect();
+            return Ok(Json(json!({ "messages": shown })).into_response());
         }
-        cloudevents::Wanted::Batch => {
-            let events: Vec<_> =
-                claimed.map(|(delivery, token)| cloudevents::event(&queue, delivery, &token.to_string())).collect();
-            let body = serde_json::to_string(&events).map_err(|error| {
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "encoding", "Can't be written", error.to_string())
-            })?;
-            Ok(([(header::CONTENT_TYPE, cloudevents::BATCH)], body).into_response())
+        Wanted::Batch => {
+            let events: Vec<_> = claimed.map(|about| cloudevents::event(&about)).collect();
+            let answer = |text: String| ([(header::CONTENT_TYPE, cloudevents::BATCH)], text).into_response();
+            serde_json::to_string(&events).map(answer)
         }
-    }
+        Wanted::Binary | Wanted::Structured => match claimed.next() {
+            Some(about) => about.answer(wanted == Wanted::Binary),
+            None => return Ok(StatusCode::NO_CONTENT.into_response()),
+        },
+    };
+    answer.map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "encoding", "Can't be written", error.to_string())
+    })
 }
 
-/// Claims in steps, until there are enough messages or enough bytes. Each that is handed out has begun.
+/// They are ready again as if they had not been claimed.
+async fn give_back(shared: &Shared, deliveries: &[Delivery]) {
+    let release = |delivery: &Delivery| Settlement {
+        lease: delivery.lease,
+        resolution: Resolution::Release,
+        sends: Vec::new(),
+        state: Vec::new(),
+        state_reads: Vec::new(),
+    };
+    // One that is refused comes again when its lease ends.
+    shared.broker.settle(deliveries.iter().map(release).collect()).await;
+}
+
+/// Claims in steps, until there are enough messages or enough bytes.
 async fn take(
     shared: &Shared,
     peer: &Peer,
@@ -134,7 +192,6 @@ async fn take(
         bytes += more.iter().map(|delivery| delivery.message.body.len()).sum::<usize>();
         claimed.extend(more);
     }
-    claimed.retain(|delivery| broker.begin(delivery.lease));
     Ok(claimed)
 }
 
@@ -154,11 +211,10 @@ pub(super) fn duration(field: &str, text: &str, min: Duration, max: Duration) ->
     Ok(duration)
 }
 
-fn show(delivery: &Delivery, token: &str, expires_at_ms: u64) -> Value {
-    let message = &delivery.message;
-    let mut shown = show_content(message);
-    shown["lease"] = token.into();
-    shown["lease_expires_at"] = rfc3339(expires_at_ms).into();
-    shown["attempt"] = delivery.attempt.into();
+fn show(about: &About<'_>) -> Value {
+    let mut shown = show_content(&about.delivery.message);
+    shown["lease"] = about.lease.as_str().into();
+    shown["lease_expires_at"] = rfc3339(about.lease_expires_at_ms).into();
+    shown["attempt"] = about.delivery.attempt.into();
     shown
 }

@@ -102,6 +102,8 @@ fn routes() -> Vec<Route> {
         Route::delete("/queues/{queue}/messages", Needs::For(Admin), &doc::PURGE, purge::purge),
         Route::post("/queues/{queue}/messages/batch", Needs::For(Send), &doc::SEND_BATCH, batch::send),
         Route::post("/queues/{queue}/claim", Needs::For(Consume), &doc::CLAIM, claim::claim).with_large_answers(),
+        Route::post("/queues/{queue}/claim/event", Needs::For(Consume), &doc::CLAIM_EVENT, claim::claim_event)
+            .with_large_answers(),
         Route::post("/queues/{queue}/redrive", Needs::For(Admin), &doc::REDRIVE, redrive::redrive),
         Route::post("/queues/{queue}/replay", Needs::For(Admin), &doc::REPLAY, replay::replay),
         Route::post("/subjects/{subject}/messages", Needs::For(Send), &doc::SEND_TO_SUBJECT, subjects::send),

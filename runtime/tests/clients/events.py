@@ -3,6 +3,7 @@
 import json
 import sys
 import urllib.request
+from datetime import datetime, timezone
 
 from cloudevents.core.bindings.http import from_http_event, to_binary_event, to_structured_event
 from cloudevents.core.bindings.http import HTTPMessage
@@ -27,6 +28,7 @@ def event(number, data, content_type):
         "subject": "naïve subject",
         "datacontenttype": content_type,
         "region": "eu",
+        "time": datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
     }
     return CloudEvent(attributes=attributes, data=data)
 
@@ -41,14 +43,36 @@ for one in sent:
     status, _, _ = post("/queues/events/messages", message.headers, message.body)
     assert status == 200, status
 
+
+
+def same(one, other):
+    for name in ("id", "source", "type", "subject", "datacontenttype", "region", "time"):
+        assert one.get_attributes()[name] == other.get_attributes()[name], (name, other)
+    assert one.get_data() == other.get_data(), (one.get_data(), other.get_data())
+
+
+def received(accept):
+    """Claims one event, and hands out its lease and the event, read by the SDK."""
+    status, headers, body = post("/queues/events/claim/event", {"Accept": accept}, b"")
+    assert status == 200, status
+    return headers["linecook-lease"], from_http_event(HTTPMessage(headers, body))
+
+
 accept = {"Accept": "application/cloudevents-batch+json", "Content-Type": "application/json"}
 status, headers, body = post("/queues/events/claim", accept, b'{"max":10}')
 assert headers["content-type"] == "application/cloudevents-batch+json", headers
-received = [JSONFormat().read(None, json.dumps(one)) for one in json.loads(body)]
-assert len(received) == len(sent), body
-for one, other in zip(sent, received):
-    for name in ("id", "source", "type", "subject", "datacontenttype", "region"):
-        assert one.get_attributes()[name] == other.get_attributes()[name], (name, body)
-    assert one.get_data() == other.get_data(), (one.get_data(), other.get_data())
-    post("/deliveries/%s/ack" % other.get_attributes()["linecooklease"], {}, b"")
+batch = [JSONFormat().read(None, json.dumps(one)) for one in json.loads(body)]
+assert len(batch) == len(sent), body
+for one, other in zip(sent, batch):
+    same(one, other)
+    # The next mode gets it again.
+    post("/deliveries/%s/retry" % other.get_attributes()["linecooklease"], {}, b"")
+for accept, last in (("application/cloudevents+json", False), ("*/*", True)):
+    leases = []
+    for one in sent:
+        lease, other = received(accept)
+        same(one, other)
+        leases.append(lease)
+    for lease in leases:
+        post("/deliveries/%s/%s" % (lease, "ack" if last else "retry"), {}, b"")
 print("ok")

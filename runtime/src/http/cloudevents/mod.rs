@@ -4,8 +4,13 @@
 //! attribute of the message with `ce-` before its name, whichever way the event came in. `source` and `id` name an event
 //! for good, so they are the idempotency key unless one is given.
 //!
+//! Attributes of messages are texts. So that an extension that came in as a number or a truth value goes out as one, the
+//! attribute `cloudevents-types` says which they are (`count=integer on=boolean`); headers say nothing of types, so an
+//! event that comes in binary mode has texts only.
+//!
 //! Going out (`claim`), a message that is an event is shown as the event that it was, and any other as an event of the type
-//! `linecook.message`; what Linecook knows of the delivery is in extensions (`linecooklease`, `linecookattempt`, …).
+//! `linecook.message`. What Linecook knows of the delivery is in extensions (`linecooklease`, `linecookattempt`, …), or in
+//! binary mode in headers (`Linecook-Lease`, `Linecook-Attempt`, …).
 
 use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
@@ -13,10 +18,11 @@ use sha2::{Digest, Sha256};
 use super::problem::Problem;
 
 mod read;
+mod values;
 mod write;
 
 pub(super) use self::read::{check_binary, of_batch, of_structured};
-pub(super) use self::write::event;
+pub(super) use self::write::{About, event};
 
 /// The media type of one event in JSON.
 pub(super) const STRUCTURED: &str = "application/cloudevents+json";
@@ -24,6 +30,9 @@ pub(super) const STRUCTURED: &str = "application/cloudevents+json";
 pub(super) const BATCH: &str = "application/cloudevents-batch+json";
 /// What stands before the name of an attribute, in headers and in attributes of messages.
 pub(super) const PREFIX: &str = "ce-";
+/// The attribute of a message that says which of its extensions are no texts. It is no reserved name, so that a consumer
+/// that passes an event on passes its types on.
+const TYPES: &str = "cloudevents-types";
 
 const SPEC_VERSION: &str = "1.0";
 const REQUIRED: [&str; 4] = ["id", "source", "specversion", "type"];
@@ -63,18 +72,36 @@ impl Mode {
 pub(super) enum Wanted {
     /// As the API shows them elsewhere.
     Json,
-    /// As a batch of events.
+    /// As one event: its data is the body, its attributes are headers.
+    Binary,
+    /// As one event in JSON.
+    Structured,
+    /// As a batch of events in JSON.
     Batch,
 }
 
 impl Wanted {
-    /// By `Accept`. Weights are not looked at: who names the media type of events wants events.
-    pub(super) fn of(headers: &HeaderMap) -> Wanted {
-        let mut types = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let batch = |value: &str| {
-            value.split(',').any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(BATCH))
+    /// By `Accept`, if it names a media type of events, which binary mode has none of. Weights are not looked at: who names
+    /// such a type wants events.
+    pub(super) fn of(headers: &HeaderMap, otherwise: Wanted) -> Wanted {
+        let accepts = |media_type: &str| {
+            let mut types = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            let is = |one: &str| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type);
+            types.any(|value| value.split(',').any(is))
         };
-        if types.any(batch) { Wanted::Batch } else { Wanted::Json }
+        match otherwise {
+            Wanted::Json if accepts(BATCH) => Wanted::Batch,
+            _ if accepts(STRUCTURED) => Wanted::Structured,
+            otherwise => otherwise,
+        }
+    }
+
+    /// The most messages that one answer can hold.
+    pub(super) fn messages_max(self) -> usize {
+        match self {
+            Wanted::Binary | Wanted::Structured => 1,
+            Wanted::Batch | Wanted::Json => usize::MAX,
+        }
     }
 }
 
@@ -90,13 +117,17 @@ fn idempotency_key(source: &str, id: &str) -> Box<str> {
 
 /// What a name of an attribute may be.
 fn check_name(name: &str) -> Result<(), Problem> {
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+    if !is_name(name) {
         let shown: String = name.chars().take(80).collect();
         return Err(Problem::malformed(format!(
             "{shown:?} can't be an attribute of an event: its name has lower-case letters and digits only"
         )));
     }
     Ok(())
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 /// What must hold for attributes that every event has or may have.

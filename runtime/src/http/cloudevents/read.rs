@@ -8,10 +8,11 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{PREFIX, check_attributes, check_name, idempotency_key};
+use super::values::{Type, decoded, types_text};
+use super::{PREFIX, TYPES, check_attributes, check_name, idempotency_key};
 use crate::delivery::NewMessage;
 use crate::http::fields;
-use crate::http::limits::{BATCH_MESSAGES_MAX, BODY_BYTES_MAX};
+use crate::http::limits::{ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, BATCH_MESSAGES_MAX, BODY_BYTES_MAX};
 use crate::http::problem::Problem;
 
 /// Checks a message that came in binary mode. It is an event if it says which version of the specification it is of;
@@ -23,8 +24,14 @@ pub(in crate::http) fn check_binary(message: &mut NewMessage) -> Result<(), Prob
     for (name, value) in &mut message.attributes {
         let Some(bare) = name.strip_prefix(PREFIX) else { continue };
         check_name(bare)?;
-        if let Cow::Owned(decoded) = percent_decoded(value) {
-            *value = decoded.into();
+        if bare == "datacontenttype" {
+            return Err(Problem::malformed("ce-datacontenttype is no header of an event; Content-Type says it"));
+        }
+        match decoded(value) {
+            Some(Cow::Owned(decoded)) => *value = decoded.into(),
+            Some(Cow::Borrowed(plain)) if plain.len() < value.len() => *value = plain.into(),
+            Some(Cow::Borrowed(_)) => {}
+            None => return Err(Problem::malformed(format!("the header {name} is percent-encoded, but not of UTF-8"))),
         }
     }
     let attributes = &message.attributes;
@@ -38,28 +45,6 @@ pub(in crate::http) fn check_binary(message: &mut NewMessage) -> Result<(), Prob
             Some(idempotency_key(get("source").unwrap_or_default(), get("id").unwrap_or_default()));
     }
     Ok(())
-}
-
-/// What header values hold of characters that no header may hold. What is no valid escape stands for itself.
-fn percent_decoded(value: &str) -> Cow<'_, str> {
-    if !value.contains('%') {
-        return Cow::Borrowed(value);
-    }
-    let (bytes, mut decoded, mut at) = (value.as_bytes(), Vec::with_capacity(value.len()), 0);
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    while let Some(byte) = bytes.get(at) {
-        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high << 4 | low) as u8);
-                at += 3;
-            }
-            _ => {
-                decoded.push(*byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(decoded).map_or(Cow::Borrowed(value), Cow::Owned)
 }
 
 /// One event in JSON.
@@ -90,10 +75,12 @@ fn message(event: &RawValue) -> Result<NewMessage, Problem> {
     // Null says what a missing member says.
     members.retain(|_, value| value.get() != "null");
     let (data, data_base64) = (members.remove("data"), members.remove("data_base64"));
-    let mut attributes = BTreeMap::new();
+    let (mut attributes, mut types) = (BTreeMap::new(), Vec::new());
     for (name, value) in &members {
         check_name(name)?;
-        attributes.insert(name.as_ref(), text(name, value)?);
+        let (text, of) = text(name, value)?;
+        attributes.insert(name.as_ref(), text);
+        types.extend(of.map(|of| (name.as_ref(), of)));
     }
     let get = |name: &str| attributes.get(name).map(|value| &**value);
     check_attributes(get)?;
@@ -126,6 +113,13 @@ fn message(event: &RawValue) -> Result<NewMessage, Problem> {
     for (name, value) in attributes.iter().filter(|(name, _)| **name != "datacontenttype") {
         fields::add_attribute(&mut kept, &format!("{PREFIX}{name}"), value)?;
     }
+    // Texts will do as well, so nothing is refused because there is no room for types.
+    if !types.is_empty() && kept.len() < ATTRIBUTES_MAX {
+        let types = types_text(types);
+        if types.len() <= ATTRIBUTE_VALUE_BYTES_MAX {
+            kept.push((TYPES.into(), types.into()));
+        }
+    }
     Ok(NewMessage { body, content_type, attributes: kept, idempotency_key: Some(key), ..NewMessage::default() })
 }
 
@@ -141,7 +135,7 @@ fn data_bytes(data: &RawValue, content_type: Option<&str>) -> Result<(Bytes, Opt
 }
 
 /// The types that attributes have in JSON: text, a whole number, or a truth value.
-fn text<'e>(name: &str, value: &'e RawValue) -> Result<Cow<'e, str>, Problem> {
+fn text<'e>(name: &str, value: &'e RawValue) -> Result<(Cow<'e, str>, Option<Type>), Problem> {
     let raw = value.get();
     let shown: String = name.chars().take(80).collect();
     // JSON does not tell 7 and 7.0 apart.
@@ -152,13 +146,13 @@ fn text<'e>(name: &str, value: &'e RawValue) -> Result<Cow<'e, str>, Problem> {
     if raw.starts_with('"') {
         let text = serde_json::from_str::<TextOf<'_>>(raw);
         return text
-            .map(|TextOf(text)| text)
+            .map(|TextOf(text)| (text, None))
             .map_err(|error| Problem::malformed(format!("the event's {shown:?} is no valid text: {error}")));
     }
     if !known.contains(&name) {
         match (whole, raw) {
-            (Some(whole), _) => return Ok(whole.to_string().into()),
-            (None, "true" | "false") => return Ok(Cow::Borrowed(raw)),
+            (Some(whole), _) => return Ok((whole.to_string().into(), Some(Type::Integer))),
+            (None, "true" | "false") => return Ok((Cow::Borrowed(raw), Some(Type::Boolean))),
             _ => {}
         }
     }
@@ -199,6 +193,7 @@ mod tests {
                 ("ce-specversion", "1.0"),
                 ("ce-time", "2026-01-02T03:04:05Z"),
                 ("ce-type", "t"),
+                ("cloudevents-types", "count=integer on=boolean"),
             ]
         );
         let with = |more: &str| {
@@ -228,21 +223,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn header_values_are_decoded() {
-        for (value, decoded) in
-            [("a%20b", "a b"), ("Euro%20%E2%82%AC", "Euro €"), ("100%", "100%"), ("%zz", "%zz"), ("%FF", "%FF")]
-        {
-            assert_eq!(percent_decoded(value), decoded);
-        }
-    }
-
     proptest! {
         #[test]
         fn bytes_from_outside_never_panic(text in r#"(\[|\{|"specversion":"1.0",|"id":"1",|"source":"é",|"data":|null|[\PC]|\}|\]){0,12}"#) {
             _ = of_structured(text.as_bytes());
             _ = of_batch(text.as_bytes());
-            _ = percent_decoded(&text);
         }
     }
 }

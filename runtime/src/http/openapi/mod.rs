@@ -23,6 +23,8 @@ pub(super) struct Doc {
     headers: &'static [&'static str],
     body: Body,
     answers: &'static [Answer],
+    /// Headers that an answer may have.
+    answer_headers: &'static [&'static str],
     /// Statuses of problems beside those that every route may answer with.
     problems: &'static [u16],
 }
@@ -40,13 +42,13 @@ enum Body {
     Batch,
 }
 
-/// A status, a media type, and a schema.
+/// A status, a media type, and a schema. Without a media type there is nothing to read, without a schema anything.
 type Answer = (u16, &'static str, &'static str);
 
 const JSON: &str = "application/json";
 
 const fn doc(id: &'static str, summary: &'static str, answers: &'static [Answer], problems: &'static [u16]) -> Doc {
-    Doc { id, summary, query: &[], headers: &[], body: Body::None, answers, problems }
+    Doc { id, summary, query: &[], headers: &[], body: Body::None, answers, answer_headers: &[], problems }
 }
 
 const fn post(
@@ -61,7 +63,25 @@ const fn post(
 
 const SEND_HEADERS: &[&str] = &["Idempotency-Key", "Linecook-Key", "Linecook-Delay", "traceparent"];
 const SEND_PROBLEMS: &[u16] = &[404, 408, 413, 415, 507];
-const CLAIM_ANSWERS: &[Answer] = &[(200, JSON, "Claimed"), (200, cloudevents::BATCH, "CloudEvents")];
+const CLAIM_ANSWERS: &[Answer] = &[
+    (200, JSON, "Claimed"),
+    (200, cloudevents::BATCH, "ClaimedEvents"),
+    (200, cloudevents::STRUCTURED, "ClaimedEvent"),
+    (204, "", ""),
+];
+const CLAIM_EVENT_ANSWERS: &[Answer] =
+    // In binary mode it is what it is.
+    &[(200, "*/*", ""), (200, cloudevents::STRUCTURED, "ClaimedEvent"), (204, "", "")];
+/// Of a claim that is answered with one event.
+const CLAIM_ANSWER_HEADERS: &[&str] = &[
+    "Linecook-Lease",
+    "Linecook-Lease-Expires-At",
+    "Linecook-Id",
+    "Linecook-Queue",
+    "Linecook-Attempt",
+    "Linecook-Key",
+    "Linecook-Subject",
+];
 const SETTLE_PROBLEMS: &[u16] = &[408, 409, 413, 415, 507];
 
 pub(super) const LIST_QUEUES: Doc =
@@ -112,13 +132,28 @@ pub(super) const SEND_BATCH_TO_SUBJECT: Doc = post(
     &[(202, JSON, "SentBatchToSubject")],
     SEND_PROBLEMS,
 );
-pub(super) const CLAIM: Doc = post(
-    "claim",
-    "Lease messages of a queue that has no consumer; with `Accept: application/cloudevents-batch+json`, as events",
-    Body::Optional("Claim"),
-    CLAIM_ANSWERS,
-    &[404, 408, 409, 413, 415],
-);
+pub(super) const CLAIM: Doc = Doc {
+    answer_headers: CLAIM_ANSWER_HEADERS,
+    ..post(
+        "claim",
+        "Lease messages of a queue that has no consumer: as JSON, as a batch of events (`Accept: \
+         application/cloudevents-batch+json`), or as one event (`Accept: application/cloudevents+json`; 204 if there is none)",
+        Body::Optional("Claim"),
+        CLAIM_ANSWERS,
+        &[404, 408, 409, 413, 415],
+    )
+};
+pub(super) const CLAIM_EVENT: Doc = Doc {
+    answer_headers: CLAIM_ANSWER_HEADERS,
+    ..post(
+        "claimEvent",
+        "Lease one message as an event: in binary mode, so that its data is the body, with `ce-NAME` for each attribute; in \
+         JSON if `Accept` names that, or if headers can't hold it",
+        Body::Optional("ClaimEvent"),
+        CLAIM_EVENT_ANSWERS,
+        &[404, 408, 409, 413, 415],
+    )
+};
 pub(super) const SETTLE: Doc = post(
     "settle",
     "Say what became of many claimed messages; each is settled by itself",
@@ -214,7 +249,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
 }
 
 fn operation(route: &Route) -> Value {
-    let Doc { id, summary, query, headers, body, answers, problems } = route.doc;
+    let Doc { id, summary, query, headers, body, answers, answer_headers, problems } = route.doc;
     let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let in_path = in_path.map(|name| parameter(name, "path", true));
     let in_query = query.iter().map(|name| parameter(name, "query", false));
@@ -224,7 +259,16 @@ fn operation(route: &Route) -> Value {
     let mut responses: Map<String, Value> = Map::new();
     for (status, media_type, schema) in *answers {
         let response = responses.entry(status.to_string()).or_insert_with(|| json!({ "description": "Done" }));
-        response["content"][media_type] = json!({ "schema": schemas::reference(schema) });
+        if media_type.is_empty() {
+            continue;
+        }
+        response["content"][media_type] = match *schema {
+            "" => json!({}),
+            schema => json!({ "schema": schemas::reference(schema) }),
+        };
+        for name in *answer_headers {
+            response["headers"][name] = json!({ "schema": { "type": "string" } });
+        }
     }
     let mut statuses = vec![400, 403, 431, 503];
     if route.needs != Needs::Nothing {

@@ -99,7 +99,7 @@ pub(super) fn all() -> Value {
         properties
     };
     let shown_always = ["id", "attempt", "content_type", "key", "attributes", "enqueued_at"];
-    let mut schemas = json!({
+    let schemas = json!({
         "QueueName": { "type": "string", "pattern": QUEUE_NAME, "maxLength": 128 },
         "MessageId": { "type": "string", "pattern": MESSAGE_ID },
         "Lease": { "type": "string", "pattern": LEASE },
@@ -209,6 +209,10 @@ pub(super) fn all() -> Value {
             "lease": nullable(duration(LEASE_MIN, LEASE_MAX)),
             "wait": nullable(duration(Duration::ZERO, WAIT_MAX)),
         })),
+        "ClaimEvent": closed(&[], json!({
+            "lease": nullable(duration(LEASE_MIN, LEASE_MAX)),
+            "wait": nullable(duration(Duration::ZERO, WAIT_MAX)),
+        })),
         "Ack": closed(&[], json!({})),
         "Retry": closed(&[], json!({ "delay": delay() })),
         "Extend": closed(&[], json!({ "lease": nullable(duration(LEASE_MIN, LEASE_MAX)) })),
@@ -257,15 +261,24 @@ pub(super) fn all() -> Value {
         })),
         "BatchMessage": batch_message(&delay()),
         "Batch": { "type": "array", "items": reference("BatchMessage"), "minItems": 1, "maxItems": BATCH_MESSAGES_MAX },
+    });
+    let events = json!({
         "CloudEvent": cloud_event(),
         "CloudEvents": {
             "type": "array", "items": reference("CloudEvent"), "minItems": 1, "maxItems": BATCH_MESSAGES_MAX,
         },
+        "ClaimedEvent": object(
+            &["specversion", "id", "source", "type", "linecooklease", "linecookattempt"],
+            json!({
+                "specversion": { "const": "1.0" }, "id": text(), "source": text(), "type": text(),
+                "linecooklease": reference("Lease"), "linecookleaseexpiresat": time(), "linecookid": id(),
+                "linecookqueue": reference("QueueName"), "linecookattempt": count(),
+                "linecookkey": text(), "linecooksubject": text(),
+            }),
+        ),
+        "ClaimedEvents": list("ClaimedEvent"),
     });
-    if let (Value::Object(schemas), Value::Object(requests)) = (&mut schemas, requests) {
-        schemas.extend(requests);
-    }
-    schemas
+    with(with(schemas, requests), events)
 }
 
 fn batch_message(delay: &Value) -> Value {
