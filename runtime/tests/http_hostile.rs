@@ -184,7 +184,7 @@ fn answers_that_nobody_reads_have_a_bound_in_common() {
     for _ in 0..64 {
         assert_eq!(site.post("/queues/large/messages", vec![b'x'; 1 << 18]).status, 202);
     }
-    let before = resident_mib(&runtime);
+    let (before, open_before) = (resident_mib(&runtime), descriptors(&runtime));
     // 8 MiB each, nearly 1 GiB in all. Sockets hold a few MiB of each.
     let greedy: Vec<_> = (0..120)
         .map(|_| {
@@ -206,11 +206,13 @@ fn answers_that_nobody_reads_have_a_bound_in_common() {
         assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.body);
     }
     works(&site);
-    drop(greedy);
+    // Those who read nothing are cut off after a while, without their doing.
     eventually("room again", || {
         let answer = site.request("GET", "/queues/large/messages?limit=64", &[], b"").unwrap();
         when(answer.status == 200, answer.status)
     });
+    eventually("descriptors that come back", || when(descriptors(&runtime) <= open_before + 5, descriptors(&runtime)));
+    drop(greedy);
     let large = site.get("/queues/large");
     assert_eq!((&large["ready"], &large["leased"]), (&64.into(), &0.into()));
 }

@@ -68,6 +68,9 @@ pub const REPLAY_ID_BYTES_MAX: usize = 128;
 /// answered with 503 and closed. An idle one takes a few KiB.
 pub const CONNECTIONS_MAX: usize = 8192;
 
+/// A client that takes nothing of what it is to get for so long is cut off.
+pub const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long the parts of a conversation may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {

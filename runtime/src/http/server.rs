@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
+#[cfg(target_os = "linux")]
+use super::limits::UNREAD_PATIENCE;
 use super::limits::{CONNECTIONS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, Timeouts};
 use super::peer::{Peer, Watched};
 use super::tls::Tls;
@@ -168,6 +170,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection closed at once");
                 }
+                cut_off_later(&stream);
                 return stream;
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -177,6 +180,17 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             }
         }
     }
+}
+
+/// Lets the system end the connection of a client that takes nothing any more, so that the answer that waits for it does not
+/// stay in memory. A client that reads, however slowly, is not meant.
+fn cut_off_later(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, UNREAD_PATIENCE.as_millis() as u32) {
+        tracing::debug!(%error, "a connection that is not read will not be cut off");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
