@@ -141,6 +141,24 @@ fn a_client_gets_one_event_in_either_mode() {
 }
 
 #[test]
+fn a_batch_of_events_may_be_empty() {
+    let site = Site::new("[queues.jobs]\nsubscribe = [\"shop.*\"]");
+    let _runtime = site.start();
+    for path in ["/queues/jobs/messages", "/queues/jobs/messages/batch"] {
+        let answer = site.request("POST", path, &[BATCH], b"[]").unwrap();
+        assert_eq!((answer.status, answer.body), (202, json!({ "ids": [], "duplicates": 0 })), "{path}");
+    }
+    for path in ["/subjects/shop.new/messages", "/subjects/shop.new/messages/batch"] {
+        let answer = site.request("POST", path, &[BATCH], b"[]").unwrap();
+        assert_eq!((answer.status, answer.body), (202, json!({ "ids": [], "duplicates": 0, "copies": [] })), "{path}");
+    }
+    for path in ["/queues/none/messages", "/subjects/none/messages"] {
+        assert_eq!(site.request("POST", path, &[BATCH], b"[]").unwrap().status, 404, "{path}");
+    }
+    assert_eq!(site.count("jobs"), 0);
+}
+
+#[test]
 fn types_of_extensions_outlive_a_dead_letter_and_a_redrive() {
     let site = Site::new("[queues.jobs]");
     let _runtime = site.start();
@@ -168,7 +186,6 @@ fn what_is_no_event_is_refused() {
     without_id.as_object_mut().unwrap().remove("id");
     refused(&[STRUCTURED], &without_id.to_string(), "no \"id\"");
     refused(&[BATCH], &json!([event("1"), without_id]).to_string(), "event 1: the event has no \"id\"");
-    refused(&[BATCH], "[]", "the batch is empty");
     refused(&[STRUCTURED], "not json", "no JSON object");
     let mut other = event("1");
     other["specversion"] = "0.3".into();

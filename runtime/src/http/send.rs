@@ -77,7 +77,12 @@ pub(super) async fn publish(
     queue: &QueueName,
     messages: Vec<NewMessage>,
 ) -> Result<Vec<Published>, Problem> {
-    match count(shared, shared.broker.publish(queue, messages)).await {
+    let published = match messages.is_empty() {
+        // A batch of events may be. Its queue must be there all the same.
+        true => shared.broker.queue(queue).await.map(|_| Vec::new()),
+        false => count(shared, shared.broker.publish(queue, messages)).await,
+    };
+    match published {
         Ok(published) => Ok(published),
         Err(error) => Err(Problem::of(error, &*shared.broker).await),
     }
@@ -85,6 +90,9 @@ pub(super) async fn publish(
 
 /// Puts messages into several queues, and counts them.
 pub(super) async fn publish_all(shared: &Shared, sends: Vec<Outgoing>) -> Result<Vec<Published>, BrokerError> {
+    if sends.is_empty() {
+        return Ok(Vec::new());
+    }
     count(shared, shared.broker.publish_all(sends, Vec::new())).await
 }
 

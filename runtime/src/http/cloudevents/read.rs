@@ -54,16 +54,13 @@ pub(in crate::http) fn of_structured(bytes: &[u8]) -> Result<NewMessage, Problem
     message(event)
 }
 
-/// An array of events in JSON.
+/// An array of events in JSON, which may be empty.
 pub(in crate::http) fn of_batch(bytes: &[u8]) -> Result<Vec<NewMessage>, Problem> {
     let events: Vec<&RawValue> = serde_json::from_slice(bytes)
         .map_err(|error| Problem::malformed(format!("the batch is no JSON array of events: {error}")))?;
     if events.len() > BATCH_MESSAGES_MAX {
         let detail = format!("there are more than {BATCH_MESSAGES_MAX} events; send them in several batches");
         return Err(Problem::too_large(detail));
-    }
-    if events.is_empty() {
-        return Err(Problem::malformed("the batch is empty; send at least one event"));
     }
     let place = |index: usize| move |problem: Problem| problem.at(&format!("event {index}")).with("index", index);
     events.into_iter().enumerate().map(|(index, event)| message(event).map_err(place(index))).collect()

@@ -265,7 +265,7 @@ pub(super) fn all() -> Value {
     let events = json!({
         "CloudEvent": cloud_event(),
         "CloudEvents": {
-            "type": "array", "items": reference("CloudEvent"), "minItems": 1, "maxItems": BATCH_MESSAGES_MAX,
+            "type": "array", "items": reference("CloudEvent"), "maxItems": BATCH_MESSAGES_MAX,
         },
         "ClaimedEvent": object(
             &["specversion", "id", "source", "type", "linecooklease", "linecookattempt"],
