@@ -166,6 +166,7 @@ fn dispatched(component: &std::path::Path, workers: usize, messages: usize, mode
             memory_bytes_max: 128 << 20,
             reuse: (mode == Mode::Reused)
                 .then_some(Reuse { max_deliveries: 1000, idle_timeout: Duration::from_secs(60) }),
+            rate_limit: None,
             canary: None,
             limits: Limits::default(),
             config: BTreeMap::new(),

@@ -23,6 +23,8 @@ pub struct ConsumerStatus {
     pub state: ConsumerState,
     /// It claims nothing until it is resumed.
     pub paused: bool,
+    /// Messages that its handlers begin with at most, such as `100/s`; none if there is no limit.
+    pub rate_limit: Option<String>,
     /// Counts up with each version of the module that was taken into use; 0 before the first.
     pub generation: u64,
     /// The SHA-256 of the module in force, in hexadecimal.
@@ -258,6 +260,7 @@ impl Board {
                 queue: queue.to_owned(),
                 state: ConsumerState::Loading,
                 paused: false,
+                rate_limit: None,
                 generation: 0,
                 module_hash: None,
                 loaded_at: None,

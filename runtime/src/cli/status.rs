@@ -103,6 +103,8 @@ fn producer_table(producers: &[Value]) -> String {
 }
 
 fn consumer_table(consumers: &[Value]) -> String {
+    // Few have one.
+    let is_limited = consumers.iter().any(|consumer| consumer["rate_limit"].is_string());
     let rows = consumers.iter().map(|consumer| {
         let names = ["name", "queue", "state", "running", "acked", "failed", "dead_lettered", "generation"];
         let mut row: Vec<_> = names.map(|name| cell(consumer, name)).into();
@@ -112,6 +114,9 @@ fn consumer_table(consumers: &[Value]) -> String {
         row.push(cell(consumer, "loaded_at"));
         // As much of the hash as tells two builds apart.
         row.push(cell(consumer, "module_hash").chars().take(12).collect());
+        if is_limited {
+            row.push(cell(consumer, "rate_limit"));
+        }
         row
     });
     let header = [
@@ -125,6 +130,7 @@ fn consumer_table(consumers: &[Value]) -> String {
         "GENERATION",
         "LOADED AT",
         "MODULE",
+        "RATE LIMIT",
     ];
-    table(&header, &[3, 4, 5, 6, 7], rows)
+    table(&header[..header.len() - usize::from(!is_limited)], &[3, 4, 5, 6, 7], rows)
 }

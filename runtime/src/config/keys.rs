@@ -1,4 +1,4 @@
-//! The keys of `queue.toml`, table by table: those that work, and those that a later version will have.
+//! The keys of `queue.toml`, table by table.
 
 /// A table of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,20 +36,6 @@ pub(super) enum Table {
     /// `[producers.NAME]` of the kind `webhook`.
     Webhook,
 }
-
-/// A key of the design that this version does not have.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LaterKey {
-    pub(super) table: Table,
-    pub(super) key: &'static str,
-}
-
-const fn later(table: Table, key: &'static str) -> LaterKey {
-    LaterKey { table, key }
-}
-
-/// A key moves from here to [`Table::keys`] when it starts to work.
-const LATER: &[LaterKey] = &[later(Table::Consumer, "rate_limit")];
 
 impl Table {
     pub(super) const ALL: [Table; 16] = [
@@ -103,6 +89,7 @@ impl Table {
                 "retry_delay_max",
                 "dead_letter_queue",
                 "memory_limit",
+                "rate_limit",
                 "instance",
                 "max_deliveries_per_instance",
                 "instance_idle_timeout",
@@ -183,11 +170,6 @@ impl Table {
         }
     }
 
-    /// The key of a later version, if it is one.
-    pub(super) fn later(self, key: &str) -> Option<&'static LaterKey> {
-        LATER.iter().find(|later| later.table == self && later.key == key)
-    }
-
     /// What a person calls it.
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -266,13 +248,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(nearest(word, keys.clone()), meant, "{word}");
-        }
-    }
-
-    #[test]
-    fn a_key_works_or_comes_later() {
-        for later in LATER {
-            assert!(!later.table.keys().contains(&later.key), "{} is in both lists", later.key);
         }
     }
 }

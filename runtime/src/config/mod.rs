@@ -196,6 +196,8 @@ pub struct ConsumerConfig {
     pub dead_letter_queue: QueueName,
     /// Linear memory that one instance may have.
     pub memory_bytes_max: u64,
+    /// How many messages its handlers begin with at most; none if there is no limit.
+    pub rate_limit: Option<RateLimit>,
     /// How long an instance is kept for more deliveries; none if each has a fresh one.
     pub reuse: Option<Reuse>,
     /// How a new generation is tried; none if it is taken into use at once.
@@ -215,6 +217,15 @@ pub struct Canary {
     pub share_percent: u8,
     /// Deliveries after which it is promoted, if it does well.
     pub deliveries: u64,
+}
+
+/// `rate_limit`: messages that handlers begin with, on all workers together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// So many, at least 1,
+    pub messages: u64,
+    /// in so long: a second, a minute or an hour.
+    pub per: Duration,
 }
 
 /// `instance = "reused"`: how long an instance is kept.

@@ -12,7 +12,7 @@ use linecook_store::QueueName;
 use super::errors::ConfigError;
 use super::keys::Table;
 use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
-use super::{Canary, Config, ConsumerConfig, Grants, Limits, QueueConfig, Reuse, RuntimeConfig, Source};
+use super::{Canary, Config, ConsumerConfig, Grants, Limits, QueueConfig, RateLimit, Reuse, RuntimeConfig, Source};
 use crate::subjects::Pattern;
 
 mod access;
@@ -49,6 +49,8 @@ const HISTORY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3
 const CONCURRENCY: RangeInclusive<u64> = 1..=1000;
 const BATCH_SIZE: RangeInclusive<u64> = 1..=1000;
 const BATCH_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+/// In a second, a minute or an hour. More than any consumer does is no limit.
+const RATE: RangeInclusive<u64> = 1..=1_000_000;
 const DELIVERIES_PER_INSTANCE: RangeInclusive<u64> = 1..=1_000_000_000;
 const CANARY_SHARE: RangeInclusive<u8> = 1..=99;
 /// Fewer tell nothing.
@@ -88,6 +90,7 @@ pub(super) struct Consumer {
     /// By default it stands where the queue stands.
     pub(super) dead_letter_queue: Option<Located<QueueName>>,
     pub(super) memory_bytes_max: u64,
+    pub(super) rate_limit: Option<RateLimit>,
     pub(super) reuse: Option<Reuse>,
     pub(super) canary: Option<Canary>,
     pub(super) limits: Limits,
@@ -146,6 +149,7 @@ impl Consumer {
             retry_delay_max: self.retry_delay_max,
             dead_letter_queue: self.dead_letter_queue?.value,
             memory_bytes_max: self.memory_bytes_max,
+            rate_limit: self.rate_limit,
             reuse: self.reuse,
             canary: self.canary,
             limits: self.limits,
@@ -301,6 +305,7 @@ fn consumer(name: Option<String>, table: TableReader<'_>, folder: &Path, errors:
         retry_delay_max,
         dead_letter_queue,
         memory_bytes_max: table.get("memory_limit").and_then(|value| value.size(MEMORY_BYTES)).unwrap_or(128 * MIB),
+        rate_limit: table.get("rate_limit").and_then(|value| value.rate(RATE)),
         reuse: reuse(&table),
         canary: table.get("canary").and_then(|value| value.table(Table::Canary)).map(canary),
         limits: limits.map(limits::read).unwrap_or_default(),

@@ -12,6 +12,7 @@ use linecook_store::QueueName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::RateLimit;
 use super::errors::ConfigError;
 use super::keys::Table;
 use super::units::{self, InvalidQuantity};
@@ -101,10 +102,7 @@ impl<'d> TableReader<'d> {
             if self.kind.keys().contains(&value.key) {
                 continue;
             }
-            match self.kind.later(value.key) {
-                Some(_) => value.refuse_later(),
-                None => value.refuse_key(format!("unknown key {}", name(value.key)), self.kind.hint(value.key)),
-            }
+            value.refuse_key(format!("unknown key {}", name(value.key)), self.kind.hint(value.key));
         }
     }
 }
@@ -221,6 +219,28 @@ impl<'d> Value<'d> {
     /// A size within the limits, in bytes.
     pub(super) fn size(&self, limits: RangeInclusive<u64>) -> Option<u64> {
         self.quantity("size", "128MiB", "B", units::parse_size, units::format_size, limits)
+    }
+
+    /// A rate, such as `"100/s"`, whose number is within the limits.
+    pub(super) fn rate(&self, limits: RangeInclusive<u64>) -> Option<RateLimit> {
+        let (min, max) = (*limits.start(), *limits.end());
+        let Some(text) = self.value.as_str() else {
+            let number = self.value.as_integer().map_or("100", |number| number.as_str());
+            self.refuse_type("a rate", format!("write it with a unit and in quotes: `{} = \"{number}/s\"`", self.key));
+            return None;
+        };
+        match units::parse_rate(text) {
+            Ok(rate) if limits.contains(&rate.messages) => Some(rate),
+            Ok(_) => {
+                let hint = format!("its number may be {min} to {max}; `linecook pause` stops a consumer");
+                self.refuse(format!("{} is out of range", name(self.key)), hint);
+                None
+            }
+            Err(error) => {
+                self.refuse(format!("{}: {error}", name(self.key)), error.hint());
+                None
+            }
+        }
     }
 
     fn quantity<T: PartialOrd + Copy>(
@@ -386,10 +406,6 @@ impl<'d> Value<'d> {
         let mut values: Vec<_> = entries.iter().map(|(key, value)| Value::new(key, value, self.errors)).collect();
         values.sort_by_key(|value| value.key_span.start);
         values
-    }
-
-    fn refuse_later(&self) {
-        self.refuse_key(format!("`{}` is not supported yet by this version of linecook", self.key), "leave it out");
     }
 }
 

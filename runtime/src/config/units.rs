@@ -1,11 +1,14 @@
-//! Durations (`"250ms"`, `"30s"`, `"4d"`) and sizes (`"64KiB"`, `"10GiB"`) as people write them.
+//! Durations (`"250ms"`, `"30s"`, `"4d"`), sizes (`"64KiB"`, `"10GiB"`) and rates (`"100/s"`) as people write them.
 //!
 //! The grammar is strict: a whole number, directly followed by a unit. A bare number is refused, because everybody
 //! would guess another unit for it.
 
+use std::fmt;
 use std::time::Duration;
 
-/// A unit and how much it is, in milliseconds or bytes.
+use super::RateLimit;
+
+/// A unit and how much it is, in milliseconds, bytes or seconds.
 type Unit = (&'static str, u64);
 
 const DURATION_UNITS: &[Unit] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
@@ -23,7 +26,9 @@ const SIZE_UNITS: &[Unit] = &[
     ("B", 1),
 ];
 
-/// Why a text is no duration or no size. [`InvalidQuantity::hint`] says what to write instead.
+const RATE_UNITS: &[Unit] = &[("/h", 3600), ("/m", 60), ("/s", 1)];
+
+/// Why a text is no duration, no size or no rate. [`InvalidQuantity::hint`] says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct InvalidQuantity {
@@ -49,6 +54,20 @@ pub fn parse_size(text: &str) -> Result<u64, InvalidQuantity> {
     parse(text, SIZE_UNITS, "size", "MiB", "\"64KiB\", \"128MiB\", \"10GiB\" or \"1MB\"")
 }
 
+/// Reads a rate. Its units are `/s`, `/m` and `/h`.
+pub fn parse_rate(text: &str) -> Result<RateLimit, InvalidQuantity> {
+    let (messages, unit) = split(text, RATE_UNITS, "rate", "/s", "\"100/s\", \"30/m\" or \"5/h\"")?;
+    Ok(RateLimit { messages, per: Duration::from_secs(unit) })
+}
+
+impl fmt::Display for RateLimit {
+    /// So that [`parse_rate`] reads the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = RATE_UNITS.iter().find(|(_, seconds)| *seconds == self.per.as_secs());
+        write!(f, "{}{}", self.messages, unit.map_or("", |(unit, _)| unit))
+    }
+}
+
 /// Writes a duration so that [`parse_duration`] reads the same, to the millisecond.
 pub fn format_duration(duration: Duration) -> String {
     format(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), DURATION_UNITS, "0s")
@@ -60,10 +79,22 @@ pub fn format_size(bytes: u64) -> String {
 }
 
 fn parse(text: &str, units: &[Unit], noun: &str, usual: &str, examples: &str) -> Result<u64, InvalidQuantity> {
-    let refuse = |problem: &str, hint: String| {
-        let shown: String = text.chars().take(40).collect();
-        Err(InvalidQuantity { problem: format!("{shown:?} {problem}"), hint })
-    };
+    let (number, factor) = split(text, units, noun, usual, examples)?;
+    number.checked_mul(factor).ok_or_else(|| too_large(text, noun, examples))
+}
+
+fn too_large(text: &str, noun: &str, examples: &str) -> InvalidQuantity {
+    invalid(text, "is too large", format!("a {noun} is {examples}"))
+}
+
+fn invalid(text: &str, problem: &str, hint: String) -> InvalidQuantity {
+    let shown: String = text.chars().take(40).collect();
+    InvalidQuantity { problem: format!("{shown:?} {problem}"), hint }
+}
+
+/// The number, and how much its unit is.
+fn split(text: &str, units: &[Unit], noun: &str, usual: &str, examples: &str) -> Result<(u64, u64), InvalidQuantity> {
+    let refuse = |problem: &str, hint: String| Err(invalid(text, problem, hint));
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     if number.is_empty() && text.starts_with('-') {
         return refuse("is negative", format!("a {noun} is {examples}"));
@@ -84,10 +115,8 @@ fn parse(text: &str, units: &[Unit], noun: &str, usual: &str, examples: &str) ->
             None => refuse(&format!("is not a {noun}"), format!("write {examples}")),
         };
     };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)) {
-        Some(value) => Ok(value),
-        None => refuse("is too large", format!("a {noun} is {examples}")),
-    }
+    let number = number.parse::<u64>().map_err(|_| too_large(text, noun, examples))?;
+    Ok((number, *factor))
 }
 
 fn format(value: u64, units: &[Unit], zero: &str) -> String {
@@ -127,6 +156,27 @@ mod tests {
             [("0B", 0), ("1B", 1), ("64KiB", 65_536), ("10GiB", 10 << 30), ("1MB", 1_000_000), ("2kB", 2000)]
         {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_read_and_written() {
+        for (text, messages, seconds) in [("100/s", 100, 1), ("30/m", 30, 60), ("0/h", 0, 3600)] {
+            let rate = RateLimit { messages, per: Duration::from_secs(seconds) };
+            assert_eq!(parse_rate(text), Ok(rate), "{text}");
+            assert_eq!(rate.to_string(), text);
+        }
+        for (text, problem, hint) in [
+            ("100", "\"100\" has no unit", "write \"100/s\", or another unit: /s, /m, /h"),
+            ("100/d", "\"100/d\" is not a rate", "write \"100/s\", \"30/m\" or \"5/h\""),
+            ("100 /s", "\"100 /s\" is not a rate", "did you mean \"100/s\"?"),
+            ("0.5/s", "\"0.5/s\" is not a whole number", "use a smaller unit: /s, /m, /h"),
+            ("-1/s", "\"-1/s\" is negative", "a rate is"),
+            ("/s", "\"/s\" is not a rate", "write"),
+        ] {
+            let error = parse_rate(text).unwrap_err();
+            assert_eq!(error.to_string(), problem);
+            assert!(error.hint().starts_with(hint), "{text}: {}", error.hint());
         }
     }
 

@@ -12,6 +12,7 @@ use super::gather::{BatchLimits, Suspects};
 use super::generation::{Generations, Seed};
 use super::policy::Policy;
 use super::puller::{Consumer, Puller};
+use super::rate::Rate;
 use super::reload::{self, Intake, SandboxLoader, Timing};
 use super::state;
 use super::{Kitchen, Shares};
@@ -29,9 +30,16 @@ static LINES: AtomicU64 = AtomicU64::new(0);
 pub(super) struct AtWork {
     pub(super) config: ConsumerConfig,
     pub(super) generations: Generations<Module>,
-    suspects: Arc<Suspects>,
+    shared: Shared,
     follower: Follower,
     line: Line,
+}
+
+/// What the pullers of a consumer share, also those that come after an edit with those before it.
+#[derive(Debug, Clone, Default)]
+struct Shared {
+    suspects: Arc<Suspects>,
+    rate: Option<Arc<Rate>>,
 }
 
 /// The pullers of a consumer that are not retired.
@@ -90,9 +98,9 @@ impl AtWork {
         let (name, queue) = (&config.name, config.queue.as_str());
         let generations = Generations::new(name, queue, kitchen.board.clone(), config.canary);
         let follower = Follower::start(&config, generations.clone(), kitchen);
-        let suspects = Arc::default();
-        let line = Line::begin(&config, &generations, &suspects, kitchen, shares);
-        AtWork { config, generations, suspects, follower, line }
+        let shared = Shared::default().under(&config);
+        let line = Line::begin(&config, &generations, &shared, kitchen, shares);
+        AtWork { config, generations, shared, follower, line }
     }
 
     /// Makes its pullers claim nothing more.
@@ -117,7 +125,8 @@ impl AtWork {
         kitchen: &Kitchen,
         shares: &Shares,
     ) -> AtWork {
-        let AtWork { generations, suspects, follower, line, .. } = self;
+        let AtWork { generations, shared, follower, line, .. } = self;
+        let shared = shared.under(&config);
         let (generations, follower) = if change.follower {
             follower.stop().await;
             let generations = generations.succeed(config.queue.as_str(), config.canary, seed);
@@ -131,10 +140,10 @@ impl AtWork {
             (generations, follower)
         };
         let line = match change.pullers {
-            true => Line::begin(&config, &generations, &suspects, kitchen, shares),
+            true => Line::begin(&config, &generations, &shared, kitchen, shares),
             false => line,
         };
-        AtWork { config, generations, suspects, follower, line }
+        AtWork { config, generations, shared, follower, line }
     }
 
     /// Gives it what it may run now.
@@ -166,24 +175,46 @@ impl AtWork {
     }
 }
 
+impl Shared {
+    /// The same for the consumer as it is configured now.
+    fn under(self, config: &ConsumerConfig) -> Shared {
+        let batches = batches(config);
+        let rate = config.rate_limit.map(|limit| match self.rate {
+            Some(rate) => {
+                rate.change(limit, batches);
+                rate
+            }
+            None => Arc::new(Rate::new(limit, batches)),
+        });
+        Shared { rate, ..self }
+    }
+}
+
+fn batches(config: &ConsumerConfig) -> Option<BatchLimits> {
+    let limits = BatchLimits { size_max: config.max_batch_size, wait_max: config.max_batch_timeout };
+    (config.max_batch_size > 1).then_some(limits)
+}
+
 impl Line {
     fn begin(
         config: &ConsumerConfig,
         generations: &Generations<Module>,
-        suspects: &Arc<Suspects>,
+        shared: &Shared,
         kitchen: &Kitchen,
         shares: &Shares,
     ) -> Line {
         state::limit(config, &*kitchen.broker);
+        let rate_limit = config.rate_limit.map(|limit| limit.to_string());
+        kitchen.board.update(&config.name, config.queue.as_str(), |status| status.rate_limit = rate_limit);
         let (claims, claiming) = mpsc::channel(1);
         let (ended, running) = mpsc::channel(1);
         let consumer = Consumer {
             broker: kitchen.broker.clone(),
             policy: Arc::new(Policy::new(config)),
             settings: Arc::new(settings(config, &kitchen.broker)),
-            batches: (config.max_batch_size > 1)
-                .then_some(BatchLimits { size_max: config.max_batch_size, wait_max: config.max_batch_timeout }),
-            suspects: suspects.clone(),
+            batches: batches(config),
+            suspects: shared.suspects.clone(),
+            rate: shared.rate.clone(),
             reuse: config.reuse,
             in_force: generations.subscribe(),
             phase: kitchen.phase.clone(),

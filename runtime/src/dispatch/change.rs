@@ -73,6 +73,7 @@ mod tests {
             ("dead_letter_queue = \"b\"", pullers),
             ("instance = \"reused\"", pullers),
             ("max_batch_timeout = \"3s\"", pullers),
+            ("rate_limit = \"5/s\"", pullers),
             ("max_retries = 9\nmax_concurrency = 3", Change { width: true, ..pullers }),
             ("timeout = \"5s\"", follower),
             ("queue = \"b\"", follower),

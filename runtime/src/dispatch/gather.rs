@@ -87,6 +87,11 @@ impl Gathered {
         }
     }
 
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.alone.is_empty() && self.together.is_empty()
+    }
+
     /// How many messages are missing for so many full batches.
     pub(super) fn missing(&self, batches: usize) -> usize {
         (batches * self.limits.size_max).saturating_sub(self.together.len()).max(1)

@@ -2,7 +2,7 @@
 //!
 //! For each consumer, one task watches where its component comes from (`reload`, `build`) and takes new versions into
 //! use (`generation`), on trial first if it has to (`canary`); and on each worker's thread one task claims messages, hands them to the component and settles
-//! them (`puller`, `gather` for batches, `settler`), as the consumer's configuration says (`policy`, `share`, `pace`).
+//! them (`puller`, `gather` for batches, `settler`), as the consumer's configuration says (`policy`, `share`, `pace`, `rate`).
 //!
 //! Consumers are added, changed and removed while all others go on (`change`, `at_work`): the pullers of one that was
 //! changed are *retired*, which means that they claim nothing more and end with what they run, under the settings that it
@@ -37,6 +37,7 @@ mod generation;
 mod pace;
 pub mod policy;
 mod puller;
+mod rate;
 mod reload;
 mod room;
 mod settler;

@@ -22,6 +22,7 @@ use super::gather::{BatchLimits, Gathered, Suspects, Waiting};
 use super::generation::{Generation, InForce, Serving};
 use super::pace::Pace;
 use super::policy::Policy;
+use super::rate::{Allowance, Rate};
 use super::room::Seat;
 use super::settler::{Effects, Handled, Settler, Stopped};
 use crate::broker::{Broker, BrokerError};
@@ -52,6 +53,8 @@ pub(super) struct Consumer {
     /// None if each message is handed over by itself.
     pub(super) batches: Option<BatchLimits>,
     pub(super) suspects: Arc<Suspects>,
+    /// None if there is no `rate_limit`.
+    pub(super) rate: Option<Arc<Rate>>,
     /// None if each delivery has a fresh instance.
     pub(super) reuse: Option<Reuse>,
     pub(super) in_force: InForce,
@@ -224,15 +227,17 @@ impl Puller {
         pauses.borrow_and_update().contains(&self.consumer.settings.consumer)
     }
 
-    /// Waits for a module, then for instances, then for at least one message. How many it may take is read when it is
+    /// Waits for a module, then for the rate limit, for instances and for at least one message. How many it may take is read when it is
     /// first polled: that is after the handlers that can go on have ended, and so more than when the first of them did.
     fn claim(&self) -> impl Future<Output = Result<Claimed, Stopped>> + 'static {
         let (consumer, worker) = (self.consumer.clone(), self.worker.clone());
         let (pace, free) = (self.pace.claim(), self.free.clone());
         async move {
             consumer.loaded().await;
-            let slots = worker.slots(pace.min(free.get())).await;
-            let deliveries = consumer.claim(slots.len()).await?;
+            let mut allowed = Allowance::wait(consumer.rate.as_ref(), pace.min(free.get())).await;
+            let slots = worker.slots(allowed.of(pace.min(free.get()))).await;
+            let deliveries = consumer.claim(allowed.cut(slots.len())).await?;
+            allowed.spend(deliveries.len());
             Ok(Claimed::Messages(slots, deliveries))
         }
     }
@@ -248,14 +253,24 @@ impl Puller {
         let (pace, free) = (self.pace.claim().div_ceil(size_max), self.free.clone());
         async move {
             consumer.loaded().await;
+            let missing = gathered.borrow().missing(pace.min(free.get()));
+            // What has been claimed does not wait for the rate limit any more.
+            let is_waiting = !gathered.borrow().is_empty();
+            let mut allowed = match is_waiting {
+                true => Allowance::now(consumer.rate.as_ref(), missing),
+                false => Allowance::wait(consumer.rate.as_ref(), missing).await,
+            };
             let slots = worker.slots(pace.min(free.get())).await;
             loop {
-                let batches = gathered.borrow_mut().take(slots.len(), Instant::now());
+                // Likewise: if no more may come, a partial batch waits for nothing.
+                let wait_max = consumer.batches.filter(|_| allowed.is_used_up()).map(|limits| limits.wait_max);
+                let now = Instant::now() + wait_max.unwrap_or_default();
+                let batches = gathered.borrow_mut().take(slots.len(), now);
                 if !batches.is_empty() {
                     return Ok(Claimed::Batches(slots, batches));
                 }
                 let (missing, due_at) = (gathered.borrow().missing(slots.len()), gathered.borrow().due_at());
-                let claim = consumer.claim(missing.min(BATCH_CLAIM_MAX));
+                let claim = consumer.claim(allowed.of(missing.min(BATCH_CLAIM_MAX)));
                 let claimed = match due_at {
                     None => claim.await?,
                     Some(due_at) => match tokio::time::timeout_at(due_at, claim).await {
@@ -264,6 +279,7 @@ impl Puller {
                         Err(_) => continue,
                     },
                 };
+                allowed.spend(claimed.len());
                 gathered.borrow_mut().add(claimed, &consumer.suspects, Instant::now());
             }
         }
@@ -342,6 +358,7 @@ impl Puller {
         let Some(gathered) = &self.gathered else { return };
         let Some(serving) = self.consumer.in_force.borrow().clone() else { return };
         for delivery in gathered.borrow_mut().take_all() {
+            self.consumer.rate.iter().for_each(|rate| rate.refund(1));
             self.settler.release(&delivery, serving.in_force.hash);
         }
     }
@@ -364,6 +381,7 @@ impl Puller {
             }
             Ended::Batch(deliveries, generation, report) => self.batch_ended(&deliveries, &generation, report),
             Ended::NotBegun(deliveries, generation) => {
+                self.consumer.rate.iter().for_each(|rate| rate.refund(deliveries.len()));
                 deliveries.iter().for_each(|delivery| self.settler.release(delivery, generation.hash));
             }
             Ended::Gone => {}

@@ -176,7 +176,7 @@ pub(super) fn all() -> Value {
                 "name": text(), "queue": reference("QueueName"), "paused": { "type": "boolean" },
                 "state": { "enum": ["loading", "running", "failed", "draining", "removed"] },
                 "generation": count(), "running": count(), "acked": count(), "failed": count(), "dead_lettered": count(),
-                "module_hash": maybe_text(), "loaded_at": maybe_text(), "reload_error": maybe_text(),
+                "module_hash": maybe_text(), "loaded_at": maybe_text(), "reload_error": maybe_text(), "rate_limit": maybe_text(),
             }),
         ),
         "Consumers": object(
