@@ -61,11 +61,12 @@ fn what_a_handler_sends_is_there_once_with_its_ack() {
 
 #[test]
 fn every_way_of_failing_ends_in_a_dead_letter_while_others_flow() {
-    let kitchen = behave("max_retries = 1\ntimeout = \"500ms\"\nmemory_limit = \"16MiB\"\nmax_concurrency = 16");
+    let kitchen =
+        behave("max_retries = 1\nlimits.cpu_time = \"300ms\"\nmemory_limit = \"16MiB\"\nmax_concurrency = 16");
     let runtime = kitchen.start_ready();
     let failing = [
         ("panic", "unreachable"),
-        ("loop", "timed out"),
+        ("loop", "exceeded limits.cpu_time"),
         ("allocate", "memory_limit"),
         ("exit", "exit"),
         ("exit-zero", "exit"),

@@ -17,7 +17,8 @@ mod runtime;
 
 use runtime::{Site, eventually, when};
 
-/// More permits than there are messages that loop, so that these can't take all of them.
+/// More permits than there are messages that loop, so that these can't take all of them. A loop is ended by what it computes,
+/// so that on a busy machine nothing else comes to its end with it.
 const TABLES: &str = r#"
 [queues.work]
 [queues.report]
@@ -26,7 +27,7 @@ const TABLES: &str = r#"
 [consumers.behave]
 queue = "work"
 max_concurrency = 8
-timeout = "1s"
+limits.cpu_time = "300ms"
 max_retries = 2
 retry_delay = "20ms"
 retry_delay_max = "100ms"
@@ -63,8 +64,8 @@ fn a_hostile_message_ends_as_a_dead_letter_while_the_others_flow() {
     assert_eq!(site.consumer("behave")["module_hash"], module_hash.as_str());
 
     let hostile: BTreeMap<String, (&str, &str)> = [
-        ("loop", "timed out after 1s"),
-        ("loop", "timed out after 1s"),
+        ("loop", "exceeded limits.cpu_time (300ms)"),
+        ("loop", "exceeded limits.cpu_time (300ms)"),
         ("panic", "unreachable"),
         ("panic", "unreachable"),
         ("allocate", "memory_limit (32 MiB)"),
@@ -74,7 +75,6 @@ fn a_hostile_message_ends_as_a_dead_letter_while_the_others_flow() {
     ]
     .map(|(what, reason)| (site.send("work", json!({ "do": what })), (what, reason)))
     .into();
-    eventually("handlers that run", || when(site.consumer("behave")["running"].as_u64() >= Some(2), "too few"));
     let good: BTreeSet<String> = (0..20).map(|_| site.send("work", json!({ "do": "send", "to": "report" }))).collect();
 
     let dead = dead_letters(&site, hostile.len());
@@ -96,15 +96,7 @@ fn a_hostile_message_ends_as_a_dead_letter_while_the_others_flow() {
             assert!(fact(letter, "stderr").contains("on purpose"), "{}", fact(letter, "stderr"));
         }
     }
-    // The good ones were sent after the loops had begun, and were done before those were given up.
-    let given_up =
-        hostile.iter().filter(|(_, (what, _))| *what == "loop").map(|(id, _)| time(&dead[id], "last-failed-at"));
-    let given_up = given_up.min().unwrap();
     let reports = site.wait_messages("report", good.len());
-    for report in &reports {
-        let sent_at = humantime::parse_rfc3339(report["enqueued_at"].as_str().unwrap()).unwrap();
-        assert!(sent_at < given_up, "{report} came after a loop was given up at {given_up:?}");
-    }
     let inputs = reports.iter().map(|report| {
         let report: Value = serde_json::from_str(report["body"].as_str().unwrap()).unwrap();
         report["input"].as_str().unwrap().to_owned()
@@ -126,6 +118,22 @@ fn a_hostile_message_ends_as_a_dead_letter_while_the_others_flow() {
         assert_eq!(lines.len(), 2, "{id}");
         assert!(lines.iter().all(|line| line.contains(&module_hash[..12]) && line.contains("delay_ms")), "{lines:?}");
     }
+}
+
+#[test]
+fn messages_flow_while_a_handler_loops_on_every_worker() {
+    let tables = TABLES.replace("limits.cpu_time = \"300ms\"", "timeout = \"1h\"");
+    let runtime_keys = "workers = 2\nlog_max_bytes = \"64MiB\"";
+    let site = Site::with_runtime(runtime_keys, &format!("{tables}component = {:?}", guests::component("behave")));
+    let runtime = site.start();
+    let loops = 4;
+    (0..loops).for_each(|_| _ = site.send("work", json!({ "do": "loop" })));
+    eventually("loops that run", || when(site.consumer("behave")["running"] == loops, "too few"));
+    (0..20).for_each(|_| _ = site.send("work", json!({ "do": "send", "to": "report" })));
+    site.wait_messages("report", 20);
+    eventually("only loops that run", || when(site.consumer("behave")["running"] == loops, "others"));
+    assert_eq!(site.consumer("behave")["failed"], 0);
+    runtime.kill();
 }
 
 #[test]
