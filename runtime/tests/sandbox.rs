@@ -262,12 +262,13 @@ fn compiled_code_is_kept_and_damage_is_repaired() {
     let kitchen = Kitchen::new(2);
     let settings = Arc::new(settings());
     let noop = component("noop");
-    let first = kitchen.load(&noop, &settings).unwrap();
+    // Each is dropped before the next is loaded: code that is in use is not loaded again.
+    let first = kitchen.load(&noop, &settings).unwrap().hash();
     let files = || fs::read_dir(kitchen.folder.path().join("cache")).unwrap().map(|entry| entry.unwrap().path());
     let path = files().next().unwrap();
     let (whole, inode) = (fs::read(&path).unwrap(), inode(&path));
 
-    assert_eq!(kitchen.load(&noop, &settings).unwrap().hash(), first.hash());
+    assert_eq!(kitchen.load(&noop, &settings).unwrap().hash(), first);
     assert_eq!(self::inode(&path), inode, "it was taken from the cache");
 
     let mut damaged = whole.clone();
@@ -278,8 +279,34 @@ fn compiled_code_is_kept_and_damage_is_repaired() {
     assert_eq!(fs::read(&path).unwrap(), whole, "it was compiled again");
 
     let other = kitchen.load(&guests::with_custom_section(&noop, "build", b"2"), &settings).unwrap();
-    assert_ne!(other.hash(), first.hash());
+    assert_ne!(other.hash(), first);
     assert_eq!(files().count(), 2);
+}
+
+#[test]
+fn consumers_of_the_same_component_share_its_code() {
+    let kitchen = Kitchen::new(2);
+    let (one, mut two) = (settings(), settings());
+    two.consumer = "other".into();
+    two.max_batch_size = 5;
+    let behave = component("behave");
+    let first = kitchen.load(&behave, &Arc::new(one)).unwrap();
+    let cache = kitchen.folder.path().join("cache");
+    let files = || fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+    files().for_each(|path| fs::remove_file(path).unwrap());
+
+    // What each is loaded with is checked all the same.
+    let error = kitchen.load(&behave, &Arc::new(two.clone())).unwrap_err();
+    assert!(error.to_string().contains("max_batch_size is 5"), "{error}");
+    two.max_batch_size = 1;
+    let two = Arc::new(two);
+    let second = kitchen.load(&behave, &two).unwrap();
+    assert_eq!(files().count(), 0, "nothing was compiled");
+    drop(first);
+    assert_eq!(kitchen.call(&second, &two, r#"{"do":"ok"}"#).outcome, Outcome::Ack);
+    drop(second);
+    kitchen.load(&behave, &two).unwrap();
+    assert_eq!(files().count(), 1, "nobody had it any more");
 }
 
 fn inode(path: &Path) -> u64 {

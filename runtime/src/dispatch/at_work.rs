@@ -67,7 +67,7 @@ impl Follower {
     fn start(config: &ConsumerConfig, generations: Generations<Module>, kitchen: &Kitchen) -> Follower {
         let loader =
             SandboxLoader { sandbox: kitchen.sandbox.clone(), settings: Arc::new(settings(config, &kitchen.broker)) };
-        let intake = Intake::new(loader, generations);
+        let intake = Intake::new(loader, generations, kitchen.turns.clone());
         let (hints, timing) = (Hints::new(), Timing::default());
         Follower(match &config.source {
             Source::Package(package) => {

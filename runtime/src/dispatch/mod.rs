@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use self::at_work::AtWork;
 use self::build::Builder;
 use self::generation::Seed;
-use self::reload::{Loader, SandboxLoader};
+use self::reload::{Loader, SandboxLoader, Turns};
 use self::room::Room;
 use crate::broker::Broker;
 use crate::config::{ConsumerConfig, Source};
@@ -80,6 +80,7 @@ struct Kitchen {
     broker: Arc<dyn Broker>,
     board: Arc<Board>,
     builder: Arc<Builder>,
+    turns: Turns,
     /// By worker.
     rooms: Vec<Arc<Room>>,
     phase: watch::Receiver<Phase>,
@@ -148,6 +149,7 @@ impl Dispatcher {
             broker,
             board,
             builder: Arc::default(),
+            turns: Turns::default(),
             phase: phase.subscribe(),
             ended,
         };

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -13,6 +14,8 @@ use sha2::{Digest, Sha256};
 use super::build::Builder;
 use super::fingerprint::{Fingerprint, Tree};
 use super::generation::Generations;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::hints::Hints;
 use crate::sandbox::{InstanceSettings, Module, ModuleHash, Sandbox};
 
@@ -62,10 +65,22 @@ impl Loader for SandboxLoader {
     }
 }
 
+/// Components that are read and loaded at the same time, of all consumers. More would be no faster, and would have all
+/// their files in memory when many consumers start at once.
+#[derive(Debug, Clone)]
+pub(super) struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns(Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from))))
+    }
+}
+
 /// Where every new version of a consumer comes in.
 pub(super) struct Intake<L: Loader> {
     loader: L,
     generations: Generations<L::Module>,
+    turns: Turns,
     /// Modules that could not be loaded, and why: they are not compiled again for each `touch`.
     bad: HashMap<ModuleHash, String>,
     /// What was last said to be wrong, so that it is said once.
@@ -75,8 +90,8 @@ pub(super) struct Intake<L: Loader> {
 }
 
 impl<L: Loader> Intake<L> {
-    pub(super) fn new(loader: L, generations: Generations<L::Module>) -> Intake<L> {
-        Intake { loader, generations, bad: HashMap::new(), refused: None, found: false }
+    pub(super) fn new(loader: L, generations: Generations<L::Module>, turns: Turns) -> Intake<L> {
+        Intake { loader, generations, turns, bad: HashMap::new(), refused: None, found: false }
     }
 
     /// Takes the component into use if it is new and good.
@@ -136,15 +151,16 @@ pub(super) async fn follow_file<L: Loader>(path: PathBuf, mut intake: Intake<L>,
     let mut examined = None;
     loop {
         hints.watch(&folders);
-        match read_whole(&path, examined, timing.quiet).await {
+        match read_whole(&path, examined, timing.quiet, &intake.turns).await {
             Ok(Found::Unchanged) => {}
             Ok(Found::Nothing) => {
                 examined = None;
                 intake.absent(&path);
             }
-            Ok(Found::File(fingerprint, component)) => {
+            Ok(Found::File(fingerprint, component, turn)) => {
                 examined = Some(fingerprint);
                 intake.offer(component).await;
+                drop(turn);
             }
             Err(error) => {
                 examined = None;
@@ -192,11 +208,12 @@ enum Found {
     Nothing,
     /// It is what it was.
     Unchanged,
-    File(Fingerprint, Arc<[u8]>),
+    /// It is held in memory until its turn is over.
+    File(Fingerprint, Arc<[u8]>, OwnedSemaphorePermit),
 }
 
 /// Reads a file once nothing has changed about it for a while, neither before nor during the reading.
-async fn read_whole(path: &Path, examined: Option<Fingerprint>, quiet: Duration) -> io::Result<Found> {
+async fn read_whole(path: &Path, examined: Option<Fingerprint>, quiet: Duration, turns: &Turns) -> io::Result<Found> {
     let Some(mut before) = Fingerprint::of(path)? else { return Ok(Found::Nothing) };
     if examined == Some(before) {
         return Ok(Found::Unchanged);
@@ -205,9 +222,10 @@ async fn read_whole(path: &Path, examined: Option<Fingerprint>, quiet: Duration)
         tokio::time::sleep(quiet).await;
         let Some(now) = Fingerprint::of(path)? else { return Ok(Found::Nothing) };
         if now == before {
+            let turn = turns.0.clone().acquire_owned().await.map_err(io::Error::other)?;
             let component = tokio::fs::read(path).await?;
             if Fingerprint::of(path)? == Some(now) {
-                return Ok(Found::File(now, component.into()));
+                return Ok(Found::File(now, component.into(), turn));
             }
         }
         before = now;

@@ -51,7 +51,7 @@ impl Bench {
         let (texts, board) = (Texts::default(), Arc::new(Board::default()));
         let generations = Generations::new("welcome", "signups", board.clone(), None);
         let in_force = generations.subscribe();
-        let intake = Intake::new(texts.clone(), generations);
+        let intake = Intake::new(texts.clone(), generations, Turns::default());
         let task = tokio::spawn(follow_file(path.clone(), intake, Hints::new(), timing));
         Bench { folder, path, texts, board, in_force, task }
     }

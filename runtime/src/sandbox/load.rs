@@ -18,6 +18,7 @@ use super::core_module::component_of;
 use super::engine::Host;
 use super::imports::OFFERED;
 use super::state::State;
+use super::worker::lower_priority;
 
 /// The interfaces of which a component must export one, without the last part of the version: any of 0.1 will do.
 const HANDLER: &str = "linecook:worker/handler@0.1";
@@ -170,15 +171,10 @@ pub(super) enum Exports {
     Messaging(MessagingIndices),
 }
 
-impl Linked {
-    /// A component that takes one message a call can't have batches.
-    pub(super) fn check_batches(&self, max_batch_size: usize) -> Result<(), LoadError> {
-        match *self.exports {
-            Exports::Batch(_) => Ok(()),
-            _ if max_batch_size > 1 => Err(LoadError::NoBatches { max_batch_size }),
-            Exports::Consumer(_) | Exports::Messaging(_) => Ok(()),
-        }
-    }
+/// A component that takes one message a call can't have batches.
+pub(super) fn check_batches(linked: &[Linked], max_batch_size: usize) -> Result<(), LoadError> {
+    let takes_batches = linked.iter().all(|linked| matches!(*linked.exports, Exports::Batch(_)));
+    if takes_batches || max_batch_size <= 1 { Ok(()) } else { Err(LoadError::NoBatches { max_batch_size }) }
 }
 
 /// The name of a component.
@@ -195,18 +191,11 @@ enum Handler {
 }
 
 /// Compiles and links; blocks for as long as the compiler needs (seconds for a large component).
-pub(super) fn link(
-    file: &[u8],
-    hash: ModuleHash,
-    hosts: &[Host],
-    cache: &CodeCache,
-    max_batch_size: usize,
-) -> Result<Vec<Linked>, LoadError> {
+pub(super) fn link(file: &[u8], hash: ModuleHash, hosts: &[Host], cache: &CodeCache) -> Result<Vec<Linked>, LoadError> {
     let [first, rest @ ..] = hosts else { return Err(LoadError::internal("there are no workers")) };
     let (code, compiled) = compile(file, hash, &first.engine, cache)?;
     let handler = check_world(&compiled, &first.engine)?;
     let mut linked = vec![link_one(&compiled, first, handler)?];
-    linked[0].check_batches(max_batch_size)?;
     for host in rest {
         linked.push(link_one(&revive(&host.engine, &code).map_err(LoadError::internal)?, host, handler)?);
     }
@@ -226,10 +215,24 @@ fn compile(
         }
     }
     let refused = |error: wasmtime::Error| LoadError::Compile { cause: causes(&error) };
-    let code = engine.precompile_component(&component_of(file)?).map_err(refused)?;
+    let code = at_low_priority(|| Ok(engine.precompile_component(&component_of(file)?).map_err(refused)?))?;
     let compiled = revive(engine, &code).map_err(refused)?;
     cache.put(engine, hash, &code);
     Ok((code, compiled))
+}
+
+/// Runs the compiler where it takes no time from anybody: the workers have a low priority themselves, so that a version that is
+/// compiled on all cores would stop the deliveries of the one before. The compiler's own threads are made by the first that
+/// uses it, and inherit its priority.
+fn at_low_priority<T: Send>(compile: impl FnOnce() -> Result<T, LoadError> + Send) -> Result<T, LoadError> {
+    std::thread::scope(|scope| {
+        let compiler = std::thread::Builder::new().name("compiler".to_owned()).spawn_scoped(scope, || {
+            lower_priority();
+            compile()
+        });
+        let compiled = compiler.map_err(LoadError::internal)?.join();
+        compiled.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Makes code runnable in this engine.

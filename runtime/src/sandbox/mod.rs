@@ -6,15 +6,16 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio_rustls::rustls::ClientConfig;
 
 use self::cache::CodeCache;
+use self::code::{Code, CodeInUse};
 use self::engine::Host;
 use self::grants::Access;
-use self::load::Linked;
 use self::worker::{Ticker, WorkerThread};
 use crate::config::{Grants, Limits};
 use crate::delivery::{Delivery, Outcome, Outgoing, QueueName, StateUse};
@@ -23,6 +24,7 @@ use crate::subjects::Subjects;
 mod bindings;
 mod cache;
 mod call;
+mod code;
 mod core_module;
 mod cpu;
 mod durable;
@@ -63,6 +65,9 @@ pub struct Sandbox {
     workers: Vec<WorkerThread>,
     hosts: Arc<[Host]>,
     cache: Arc<CodeCache>,
+    code: Arc<CodeInUse>,
+    /// For loads: so many at a time keep all cores busy, and more would only take memory.
+    loading: Arc<Semaphore>,
     /// What guests' HTTPS trusts.
     tls: Arc<ClientConfig>,
     /// Which queues get what guests send to a subject.
@@ -83,7 +88,7 @@ pub struct Module(Arc<Loaded>);
 struct Loaded {
     hash: ModuleHash,
     /// One for each worker.
-    linked: Vec<Linked>,
+    linked: Code,
     access: Arc<Access>,
 }
 
@@ -171,6 +176,8 @@ impl Sandbox {
             workers,
             hosts: hosts.into(),
             cache: cache.into(),
+            code: Arc::default(),
+            loading: Arc::new(Semaphore::new(thread::available_parallelism().map_or(1, usize::from))),
             tls: tls.into(),
             subjects: Arc::default(),
             trial: Arc::default(),
@@ -206,10 +213,14 @@ impl Sandbox {
     /// and instantiates it once. Works on a blocking thread of the caller's tokio runtime: the workers go on.
     pub async fn load(&self, component: Arc<[u8]>, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
         let (hosts, cache, tls) = (self.hosts.clone(), self.cache.clone(), self.tls.clone());
-        let (granted, subjects) = (settings.clone(), self.subjects.clone());
+        let (granted, subjects, code) = (settings.clone(), self.subjects.clone(), self.code.clone());
+        let turn = self.loading.clone().acquire_owned().await.map_err(LoadError::internal)?;
         let loaded = tokio::task::spawn_blocking(move || {
+            // Held by this thread, since the load may be given up while it works.
+            let _turn = turn;
             let hash = load::hash(&component);
-            let linked = load::link(&component, hash, &hosts, &cache, granted.max_batch_size)?;
+            let linked = code.get_or_make(hash, || load::link(&component, hash, &hosts, &cache))?;
+            load::check_batches(&linked, granted.max_batch_size)?;
             let access = Arc::new(Access::open(&granted, tls, subjects)?);
             Ok(Loaded { hash, linked, access })
         });
@@ -223,9 +234,11 @@ impl Sandbox {
     pub async fn relink(&self, module: &Module, settings: Arc<InstanceSettings>) -> Result<Module, LoadError> {
         let (module, tls, subjects) = (module.clone(), self.tls.clone(), self.subjects.clone());
         let granted = settings.clone();
+        let turn = self.loading.clone().acquire_owned().await.map_err(LoadError::internal)?;
         let relinked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let Loaded { hash, linked, .. } = &*module.0;
-            linked.iter().try_for_each(|linked| linked.check_batches(granted.max_batch_size))?;
+            load::check_batches(linked, granted.max_batch_size)?;
             Ok(Loaded { hash: *hash, linked: linked.clone(), access: Arc::new(Access::open(&granted, tls, subjects)?) })
         });
         let module = Module(Arc::new(relinked.await.map_err(LoadError::internal)??));
@@ -239,11 +252,13 @@ impl Sandbox {
         let (answer, answered) = oneshot::channel();
         let tried = module.clone();
         self.spawn(0, move |_| async move {
-            let tried = call::try_out(&tried.0.linked[0], tried.0.hash, &tried.0.access, &settings).await;
+            let works = call::try_out(&tried.0.linked[0], tried.0.hash, &tried.0.access, &settings).await;
+            // Whoever hears of it finds nothing of it in use.
+            drop(tried);
             // The instance is gone. Held by this task, since the load may be given up while it runs.
             drop(trial);
             // Then nobody listens any more.
-            let _ = answer.send(tried);
+            let _ = answer.send(works);
         });
         answered.await.map_err(|_| LoadError::internal("the worker has stopped, or panicked"))?
     }
