@@ -8,7 +8,7 @@ mod resources;
 mod verdict;
 
 pub(crate) use self::bench::{Bench, CLAIM, LEASE_MS, Settling, message};
-pub(crate) use self::resources::{Watch, folder_bytes, over, resident_kb};
+pub(crate) use self::resources::{Usage, Watch, folder_bytes, over, resident_kb};
 pub(crate) use self::verdict::{Verdict, exit_code};
 
 pub(crate) type Error = Box<dyn std::error::Error>;

@@ -37,6 +37,40 @@ pub(crate) fn resident_kb() -> Result<u64, Error> {
     Ok(line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse()?)
 }
 
+/// What another process has and has used.
+pub(crate) struct Usage {
+    pub(crate) resident_kb: u64,
+    pub(crate) threads: u64,
+    pub(crate) files: u64,
+    /// On all cores together, of the process and the system for it.
+    pub(crate) cpu: Duration,
+    /// In what time that was; zero if since it began.
+    pub(crate) over: Duration,
+}
+
+impl Usage {
+    pub(crate) fn of(process: u32) -> Result<Usage, Error> {
+        let proc = Path::new("/proc").join(process.to_string());
+        let status = std::fs::read_to_string(proc.join("status"))?;
+        let value = |name: &str| -> Result<u64, Error> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("a line is missing in status")?;
+            Ok(line.split_whitespace().next().ok_or("a line is empty in status")?.parse()?)
+        };
+        // Behind the name, which may have spaces: user and system time, of threads that have ended too.
+        let stat = std::fs::read_to_string(proc.join("stat"))?;
+        let (_, fields) = stat.rsplit_once(')').ok_or("no name in stat")?;
+        let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        let cpu = Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second());
+        let files = std::fs::read_dir(proc.join("fd"))?.count() as u64;
+        Ok(Usage { resident_kb: value("VmRSS:")?, threads: value("Threads:")?, files, cpu, over: Duration::ZERO })
+    }
+
+    /// Of one core.
+    pub(crate) fn cpu_percent(&self, over: Duration) -> f64 {
+        self.cpu.as_secs_f64() / over.as_secs_f64() * 100.0
+    }
+}
+
 /// MiB above.
 pub(crate) fn over(kb: u64, empty_kb: u64) -> u64 {
     kb.saturating_sub(empty_kb) >> 10

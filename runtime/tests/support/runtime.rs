@@ -89,6 +89,11 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written to stderr so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
@@ -104,6 +109,12 @@ impl Runtime {
     pub(crate) fn post(&self, path: &str, body: impl AsRef<[u8]>) -> (u16, Value) {
         let answer = agent().post(format!("http://{}{path}", self.address)).send(body.as_ref());
         read(answer.unwrap_or_else(|error| panic!("POST {path}: {error}\n{}", self.log())))
+    }
+
+    /// As [`Runtime::get`].
+    pub(crate) fn delete(&self, path: &str) -> (u16, Value) {
+        let answer = agent().delete(format!("http://{}{path}", self.address)).call();
+        read(answer.unwrap_or_else(|error| panic!("DELETE {path}: {error}\n{}", self.log())))
     }
 
     /// Sends a message and gives its id.
