@@ -2,22 +2,24 @@
 //! [`BUFFERED_BYTES_MAX`] of all requests together. What has arrived counts until the last user of the body has let go of
 //! it; what was only announced does not, so that nobody takes room by promising much.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Shared;
 use super::limits::{BUFFERED_BYTES_MAX, DISCARDED_BYTES_MAX};
 use super::problem::Problem;
 use crate::config::units::format_size;
 
-/// Bytes that bodies may still take.
-static ROOM: Semaphore = Semaphore::const_new(BUFFERED_BYTES_MAX);
+/// Bytes that bodies have taken. Nobody waits for room, so a count will do; relaxed, as it guards nothing but itself.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 /// What is reserved at once for a body whose length is known. Longer ones grow.
 const RESERVED_BYTES_MAX: u64 = 64 << 10;
@@ -25,10 +27,32 @@ const RESERVED_BYTES_MAX: u64 = 64 << 10;
 /// How long a body is read on that will not be taken.
 const DISCARD_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Room that is taken until this is dropped.
+#[derive(Default)]
+struct Room(usize);
+
+impl Room {
+    /// Takes more. Answers whether there was so much.
+    fn take(&mut self, bytes: usize) -> bool {
+        let add = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= BUFFERED_BYTES_MAX);
+        let is_taken = TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok();
+        if is_taken {
+            self.0 += bytes;
+        }
+        is_taken
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
 /// A body, and the room that it takes.
 struct Counted {
-    bytes: Bytes,
-    _room: SemaphorePermit<'static>,
+    bytes: Vec<u8>,
+    _room: Room,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -67,8 +91,8 @@ pub(super) async fn read(
         return Err(too_large());
     }
     let receive = async {
-        let mut received = BytesMut::with_capacity(announced.unwrap_or(0).min(RESERVED_BYTES_MAX) as usize);
-        let mut room: Option<SemaphorePermit<'static>> = None;
+        let mut received = Vec::with_capacity(announced.unwrap_or(0).min(RESERVED_BYTES_MAX) as usize);
+        let mut room = Room::default();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Problem::malformed(format!("the body ended too early: {error}")))?;
             let Some(data) = frame.data_ref() else { continue };
@@ -76,25 +100,25 @@ pub(super) async fn read(
                 _ = tokio::time::timeout(DISCARD_PATIENCE, discard(body)).await;
                 return Err(too_large());
             }
-            let Ok(more) = ROOM.try_acquire_many(data.len() as u32) else {
+            if !room.take(data.len()) {
                 // What it has taken is for the others, who would all be refused otherwise.
                 drop((room, received));
                 // Nobody waits long for what is thrown away; what takes no time is, so that the answer is read.
                 _ = tokio::time::timeout(DISCARD_PATIENCE, discard(body)).await;
                 return Err(Problem::busy("too many large bodies are on their way; send this one again in a second"));
-            };
-            match &mut room {
-                Some(room) => room.merge(more),
-                None => room = Some(more),
             }
             received.extend_from_slice(data);
         }
-        let bytes = received.freeze();
-        Ok(match room {
-            Some(room) => Bytes::from_owner(Counted { bytes, _room: room }),
-            None => bytes,
+        Ok(match received.is_empty() {
+            true => Bytes::new(),
+            false => Bytes::from_owner(Counted { bytes: received, _room: room }),
         })
     };
+    let mut receive = pin!(receive);
+    // A small body comes with the headers: then nothing has to be timed.
+    if let Some(received) = receive.as_mut().now_or_never() {
+        return received;
+    }
     tokio::time::timeout(timeout, receive).await.unwrap_or_else(|_| {
         let detail = format!("the body did not arrive within {} seconds; send it again", timeout.as_secs_f64());
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", "The body took too long", detail))
