@@ -1,11 +1,10 @@
 //! Who asks, and whether they may: each route says what it needs (`routes`), and a request without it is refused before
 //! anything of it is read.
 
-use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use std::sync::Arc;
 
 use super::Shared;
@@ -78,20 +77,17 @@ impl FromRequestParts<Shared> for Principal {
 }
 
 /// Lets a request through to its handler if it may go there.
-pub(super) async fn check(State((shared, needs)): State<(Shared, Needs)>, request: Request, next: Next) -> Response {
+pub(super) fn check(shared: &Shared, needs: Needs, request: Request) -> Result<Request, Problem> {
     if needs == Needs::Nothing || !shared.auth.is_on() {
-        return next.run(request).await;
+        return Ok(request);
     }
     let (mut parts, body) = request.into_parts();
-    let principal = match admit(&shared, needs, &mut parts).await {
-        Ok(principal) => principal,
-        Err(problem) => return problem.into_response(),
-    };
+    let principal = admit(shared, needs, &mut parts)?;
     parts.extensions.insert(principal);
-    next.run(Request::from_parts(parts, body)).await
+    Ok(Request::from_parts(parts, body))
 }
 
-async fn admit(shared: &Shared, needs: Needs, parts: &mut Parts) -> Result<Principal, Problem> {
+fn admit(shared: &Shared, needs: Needs, parts: &mut Parts) -> Result<Principal, Problem> {
     let token = match shared.auth.check(bearer(&parts.headers)?, now_ms()) {
         Checked::Good(token) => token,
         Checked::Expired => return Err(unauthorized("the token has expired", Some("invalid_token"))),
@@ -103,8 +99,8 @@ async fn admit(shared: &Shared, needs: Needs, parts: &mut Parts) -> Result<Princ
         Needs::Everything if token.may_all() => {}
         Needs::Everything => return Err(forbidden("admin".to_owned())),
         Needs::For(action) => {
-            // What is no name at all is for the handler to refuse; it is nothing that a scope names.
-            let parameters = RawPathParams::from_request_parts(parts, &()).await.ok();
+            // The router has them ready, so nothing is waited for. What is no name at all is for the handler to refuse; it is nothing that a scope names.
+            let parameters = RawPathParams::from_request_parts(parts, &()).now_or_never().and_then(Result::ok);
             let name = parameters.iter().flatten().next().map(|(_, value)| value.to_owned());
             principal.require(action, name.as_deref().unwrap_or_default())?;
         }

@@ -1,9 +1,6 @@
 //! Request headers: what they say about a message, and how many of them a request may have.
 
-use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::fields;
@@ -96,13 +93,12 @@ fn text<'h>(name: &HeaderName, value: &'h HeaderValue) -> Result<&'h str, Proble
 
 /// Refuses requests with too many or too large headers. The connection has its own, higher limit, beyond which it does
 /// not even read on.
-pub(super) async fn check_size(request: Request, next: Next) -> Response {
-    let headers = request.headers();
+pub(super) fn check_size(headers: &HeaderMap) -> Result<(), Problem> {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if headers.len() <= HEADERS_MAX && bytes <= HEADERS_BYTES_MAX {
-        return next.run(request).await;
+        return Ok(());
     }
-    Problem::new(
+    Err(Problem::new(
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         "headers-too-large",
         "Headers too large",
@@ -111,6 +107,5 @@ pub(super) async fn check_size(request: Request, next: Next) -> Response {
              {HEADERS_BYTES_MAX} bytes; put more into the body",
             headers.len()
         ),
-    )
-    .into_response()
+    ))
 }

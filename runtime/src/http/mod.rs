@@ -3,11 +3,11 @@
 //! A send is answered only after the broker has made it durable. Everything has a limit ([`limits`]), and every error is
 //! `application/problem+json` ([`problem`]).
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{Method, Uri};
-use axum::middleware;
 use tokio::sync::watch;
 
 use self::auth::Needs;
@@ -74,9 +74,12 @@ pub struct App {
     pub host_names: watch::Receiver<Arc<[String]>>,
 }
 
-/// What every handler gets.
+/// What every handler gets. Each request clones it several times, so it is one pointer.
 #[derive(Clone)]
-struct Shared {
+struct Shared(Arc<Parts>);
+
+/// See [`Shared`].
+struct Parts {
     broker: Arc<dyn Broker>,
     board: Arc<Board>,
     webhooks: Arc<Webhooks>,
@@ -88,6 +91,14 @@ struct Shared {
     meters: Arc<Meters>,
     /// True once the server is to stop: nothing waits for messages any more.
     stopping: watch::Receiver<bool>,
+}
+
+impl Deref for Shared {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 /// All routes: what each needs, and what the documentation says of it.
@@ -130,20 +141,34 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// The router of all routes.
-fn router(app: App, timeouts: Timeouts, stopping: watch::Receiver<bool>) -> Router {
-    let App { broker, board, webhooks, subjects, auth, host_names } = app;
-    let (leases, meters) = (Arc::default(), Arc::default());
-    let shared = Shared { broker, board, webhooks, subjects, auth, host_names, timeouts, leases, meters, stopping };
+impl Shared {
+    fn new(app: App, timeouts: Timeouts, stopping: watch::Receiver<bool>) -> Shared {
+        let App { broker, board, webhooks, subjects, auth, host_names } = app;
+        let (leases, meters) = (Arc::default(), Arc::default());
+        Shared(Arc::new(Parts {
+            broker,
+            board,
+            webhooks,
+            subjects,
+            auth,
+            host_names,
+            timeouts,
+            leases,
+            meters,
+            stopping,
+        }))
+    }
+}
+
+/// The router of all routes. What is checked of every request has been checked before it gets there ([`server`]).
+fn router(shared: Shared) -> Router {
     routes()
         .into_iter()
-        .fold(Router::new(), |router, route| route.add_to(router, &shared))
+        .fold(Router::new(), |router, route| route.add_to(router))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
         })
         .fallback(producers::webhook)
-        .layer(middleware::from_fn_with_state(shared.clone(), origin::check))
-        .layer(middleware::from_fn(headers::check_size))
         .with_state(shared)
 }
 

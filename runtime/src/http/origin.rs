@@ -4,25 +4,18 @@
 
 use std::net::IpAddr;
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 
 use super::Shared;
 use super::problem::Problem;
 
 /// Refuses what a browser sends for somebody else. With tokens there is nothing to check: no page has one by accident. Nor
 /// can a page sign what a webhook takes, and who calls a webhook knows this machine by the name of a proxy or a tunnel.
-pub(super) async fn check(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    if shared.auth.is_on() || shared.webhooks.is_signed(request.uri().path()) {
-        return next.run(request).await;
+pub(super) fn check(shared: &Shared, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
+    if shared.auth.is_on() || shared.webhooks.is_signed(path) {
+        return Ok(());
     }
-    let host_names = shared.host_names.borrow().clone();
-    match examine(request.headers(), &host_names) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
+    examine(headers, &shared.host_names.borrow())
 }
 
 fn examine(headers: &HeaderMap, names: &[String]) -> Result<(), Problem> {

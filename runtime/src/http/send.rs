@@ -3,12 +3,10 @@
 
 use std::time::Instant;
 
-use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
 use super::limits::{BATCH_BYTES_MAX, BODY_BYTES_MAX};
 use super::path::Queue;
@@ -27,18 +25,25 @@ pub(super) enum Received {
 pub(super) async fn send(
     State(shared): State<Shared>,
     Queue(queue): Queue,
-    request_headers: HeaderMap,
-    request_body: Body,
+    request: Request,
 ) -> Result<Response, Problem> {
-    match receive(&shared, &request_headers, request_body).await? {
+    let (parts, request_body) = request.into_parts();
+    match receive(&shared, &parts.headers, request_body).await? {
         Received::One(message) => {
             let published = publish(&shared, &queue, vec![message]).await?;
             let one = published.first().expect("one answer for one message");
             let status = if one.duplicate { StatusCode::OK } else { StatusCode::ACCEPTED };
-            Ok((status, Json(json!({ "id": one.id.to_string() }))).into_response())
+            // An id needs no escaping.
+            Ok(json(status, format!("{{\"id\":\"{}\"}}", one.id)))
         }
         Received::Many(messages) => batch::send_all(&shared, &queue, messages).await,
     }
+}
+
+/// An answer whose text is JSON already.
+pub(super) fn json(status: StatusCode, text: String) -> Response {
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    (status, [(header::CONTENT_TYPE, JSON)], text).into_response()
 }
 
 /// What a request brings, by its content type.

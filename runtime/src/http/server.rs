@@ -1,27 +1,32 @@
 //! Connections: how many, how long, and how they end.
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
+use axum::http::Request;
+use axum::response::{IntoResponse, Response};
+use axum::routing::future::RouteFuture;
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tower::ServiceExt;
 
 #[cfg(target_os = "linux")]
 use super::limits::UNREAD_PATIENCE;
 use super::limits::{CONNECTIONS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, Timeouts};
 use super::peer::{Peer, Watched};
+use super::problem::Problem;
 use super::tls::Tls;
-use super::{App, router};
+use super::{App, Shared, headers, origin, router};
 
 /// Serves until `shutdown` resolves; then stops accepting and lets running requests finish, within
 /// [`Timeouts::shutdown`].
@@ -46,7 +51,8 @@ pub async fn serve_with(
     // A listener that has no address never accepts: say so now.
     listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
-    let router = router(app, timeouts, stopping);
+    let shared = Shared::new(app, timeouts, stopping);
+    let router = router(shared.clone());
     let http = protocol(timeouts);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(connections_max()));
@@ -65,8 +71,7 @@ pub async fn serve_with(
             continue;
         };
         let stream = Arc::new(stream);
-        let peer = Peer::new(&stream);
-        let service = service(router.clone(), peer);
+        let service = Answering { shared: shared.clone(), router: router.clone(), peer: Peer::new(&stream) };
         let (http, watcher, stream) = (http.clone(), graceful.watcher(), Watched(stream));
         match tls.as_ref().map(|tls| tls.acceptor()) {
             None => {
@@ -104,23 +109,35 @@ fn connections_max() -> usize {
     CONNECTIONS_MAX.min(files / 2).max(CONNECTIONS_MIN)
 }
 
-/// Each request knows the connection that it came over.
-fn service(
+/// Answers the requests of one connection.
+struct Answering {
+    shared: Shared,
     router: Router,
+    /// Each request knows the connection that it came over.
     peer: Peer,
-) -> TowerToHyperService<
-    impl tower::Service<
-        axum::http::Request<Incoming>,
-        Response = Response,
-        Error = std::convert::Infallible,
-        Future = impl Future<Output = Result<Response, std::convert::Infallible>> + Send,
-    > + Clone
-    + Send,
-> {
-    TowerToHyperService::new(tower::service_fn(move |mut request: axum::http::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        router.clone().oneshot(request)
-    }))
+}
+
+impl Answering {
+    /// What is checked of every request, wherever it goes.
+    fn check(&self, request: &Request<Incoming>) -> Result<(), Problem> {
+        headers::check_size(request.headers())?;
+        origin::check(&self.shared, request.uri().path(), request.headers())
+    }
+}
+
+impl Service<Request<Incoming>> for Answering {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Err(problem) = self.check(&request) {
+            return Either::Left(ready(Ok(problem.into_response())));
+        }
+        request.extensions_mut().insert(self.peer.clone());
+        // A router is always ready.
+        Either::Right(tower::Service::call(&mut self.router.clone(), request))
+    }
 }
 
 /// A connection until its end; `_place` is free then.
