@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The connection that a request came over; none where nobody knows.
@@ -46,9 +46,22 @@ pub(super) struct Watched(pub(super) Arc<TcpStream>);
 
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let stream = &*self.0;
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_buf(buf) {
+            ready!(stream.poll_read_ready(cx))?;
+            let room = buf.remaining();
+            // Somebody else may have found out that it is not ready after all.
+            let mut read = Err(io::ErrorKind::WouldBlock.into());
+            // As tokio reads a stream of its own: what is less than there was room for was all there is, and saying so saves
+            // the call that would find nothing. What arrives from now on is an event of its own.
+            _ = stream.try_io(Interest::READABLE, || {
+                read = stream.try_read_buf(buf);
+                match read {
+                    Ok(bytes) if 0 < bytes && bytes < room => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                }
+            });
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read.map(drop)),
             }
