@@ -53,6 +53,7 @@ mod route;
 mod send;
 mod server;
 mod subjects;
+mod timer;
 pub mod tls;
 
 pub use self::server::{serve, serve_with};

@@ -14,7 +14,7 @@ use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -25,6 +25,7 @@ use super::limits::UNREAD_PATIENCE;
 use super::limits::{CONNECTIONS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, Timeouts};
 use super::peer::{Peer, Watched};
 use super::problem::Problem;
+use super::timer::HeadersTimer;
 use super::tls::Tls;
 use super::{App, Shared, headers, origin, router};
 
@@ -72,7 +73,8 @@ pub async fn serve_with(
         };
         let stream = Arc::new(stream);
         let service = Answering { shared: shared.clone(), router: router.clone(), peer: Peer::new(&stream) };
-        let (http, watcher, stream) = (http.clone(), graceful.watcher(), Watched(stream));
+        let (mut http, watcher, stream) = (http.clone(), graceful.watcher(), Watched(stream));
+        http.timer(HeadersTimer::default());
         match tls.as_ref().map(|tls| tls.acceptor()) {
             None => {
                 let connection = http.serve_connection(TokioIo::new(stream), service);
@@ -169,8 +171,7 @@ fn refuse(stream: &TcpStream, tls: bool) {
 /// explanation, and whoever is far over gets a bare 431.
 fn protocol(timeouts: Timeouts) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(timeouts.headers)
+    http.header_read_timeout(timeouts.headers)
         .max_headers(2 * HEADERS_MAX)
         .max_buf_size(2 * HEADERS_BYTES_MAX)
         // A client that has shut its sending side still waits for its answer (`… | nc`).
