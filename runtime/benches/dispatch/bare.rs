@@ -151,7 +151,7 @@ fn message() -> Message<'static> {
     Message {
         id: "00000000000000000000000001",
         queue: "orders",
-        body: &[b'x'; 200],
+        body: super::BODY,
         content_type: None,
         key: None,
         attributes: &[],
