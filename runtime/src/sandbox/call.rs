@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::bindings::batch::exports::linecook::worker::batch_handler;
 use super::bindings::exports::linecook::worker::handler;
@@ -17,6 +19,7 @@ use super::limits::{DELAY_MAX, Exceeded, REASON_BYTES_MAX};
 use super::load::{Linked, LoadError, causes};
 use super::output::{Origin, Output};
 use super::reuse::{Instances, Kept};
+use super::until::Until;
 use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
 use crate::config::units::format_duration;
 use crate::delivery::{Delivery, Outcome, StateUse};
@@ -119,7 +122,6 @@ impl<'a> Target<'a> {
 
     async fn run(&self, work: Work<'_>) -> Ended {
         let started = Instant::now();
-        let origin = self.origin(work);
         let (_running, mut kept) = match self.reuse {
             Some((instances, _)) => {
                 let (running, kept) = instances.take(self.module);
@@ -129,19 +131,28 @@ impl<'a> Target<'a> {
         };
         let output = match &mut kept {
             Some(kept) => {
-                kept.instance.begin(origin);
+                kept.instance.begin(self.origin(work));
                 kept.instance.output()
             }
-            None => Output::new(origin),
+            None => Output::new(self.origin(work)),
         };
         // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
-        let run = AssertUnwindSafe(self.run_in(kept, &output, work)).catch_unwind();
-        let (answer, Effects { sends, state }) = run.await.unwrap_or_else(|_| {
-            tracing::error!(consumer = self.settings.consumer, "a host function panicked; this is a bug in linecook");
-            (Err("linecook itself failed during the call; its log has more".to_owned()), Effects::default())
-        });
+        // Pinned here, as every large future of a call is where it is made: so nobody moves it.
+        let run = pin!(self.run_in(kept, &output, work, started));
+        let (answer, Effects { sends, state }, kept) =
+            AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(
+                    consumer = self.settings.consumer,
+                    "a host function panicked; this is a bug in linecook"
+                );
+                (Err("linecook itself failed during the call; its log has more".to_owned()), Effects::default(), None)
+            });
+        let ended = Instant::now();
+        if let (Some((instances, _)), Some(kept)) = (self.reuse, kept) {
+            instances.give_back(kept, work.deliveries().len(), ended);
+        }
         let exceeded = output.exceeded();
-        Ended { answer, sends, state, exceeded, stderr_tail: output.finish(), elapsed: started.elapsed() }
+        Ended { answer, sends, state, exceeded, stderr_tail: output.finish(), elapsed: ended - started }
     }
 
     /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
@@ -162,34 +173,43 @@ impl<'a> Target<'a> {
         reason
     }
 
-    /// The call in an instance that was kept, or in a fresh one.
-    async fn run_in(&self, kept: Option<Kept>, output: &Output, work: Work<'_>) -> (Result<Answer, String>, Effects) {
+    /// The call in an instance that was kept, or in a fresh one; and the instance, if it may be kept.
+    async fn run_in(
+        &self,
+        kept: Option<Box<Kept>>,
+        output: &Output,
+        work: Work<'_>,
+        started: Instant,
+    ) -> (Result<Answer, String>, Effects, Option<Box<Kept>>) {
         let fresh = || Instance::new(self.linked(), &self.module.access, self.settings, output.clone());
         let Some((instances, generation)) = self.reuse else {
             return match fresh() {
-                Ok(mut instance) => (self.handle(&mut instance, work).await, Effects::of(&mut instance)),
-                Err(reason) => (Err(reason), Effects::default()),
+                Ok(mut instance) => (self.handle(&mut instance, work, started).await, Effects::of(&mut instance), None),
+                Err(reason) => (Err(reason), Effects::default(), None),
             };
         };
         let kept = kept.map_or_else(|| fresh().map(|one| instances.start(one, self.module, generation)), Ok);
         let mut kept = match kept {
             Ok(kept) => kept,
-            Err(reason) => return (Err(reason), Effects::default()),
+            Err(reason) => return (Err(reason), Effects::default(), None),
         };
-        let answer = self.handle(&mut kept.instance, work).await;
+        let answer = self.handle(&mut kept.instance, work, started).await;
         let effects = Effects::of(&mut kept.instance);
-        if answer.is_ok() {
-            instances.give_back(kept, work.deliveries().len());
-        }
-        (answer, effects)
+        let kept = answer.is_ok().then_some(kept);
+        (answer, effects, kept)
     }
 
-    /// The call, for as long as it may take.
-    async fn handle(&self, instance: &mut Instance, work: Work<'_>) -> Result<Answer, String> {
-        match tokio::time::timeout(self.settings.timeout, instance.handle(self.linked(), self.settings, work)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(instance.failed(&error)),
-            Err(_) => Err(timed_out(self.settings)),
+    /// The call, for as long as it may take since it was started.
+    async fn handle(&self, instance: &mut Instance, work: Work<'_>, started: Instant) -> Result<Answer, String> {
+        let deadline = started.checked_add(self.settings.timeout).unwrap_or_else(|| started + DELAY_MAX);
+        let handled = {
+            let call = pin!(instance.handle(self.linked(), self.settings, work));
+            Until::new(call, deadline).await
+        };
+        match handled {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => Err(instance.failed(&error)),
+            None => Err(timed_out(self.settings)),
         }
     }
 

@@ -26,6 +26,11 @@ pub(super) struct CpuTime {
 }
 
 impl CpuTime {
+    /// Starts anew, for another delivery.
+    pub(super) fn begin(&self) {
+        self.measuring.store(false, Ordering::Relaxed);
+    }
+
     /// The guest has computed through the end of an epoch.
     pub(super) fn tick(&self, limit: Duration) -> Result<(), Exceeded> {
         if !self.measuring.swap(true, Ordering::Relaxed) {

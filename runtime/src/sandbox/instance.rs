@@ -1,5 +1,6 @@
 //! One instance of a component: its store with all limits in force, its output, and the calls of its handler.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use wasmtime::component::ResourceTableError;
@@ -97,7 +98,7 @@ impl Instance {
     pub(super) fn begin(&mut self, origin: Origin) {
         self.output.begin(origin);
         let state = self.store.data_mut();
-        state.cpu_time = Arc::default();
+        state.cpu_time.begin();
         state.random_bytes = 0;
         if let Some(sockets) = &state.sockets {
             sockets.begin();
@@ -112,8 +113,10 @@ impl Instance {
     /// Instantiates the component, and checks the type of its handler. `Err(Ok(_))`: it is of another type.
     pub(super) async fn instantiate(&mut self, linked: &Linked) -> Result<(), Result<Error, Error>> {
         let cpu_time = self.store.data().cpu_time.clone();
-        let instantiated = Counted::new(linked.instance.instantiate_async(&mut self.store), cpu_time);
-        let instance = instantiated.await.map_err(Err)?;
+        let instance = {
+            let instantiated = pin!(linked.instance.instantiate_async(&mut self.store));
+            Counted::new(instantiated, cpu_time).await.map_err(Err)?
+        };
         let handler = match &*linked.exports {
             Exports::Consumer(indices) => indices.load(&mut self.store, &instance).map(Handler::Single),
             Exports::Batch(indices) => indices.load(&mut self.store, &instance).map(Handler::Batch),
@@ -135,7 +138,7 @@ impl Instance {
             self.instantiate(linked).await.map_err(|(Ok(error) | Err(error))| error)?;
         }
         let cpu_time = self.store.data().cpu_time.clone();
-        Counted::new(self.call(settings, work), cpu_time).await
+        Counted::new(pin!(self.call(settings, work)), cpu_time).await
     }
 
     async fn call(&mut self, settings: &InstanceSettings, work: Work<'_>) -> Result<Answer, Error> {

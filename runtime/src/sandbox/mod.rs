@@ -37,6 +37,7 @@ mod load;
 mod output;
 mod reuse;
 mod state;
+mod until;
 mod worker;
 
 pub use self::call::Target;

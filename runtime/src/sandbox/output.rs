@@ -189,6 +189,9 @@ impl Lines {
     }
 
     fn stderr_tail(&self) -> String {
+        if self.tail.is_empty() {
+            return String::new();
+        }
         // Masked before it is cut, so that the cut leaves no half of a secret.
         let kept = self.origin.access.secrets.mask(String::from_utf8_lossy(&self.tail));
         let cut = kept.ceil_char_boundary(kept.len().saturating_sub(STDERR_TAIL_BYTES));

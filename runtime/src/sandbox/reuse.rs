@@ -33,7 +33,8 @@ pub struct Instances {
 #[derive(Default)]
 struct Inner {
     /// The one that was used last is the last one.
-    idle: Vec<Kept>,
+    #[expect(clippy::vec_box, reason = "it is large and changes hands with each call")]
+    idle: Vec<Box<Kept>>,
     running: usize,
     /// The generations that deliveries are handed to. Instances of others are not kept; as long as it is empty, all are.
     serving: Vec<u64>,
@@ -103,7 +104,7 @@ impl Instances {
     }
 
     /// Makes room for a call, and gives an instance for it if there is one.
-    pub(super) fn take(&self, module: &Arc<Loaded>) -> (Running<'_>, Option<Kept>) {
+    pub(super) fn take(&self, module: &Arc<Loaded>) -> (Running<'_>, Option<Box<Kept>>) {
         let mut inner = self.inner.borrow_mut();
         inner.running += 1;
         let place = inner.idle.iter().rposition(|kept| Arc::ptr_eq(&kept.module, module));
@@ -115,17 +116,17 @@ impl Instances {
     }
 
     /// A new one, that counts from now on.
-    pub(super) fn start(&self, instance: Instance, module: &Arc<Loaded>, generation: u64) -> Kept {
+    pub(super) fn start(&self, instance: Instance, module: &Arc<Loaded>, generation: u64) -> Box<Kept> {
         self.count.started(generation);
         let counted = Counted(self.count.clone(), generation);
         let module = module.clone();
-        Kept { instance, module, generation, served: 0, idle_since: Instant::now(), _counted: counted }
+        Box::new(Kept { instance, module, generation, served: 0, idle_since: Instant::now(), _counted: counted })
     }
 
-    /// Keeps an instance whose handler has answered for so many messages, unless it has done enough.
-    pub(super) fn give_back(&self, mut kept: Kept, messages: usize) {
+    /// Keeps an instance whose handler has answered for so many messages just now, unless it has done enough.
+    pub(super) fn give_back(&self, mut kept: Box<Kept>, messages: usize, now: Instant) {
         kept.served += messages as u64;
-        kept.idle_since = Instant::now();
+        kept.idle_since = now;
         let mut inner = self.inner.borrow_mut();
         let worn = kept.served >= self.limits.max_deliveries || !kept.instance.is_as_before();
         let wanted = inner.serving.is_empty() || inner.serving.contains(&kept.generation);
