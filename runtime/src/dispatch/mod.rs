@@ -42,6 +42,7 @@ mod reload;
 mod room;
 mod settler;
 mod share;
+mod start;
 mod state;
 
 pub use self::canary::Canary;

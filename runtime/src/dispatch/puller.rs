@@ -2,16 +2,18 @@
 //! message costs no word with another thread but its share of a batched claim and a batched settlement.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{self, Future};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::{Either, LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -25,6 +27,7 @@ use super::policy::Policy;
 use super::rate::{Allowance, Rate};
 use super::room::Seat;
 use super::settler::{Effects, Handled, Settler, Stopped};
+use super::start::Starter;
 use crate::broker::{Broker, BrokerError};
 use crate::config::Reuse;
 use crate::delivery::{Delivery, MessageId, Outcome};
@@ -38,6 +41,8 @@ const LEASE_MARGIN: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long to wait after the broker could not read, before it is asked again.
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
+/// After handlers were started for this long, what has become ready and others on the worker have their turn.
+const ROUND_MAX: Duration = Duration::from_millis(1);
 /// After a handler that ran this long, its result is sent at once instead of together with those that are ready to run.
 const SEND_AFTER: Duration = Duration::from_millis(1);
 /// Messages of a batch that are claimed at once. More would be held here, however large they are, before anybody counts
@@ -72,31 +77,44 @@ impl fmt::Debug for Consumer {
 
 /// One consumer on one worker.
 pub(super) struct Puller {
-    consumer: Rc<Consumer>,
-    worker: Worker,
+    shared: Rc<Shared>,
     /// How many deliveries may run at once.
     seat: Seat,
     /// Held for as long as it may claim or begin something.
     claims: Option<mpsc::Sender<Infallible>>,
-    counters: Arc<Counters>,
     pace: Pace,
     settler: Settler,
     /// Permits that nobody uses; seen by the claim.
     free: Rc<Cell<usize>>,
-    /// Seen by deliveries that were claimed and have not begun.
-    draining: Rc<Cell<bool>>,
+    /// Claimed, and to be started next.
+    waiting: VecDeque<Next>,
     /// Of a consumer of batches: filled by the claim, and by nobody else while one is under way.
     gathered: Option<Rc<RefCell<Gathered>>>,
-    /// Those that are kept, if any are.
-    instances: Option<Rc<Instances>>,
     /// Whose turn it is while a generation is on trial.
     turn: u32,
+}
+
+/// What the handlers of one puller share.
+struct Shared {
+    consumer: Consumer,
+    worker: Worker,
+    counters: Arc<Counters>,
+    /// Seen by deliveries that were claimed and have not begun.
+    draining: Cell<bool>,
+    /// Those that are kept, if any are.
+    instances: Option<Instances>,
 }
 
 /// Instances, and what runs in them: no more than there are instances.
 enum Claimed {
     Messages(Vec<Slot>, Vec<Delivery>),
     Batches(Vec<Slot>, Vec<Vec<Waiting>>),
+}
+
+/// What is started next.
+enum Next {
+    Message(Claim),
+    Batch(BatchClaim),
 }
 
 enum Ended {
@@ -120,19 +138,16 @@ impl Puller {
     ) -> Puller {
         let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone());
         let gathered = consumer.batches.map(|limits| Rc::new(RefCell::new(Gathered::new(limits))));
-        let instances = consumer.reuse.map(|reuse| Rc::new(Instances::new(reuse, 0, counters.clone())));
+        let instances = consumer.reuse.map(|reuse| Instances::new(reuse, 0, counters.clone()));
         Puller {
-            consumer: Rc::new(consumer),
-            worker,
+            shared: Rc::new(Shared { consumer, worker, counters, draining: Cell::new(false), instances }),
             seat,
             claims: Some(claims),
-            counters,
             pace: Pace::new(),
             settler,
             free: Rc::default(),
-            draining: Rc::default(),
+            waiting: VecDeque::new(),
             gathered,
-            instances,
             turn: 0,
         }
     }
@@ -140,42 +155,45 @@ impl Puller {
     /// Runs until the phase says that it must end, or the broker has stopped.
     pub(super) async fn run(mut self) {
         let mut permits = 0;
-        let mut pauses = self.consumer.pauses.clone();
+        let shared = self.shared.clone();
+        let mut pauses = shared.consumer.pauses.clone();
         let mut paused = self.is_paused(&mut pauses);
-        let mut in_force = self.consumer.in_force.clone();
-        let instances = self.instances.clone();
-        let has_idle = || instances.as_ref().is_some_and(|instances| instances.has_idle());
+        let mut in_force = shared.consumer.in_force.clone();
+        let instances = shared.instances.as_ref();
+        let has_idle = || instances.is_some_and(Instances::has_idle);
         let mut idle_check = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let (mut starter, mut batch_starter) = (Starter::default(), Starter::default());
         let mut running = FuturesUnordered::new();
         let mut claim: Option<LocalBoxFuture<'static, Result<Claimed, Stopped>>> = None;
         loop {
-            let permits_now = self.seat.permits(running.len());
+            let taken = running.len() + self.waiting.len();
+            let permits_now = self.seat.permits(taken);
             if permits != permits_now {
                 permits = permits_now;
                 // It was for another number. Nothing is lost with it.
                 claim = None;
                 self.keep_instances(permits);
             }
-            let has_room = running.len() < permits && self.settler.has_room();
-            if claim.is_none() && has_room && !paused && !self.draining.get() {
+            let has_room = taken < permits && self.settler.has_room();
+            if claim.is_none() && has_room && !paused && !self.shared.draining.get() {
                 claim = Some(match &self.gathered {
                     None => Box::pin(self.claim()),
                     Some(gathered) => Box::pin(self.claim_batches(gathered.clone())),
                 });
             }
-            self.free.set(permits.saturating_sub(running.len()));
-            if self.draining.get() && running.is_empty() && self.settler.is_empty() {
+            self.free.set(permits.saturating_sub(taken));
+            if self.shared.draining.get() && taken == 0 && self.settler.is_empty() {
                 return;
             }
             // What makes room comes before what takes it.
             tokio::select! {
                 biased;
                 () = self.seat.changed() => {
-                    let phase = *self.consumer.phase.borrow();
+                    let phase = *self.shared.consumer.phase.borrow();
                     if phase == Phase::Stopped {
                         return;
                     }
-                    if phase == Phase::Draining || self.consumer.retired.load(Ordering::Acquire) {
+                    if phase == Phase::Draining || self.shared.consumer.retired.load(Ordering::Acquire) {
                         claim = None;
                         self.drain();
                     }
@@ -192,47 +210,71 @@ impl Puller {
                         return;
                     }
                 }
-                Some(ended) = running.next(), if !running.is_empty() => self.ended(ended),
+                Some(Some(ended)) = running.next(), if !running.is_empty() => self.ended(ended),
+                () = future::ready(()), if !self.waiting.is_empty() => {
+                    let now = Instant::now();
+                    future::poll_fn(|cx| {
+                        let mut spent = Duration::ZERO;
+                        while spent < ROUND_MAX && let Some(next) = self.waiting.pop_front() {
+                            let shared = self.shared.clone();
+                            let started = match next {
+                                Next::Message(claim) => starter.start(handle(shared, claim, now), cx),
+                                Next::Batch(claim) => batch_starter.start(handle_batch(shared, claim, now), cx),
+                            };
+                            match started {
+                                Ok(ended) => {
+                                    spent += ended.elapsed();
+                                    self.ended(ended);
+                                }
+                                Err(handler) => {
+                                    running.push(handler);
+                                    spent = now.elapsed();
+                                }
+                            }
+                        }
+                        Poll::Ready(())
+                    })
+                    .await;
+                    // The other consumers of this worker have a turn after what was claimed together, or took long.
+                    if self.waiting.is_empty() || now.elapsed() > ROUND_MAX {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 () = future::ready(()), if self.settler.can_send() => self.settler.send(),
                 Ok(()) = in_force.changed(), if instances.is_some() => {
                     let serving = in_force.borrow_and_update().clone();
                     let numbers = serving.iter().flat_map(Serving::numbers).collect();
-                    if let Some(instances) = &instances {
+                    if let Some(instances) = instances {
                         instances.keep_only(numbers);
                     }
                 }
                 () = &mut idle_check, if has_idle() => {
-                    let next = instances.as_ref().map(|instances| instances.drop_idle(Instant::now()));
+                    let next = instances.map(|instances| instances.drop_idle(Instant::now()));
                     idle_check.as_mut().reset(next.unwrap_or_else(Instant::now));
                 }
                 claimed = next_claim(&mut claim) => {
                     claim = None;
                     match claimed {
-                        Ok(Claimed::Messages(slots, deliveries)) => {
-                            running.extend(self.begin(slots, deliveries).into_iter().map(Either::Left));
-                        }
-                        Ok(Claimed::Batches(slots, batches)) => {
-                            running.extend(self.begin_batches(slots, batches).into_iter().map(Either::Right));
-                        }
+                        Ok(Claimed::Messages(slots, deliveries)) => self.line_up(slots, deliveries),
+                        Ok(Claimed::Batches(slots, batches)) => self.line_up_batches(slots, batches),
                         Err(Stopped) => return,
                     }
-                    // The other consumers of this worker have a turn after each batch.
-                    tokio::task::yield_now().await;
                 }
             }
         }
     }
 
     fn is_paused(&self, pauses: &mut watch::Receiver<Paused>) -> bool {
-        pauses.borrow_and_update().contains(&self.consumer.settings.consumer)
+        pauses.borrow_and_update().contains(&self.shared.consumer.settings.consumer)
     }
 
     /// Waits for a module, then for the rate limit, for instances and for at least one message. How many it may take is read when it is
     /// first polled: that is after the handlers that can go on have ended, and so more than when the first of them did.
     fn claim(&self) -> impl Future<Output = Result<Claimed, Stopped>> + 'static {
-        let (consumer, worker) = (self.consumer.clone(), self.worker.clone());
+        let shared = self.shared.clone();
         let (pace, free) = (self.pace.claim(), self.free.clone());
         async move {
+            let Shared { consumer, worker, .. } = &*shared;
             consumer.loaded().await;
             let mut allowed = Allowance::wait(consumer.rate.as_ref(), pace.min(free.get())).await;
             let slots = worker.slots(allowed.of(pace.min(free.get()))).await;
@@ -248,10 +290,11 @@ impl Puller {
         &self,
         gathered: Rc<RefCell<Gathered>>,
     ) -> impl Future<Output = Result<Claimed, Stopped>> + 'static {
-        let (consumer, worker) = (self.consumer.clone(), self.worker.clone());
-        let size_max = consumer.batches.map_or(1, |limits| limits.size_max);
+        let shared = self.shared.clone();
+        let size_max = shared.consumer.batches.map_or(1, |limits| limits.size_max);
         let (pace, free) = (self.pace.claim().div_ceil(size_max), self.free.clone());
         async move {
+            let Shared { consumer, worker, .. } = &*shared;
             consumer.loaded().await;
             let missing = gathered.borrow().missing(pace.min(free.get()));
             // What has been claimed does not wait for the rate limit any more.
@@ -285,78 +328,63 @@ impl Puller {
         }
     }
 
-    /// The handlers of claimed messages, on the generation that is in force now; a share of them on the one on trial.
-    fn begin(&mut self, slots: Vec<Slot>, deliveries: Vec<Delivery>) -> Vec<impl Future<Output = Ended> + 'static> {
+    /// Claimed messages are started next, on the generation that is in force now; a share of them on the one on trial.
+    fn line_up(&mut self, slots: Vec<Slot>, deliveries: Vec<Delivery>) {
         let claimed_at = Instant::now();
-        let serving = self.consumer.in_force.borrow().clone();
+        let shared = self.shared.clone();
+        let serving = shared.consumer.in_force.borrow().clone();
         let serving = serving.expect("nothing is claimed before there is a generation");
-        let mut handlers = Vec::with_capacity(deliveries.len());
         let mut slots = slots.into_iter();
         for delivery in deliveries {
             let generation = serving.generation_for(delivery.message.id, &mut self.turn);
-            if let Some(reason) = self.consumer.policy.exhausted(delivery.attempt) {
+            if let Some(reason) = shared.consumer.policy.exhausted(delivery.attempt) {
                 self.settler.exhausted(&delivery, generation.hash, reason);
                 continue;
             }
             let slot = slots.next().expect("no more was claimed than there are slots");
-            handlers.push(handle(
-                self.consumer.clone(),
-                self.worker.clone(),
-                self.counters.clone(),
-                self.draining.clone(),
-                self.instances.clone(),
-                Claim { generation: generation.clone(), slot, delivery, at: claimed_at },
-            ));
+            self.waiting.push_back(Next::Message(Claim { generation, slot, delivery, at: claimed_at }));
         }
-        handlers
     }
 
-    /// The handlers of batches, on the generation that is in force now; a share of them on the one on trial.
-    fn begin_batches(&mut self, slots: Vec<Slot>, batches: Vec<Vec<Waiting>>) -> Vec<LocalBoxFuture<'static, Ended>> {
-        let serving = self.consumer.in_force.borrow().clone();
+    /// The same for batches.
+    fn line_up_batches(&mut self, slots: Vec<Slot>, batches: Vec<Vec<Waiting>>) {
+        let shared = self.shared.clone();
+        let serving = shared.consumer.in_force.borrow().clone();
         let serving = serving.expect("nothing is claimed before there is a generation");
-        let mut handlers: Vec<LocalBoxFuture<'static, Ended>> = Vec::with_capacity(batches.len());
         for (slot, mut batch) in slots.into_iter().zip(batches) {
             let first = batch.first().map(|waiting| waiting.delivery.message.id);
             let Some(first) = first else { continue };
             let generation = serving.generation_for(first, &mut self.turn);
             batch.retain(|Waiting { delivery, .. }| {
-                let exhausted = self.consumer.policy.exhausted(delivery.attempt);
+                let exhausted = shared.consumer.policy.exhausted(delivery.attempt);
                 if let Some(reason) = &exhausted {
                     self.settler.exhausted(delivery, generation.hash, reason.clone());
                 }
                 exhausted.is_none()
             });
             if !batch.is_empty() {
-                let (consumer, worker, counters) = (self.consumer.clone(), self.worker.clone(), self.counters.clone());
-                let generation = generation.clone();
-                let (draining, instances) = (self.draining.clone(), self.instances.clone());
-                handlers.push(Box::pin(async move {
-                    let claim = BatchClaim { generation, slot, batch };
-                    handle_batch(&consumer, &worker, &counters, &draining, instances.as_deref(), claim).await
-                }));
+                self.waiting.push_back(Next::Batch(BatchClaim { generation, slot, batch }));
             }
         }
-        handlers
     }
 
     /// From now on nothing is claimed, and nothing that was claimed begins.
     fn drain(&mut self) {
-        self.draining.set(true);
+        self.shared.draining.set(true);
         self.release_gathered();
         self.keep_instances(0);
         self.claims = None;
     }
 
     fn keep_instances(&self, permits: usize) {
-        let capacity = if self.draining.get() { 0 } else { permits };
-        self.instances.iter().for_each(|instances| instances.set_capacity(capacity));
+        let capacity = if self.shared.draining.get() { 0 } else { permits };
+        self.shared.instances.iter().for_each(|instances| instances.set_capacity(capacity));
     }
 
     /// What waits for its batch goes back.
     fn release_gathered(&mut self) {
         let Some(gathered) = &self.gathered else { return };
-        let Some(serving) = self.consumer.in_force.borrow().clone() else { return };
+        let Some(serving) = self.shared.consumer.in_force.borrow().clone() else { return };
         for delivery in gathered.borrow_mut().take_all() {
             self.consumer.rate.iter().for_each(|rate| rate.refund(1));
             self.settler.release(&delivery, serving.in_force.hash);
@@ -390,7 +418,7 @@ impl Puller {
 
     /// Tells the trial, if there is one, what came of a delivery. True if it failed on trial: then it does not count.
     fn on_trial(&self, generation: &Generation, message: MessageId, outcome: &Outcome) -> bool {
-        let serving = self.consumer.in_force.borrow();
+        let serving = self.shared.consumer.in_force.borrow();
         let Some(serving_now) = &*serving else { return false };
         let failed = outcome.is_failure();
         let failed_on_trial = failed && serving_now.is_on_trial(generation);
@@ -432,14 +460,14 @@ impl Puller {
             }
             (Err(reason), _) => {
                 tracing::warn!(
-                    consumer = &*self.consumer.policy.consumer, messages = deliveries.len(), module = %generation.hash, reason,
+                    consumer = &*self.shared.consumer.policy.consumer, messages = deliveries.len(), module = %generation.hash, reason,
                     "a batch failed as a whole: its messages are tried one by one"
                 );
                 // For the batch as a whole: which of its messages is to blame is not known yet.
                 let outcome = Outcome::Retry { reason, after: None };
                 deliveries.iter().take(1).for_each(|first| _ = self.on_trial(generation, first.message.id, &outcome));
                 // Before they can be claimed again.
-                self.consumer.suspects.add(deliveries.iter().map(|delivery| delivery.message.id));
+                self.shared.consumer.suspects.add(deliveries.iter().map(|delivery| delivery.message.id));
                 deliveries.iter().for_each(|delivery| self.settler.hand_back(handled(delivery)));
             }
         }
@@ -480,9 +508,9 @@ impl Consumer {
     }
 
     /// Writes down that the attempt begins. False if the lease is gone: then it must not.
-    fn begin(&self, delivery: &Delivery, claimed_at: Instant, generation: &Generation) -> bool {
+    fn begin(&self, delivery: &Delivery, waited: Duration, generation: &Generation) -> bool {
         // Those before it on this worker took long: its lease must last for its own timeout.
-        let late = claimed_at.elapsed() > WAIT_MAX && self.broker.extend(delivery.lease, self.lease()).is_err();
+        let late = waited > WAIT_MAX && self.broker.extend(delivery.lease, self.lease()).is_err();
         let begun = !late && self.broker.begin(delivery.lease);
         if !begun {
             tracing::debug!(
@@ -512,50 +540,49 @@ struct BatchClaim {
     batch: Vec<Waiting>,
 }
 
+impl Ended {
+    /// How long the handler ran.
+    fn elapsed(&self) -> Duration {
+        match self {
+            Ended::Handled(_, _, report) => report.elapsed,
+            Ended::Batch(_, _, report) => report.elapsed,
+            Ended::NotBegun(..) | Ended::Gone => Duration::ZERO,
+        }
+    }
+}
+
 /// From the claim to the handler's answer.
-async fn handle(
-    consumer: Rc<Consumer>,
-    worker: Worker,
-    counters: Arc<Counters>,
-    draining: Rc<Cell<bool>>,
-    instances: Option<Rc<Instances>>,
-    claim: Claim,
-) -> Ended {
+async fn handle(shared: Rc<Shared>, claim: Claim, now: Instant) -> Ended {
+    let Shared { consumer, worker, counters, draining, instances } = &*shared;
     let Claim { generation, slot, delivery, at } = claim;
     if draining.get() {
         return Ended::NotBegun(vec![delivery], generation);
     }
-    if !consumer.begin(&delivery, at, &generation) {
+    if !consumer.begin(&delivery, now - at, &generation) {
         return Ended::Gone;
     }
     counters.begin(1);
-    let target = generation.module.on(&worker, &consumer.settings);
-    let report = target.reusing(instances.as_deref(), generation.number).call(slot, &delivery).await;
+    let target = generation.module.on(worker, &consumer.settings);
+    let report = target.reusing(instances.as_ref(), generation.number).call(slot, &delivery).await;
     counters.end(1);
     Ended::Handled(delivery, generation, report)
 }
 
 /// From a batch to its handler's answers.
-async fn handle_batch(
-    consumer: &Consumer,
-    worker: &Worker,
-    counters: &Counters,
-    draining: &Cell<bool>,
-    instances: Option<&Instances>,
-    claim: BatchClaim,
-) -> Ended {
+async fn handle_batch(shared: Rc<Shared>, claim: BatchClaim, now: Instant) -> Ended {
+    let Shared { consumer, worker, counters, draining, instances } = &*shared;
     let BatchClaim { generation, slot, batch } = claim;
     if draining.get() {
         return Ended::NotBegun(batch.into_iter().map(|waiting| waiting.delivery).collect(), generation);
     }
-    let begun = batch.into_iter().filter(|Waiting { delivery, at }| consumer.begin(delivery, *at, &generation));
+    let begun = batch.into_iter().filter(|Waiting { delivery, at }| consumer.begin(delivery, now - *at, &generation));
     let deliveries: Vec<Delivery> = begun.map(|waiting| waiting.delivery).collect();
     if deliveries.is_empty() {
         return Ended::Gone;
     }
     counters.begin(deliveries.len() as u64);
     let target = generation.module.on(worker, &consumer.settings);
-    let report = target.reusing(instances, generation.number).call_batch(slot, &deliveries).await;
+    let report = target.reusing(instances.as_ref(), generation.number).call_batch(slot, &deliveries).await;
     counters.end(deliveries.len() as u64);
     Ended::Batch(deliveries, generation, report)
 }

@@ -336,7 +336,9 @@ impl Settler {
     /// Applies the policy, and tells people of a failure.
     fn judge(&mut self, handled: &Handled, outcome: Outcome) -> Resolution {
         let reason = match &outcome {
-            Outcome::Ack | Outcome::Snooze { .. } => return self.resolve(handled, outcome, ""),
+            // Most are: no clock is read for it.
+            Outcome::Ack => return Resolution::Ack,
+            Outcome::Snooze { .. } => return self.resolve(handled, outcome, ""),
             Outcome::Retry { reason, .. } | Outcome::DeadLetter { reason } => reason.clone(),
         };
         let resolution = self.resolve(handled, outcome, &hex(handled.module));
