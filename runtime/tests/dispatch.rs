@@ -88,6 +88,8 @@ fn every_way_of_failing_ends_in_a_dead_letter_while_others_flow() {
     let panicked = dead_letter(&runtime, &ids[0]).unwrap();
     assert!(fact(&panicked, "linecook-stderr").contains("on purpose"), "{panicked}");
     assert!(dead_letter(&runtime, &good).is_none());
+    // A count follows what it counts: the queue shows the last dead letter first.
+    runtime.until("the counts", |runtime| runtime.consumer("worker")["dead_lettered"] == 6);
     let status = runtime.consumer("worker");
     assert_eq!((&status["acked"], &status["failed"], &status["dead_lettered"]), (&json!(1), &json!(12), &json!(6)));
     // Each of them is told with all that is needed to look into it.
