@@ -304,6 +304,17 @@ pub(crate) fn decode_put(bytes: &[u8]) -> Result<Option<Put<'_>>, Malformed> {
     if input.rest.is_empty() { Ok(Some(put)) } else { Err(Malformed::Number) }
 }
 
+/// Decodes once more a put in memory that [`decode`] has found to be whole.
+pub(crate) fn decode_checked_put(bytes: &[u8]) -> Result<Put<'_>, Malformed> {
+    let mut input = Input::new(bytes);
+    match input.byte()? {
+        PUT => {}
+        other => return Err(Malformed::Kind(other)),
+    }
+    let _checksum = input.array::<4>()?;
+    input.put_fields()
+}
+
 /// The position in a put that nobody has checked yet.
 pub(crate) fn put_position(bytes: &[u8]) -> Option<u64> {
     let mut input = Input::new(bytes);
@@ -555,6 +566,15 @@ impl<'a> Input<'a> {
     fn put(&mut self) -> Result<Put<'a>, Malformed> {
         let crc = u32::from_le_bytes(self.array()?);
         let checked = self.rest;
+        let put = self.put_fields()?;
+        if crc32c::crc32c(&checked[..checked.len() - self.rest.len()]) != crc {
+            return Err(Malformed::Checksum);
+        }
+        Ok(put)
+    }
+
+    /// What stands after a put's checksum.
+    fn put_fields(&mut self) -> Result<Put<'a>, Malformed> {
         let flags = self.byte()?;
         if flags & FLAGS_UNKNOWN != 0 {
             return Err(Malformed::Flags(flags));
@@ -577,9 +597,6 @@ impl<'a> Input<'a> {
         let attributes = if has(HAS_ATTRIBUTES) { self.attributes()? } else { &[] };
         let idempotency = if has(HAS_IDEMPOTENCY) { Some(u128::from_le_bytes(self.array()?)) } else { None };
         let body = self.bytes()?;
-        if crc32c::crc32c(&checked[..checked.len() - self.rest.len()]) != crc {
-            return Err(Malformed::Checksum);
-        }
         let holds_key = has(HOLDS_KEY);
         let place = PutPlace { queue, sequence, position, enqueued_at_ms, state, holds_key, idempotency };
         Ok(Put { place, key, content_type, body, attributes })

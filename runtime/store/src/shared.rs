@@ -16,7 +16,7 @@ use crate::kv::file::StateFile;
 use crate::location::Location;
 use crate::queues::Queues;
 use crate::reader::Reader;
-use crate::record::{self, QueueNumber};
+use crate::record::{self, Put, QueueNumber};
 use crate::{Message, MessageId, NewMessage};
 
 /// Called when a queue may have something to claim.
@@ -141,21 +141,30 @@ impl Shared {
     }
 
     /// A message's record, after a check that it is this message's.
-    pub(crate) fn put<'a>(
-        &self,
-        wanted: &Wanted,
-        location: Location,
-        bytes: &'a [u8],
-    ) -> Result<record::Put<'a>, Arc<str>> {
-        let damaged = |why: &dyn fmt::Display| {
-            Arc::from(format!("message {} is damaged at {location}: {why}", self.id(wanted.sequence)))
-        };
+    pub(crate) fn put<'a>(&self, wanted: &Wanted, location: Location, bytes: &'a [u8]) -> Result<Put<'a>, Arc<str>> {
         // The record's checksum also tells a record from what has been written over it meanwhile.
         match record::decode_put(bytes) {
-            Ok(Some(put)) if put.place.queue == wanted.queue && put.place.position == wanted.position => Ok(put),
-            Ok(_) => Err(damaged(&"another record stands there")),
-            Err(why) => Err(damaged(&why)),
+            Ok(Some(put)) => self.check(wanted, location, put),
+            Ok(None) => Err(self.damaged(wanted, location, &"another record stands there")),
+            Err(why) => Err(self.damaged(wanted, location, &why)),
         }
+    }
+
+    /// As [`Shared::put`], of a record in memory that was decoded before.
+    pub(crate) fn checked_put<'a>(&self, wanted: &Wanted, bytes: &'a [u8]) -> Result<Put<'a>, Arc<str>> {
+        let put = record::decode_checked_put(bytes).map_err(|why| self.damaged(wanted, wanted.location, &why))?;
+        self.check(wanted, wanted.location, put)
+    }
+
+    fn check<'a>(&self, wanted: &Wanted, location: Location, put: Put<'a>) -> Result<Put<'a>, Arc<str>> {
+        if put.place.queue != wanted.queue || put.place.position != wanted.position {
+            return Err(self.damaged(wanted, location, &"another record stands there"));
+        }
+        Ok(put)
+    }
+
+    fn damaged(&self, wanted: &Wanted, location: Location, why: &dyn fmt::Display) -> Arc<str> {
+        format!("message {} is damaged at {location}: {why}", self.id(wanted.sequence)).into()
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::cache::Cached;
 use crate::clock::{Clock, SystemClock};
+use crate::cold::ahead::ReadAhead;
 use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Caller, DropState, Inbox, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk, Shortage};
@@ -134,6 +135,7 @@ pub struct QueueStats {
 pub struct Store {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
+    ahead: ReadAhead,
     // Taken once, by whoever closes first; the lock on the folder goes after the last write.
     running: Mutex<Option<Running>>,
 }
@@ -164,17 +166,21 @@ impl Store {
         let nudged = inbox.clone();
         shared.set_nudge(Arc::new(move || nudged.nudge()));
         let committer_inbox = inbox.clone();
+        let ahead = ReadAhead::start(shared.clone()).map_err(|error| {
+            OpenError::Stopped(format!("could not start the thread that reads ahead: {error}").into())
+        })?;
         let committer = std::thread::Builder::new()
             .name("committer".into())
             .spawn(move || committer::run(engine, &committer_inbox))
             .map_err(|error| OpenError::Stopped(format!("could not start the committer's thread: {error}").into()))?;
-        Ok(Store { shared, inbox, running: Mutex::new(Some(Running { committer: Some(committer), lock })) })
+        Ok(Store { shared, inbox, ahead, running: Mutex::new(Some(Running { committer: Some(committer), lock })) })
     }
 
     /// The face of an engine that the caller drives.
     #[cfg(test)]
     pub(crate) fn without_committer(shared: Arc<Shared>, lock: Box<dyn FolderLock>) -> Store {
-        Store { shared, inbox: Arc::default(), running: Mutex::new(Some(Running { committer: None, lock })) }
+        let ahead = ReadAhead::Inline(shared.clone());
+        Store { shared, inbox: Arc::default(), ahead, running: Mutex::new(Some(Running { committer: None, lock })) }
     }
 
     /// Waits for what was submitted, then lets go of the folder. Later submissions are refused.
@@ -185,6 +191,7 @@ impl Store {
             // A committer that panicked has said so; there is nothing left to wait for.
             let _ = committer.map(JoinHandle::join);
             self.shared.state().stopped.get_or_insert_with(|| "it was closed".into());
+            self.ahead.stop();
             drop(lock);
         }
     }
@@ -297,6 +304,7 @@ impl Store {
         let mut claimed = Vec::new();
         let mut failed = None;
         loop {
+            let mut read_ahead = false;
             let claiming = {
                 let mut guard = self.shared.state();
                 let state = &mut *guard;
@@ -304,8 +312,16 @@ impl Store {
                     return Err(Refusal::Stopped(why.clone()));
                 }
                 let number = state.queues.known(queue).ok_or_else(|| Refusal::NoSuchQueue(queue.clone()))?;
-                claim(state, number, &mut claimed)
+                let claiming = claim(state, number, &mut claimed);
+                match &claiming {
+                    Claiming::Reads(_, chunk) => state.chunks.not_ahead(*chunk),
+                    _ => read_ahead = state.queues.read_ahead(number, &mut state.chunks),
+                }
+                claiming
             };
+            if read_ahead {
+                self.ahead.ring();
+            }
             match claiming {
                 Claiming::Done => break,
                 Claiming::Reads(segment, chunk) => match segment.read_chunk(chunk) {
@@ -326,11 +342,19 @@ impl Store {
         let mut deliveries = Vec::with_capacity(claimed.len());
         let mut cached: Option<Cached> = None;
         for one in &claimed {
-            if one.record.is_none() && cached.as_ref().is_none_or(|frame| frame.get(one.location).is_none()) {
-                cached = self.shared.cache().frame(one.location).cloned();
-            }
-            let record = one.record.as_deref().or_else(|| cached.as_ref()?.get(one.location));
-            match self.message(&one.wanted(), record) {
+            let wanted = one.wanted();
+            let message = match &one.record {
+                Some(record) => {
+                    self.shared.checked_put(&wanted, record).map(|put| Some(put.named(self.shared.id(one.sequence))))
+                }
+                None => {
+                    if cached.as_ref().is_none_or(|frame| frame.get(one.location).is_none()) {
+                        cached = self.shared.cache().frame(one.location).cloned();
+                    }
+                    self.message(&wanted, cached.as_ref().and_then(|frame| frame.get(one.location)))
+                }
+            };
+            match message {
                 Ok(Some(message)) => deliveries.push(one.delivery(message)),
                 Ok(None) => {}
                 Err(why) => failed = Some(why),

@@ -10,12 +10,14 @@
 //! | [`segment`] | the file: writing, opening, reading a chunk |
 //! | [`appender`] | how such a file is written |
 //! | [`shelf`] | the segments of one queue, and which of their messages live |
-//! | [`chunks`] | pieces of segments that were read ahead |
+//! | [`chunks`] | pieces of segments that were read lately or ahead |
+//! | [`ahead`] | reads what will be claimed next |
 //! | [`frames`] | reads a file of the log, frame by frame |
 //! | [`copy`] | copies what lives in a file of the log, or in old segments, to new ones |
 //! | [`checkpoint`] | the two files that say what the log before a point came to |
 //! | [`keeper`] | does these things beside the committer, one at a time |
 
+pub(crate) mod ahead;
 pub(crate) mod appender;
 pub(crate) mod bitmap;
 pub(crate) mod checkpoint;

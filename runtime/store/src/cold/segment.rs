@@ -131,6 +131,13 @@ impl Segment {
         Ok(LoadedChunk::new(self, chunk, start, Bytes::from(bytes)))
     }
 
+    /// As [`Segment::read_chunk`], with all its messages decoded.
+    pub(crate) fn read_decoded_chunk(&self, chunk: ChunkId) -> Result<LoadedChunk, DiskError> {
+        let mut chunk = self.read_chunk(chunk)?;
+        chunk.decode();
+        Ok(chunk)
+    }
+
     /// What to say of a message that should be in a chunk and is not.
     pub(crate) fn damage(&self, chunk: ChunkId) -> String {
         let offset = self.indexed(chunk).bytes.start;
@@ -289,8 +296,8 @@ impl<'a> Iterator for StoredRecords<'a> {
     }
 }
 
-/// A chunk that was read. Its messages are decoded when they are asked for: of a queue of delayed messages, only a few of a
-/// chunk are due at the same time.
+/// A chunk that was read. Its messages are decoded when they are asked for, since of a queue of delayed messages only a few of
+/// a chunk are due at the same time, or all at once if it was read ahead.
 pub(crate) struct LoadedChunk {
     pub(crate) id: ChunkId,
     queue: QueueNumber,
@@ -300,6 +307,8 @@ pub(crate) struct LoadedChunk {
     bytes: Bytes,
     /// By position.
     records: Vec<ChunkRecord>,
+    /// What the records say, once they are all decoded: none for one that is damaged.
+    messages: Option<Vec<Option<ColdMessage>>>,
 }
 
 /// A record in a chunk, which may be damaged.
@@ -337,13 +346,16 @@ impl LoadedChunk {
                 next = position + 1;
             }
         }
-        LoadedChunk { id, queue: segment.queue, file: segment.file_id(), offset, bytes, records }
+        LoadedChunk { id, queue: segment.queue, file: segment.file_id(), offset, bytes, records, messages: None }
     }
 
-    /// The message at a position, if it is there and whole.
-    pub(crate) fn get(&self, position: u64) -> Option<ColdMessage> {
-        let found = self.records.binary_search_by_key(&position, |record| record.position).ok()?;
-        let ChunkRecord { start, len, .. } = self.records[found];
+    /// Decodes all messages, so that nobody does it later who has less time.
+    fn decode(&mut self) {
+        self.messages = Some(self.records.iter().map(|record| self.decode_one(record)).collect());
+    }
+
+    fn decode_one(&self, record: &ChunkRecord) -> Option<ColdMessage> {
+        let ChunkRecord { position, start, len } = *record;
         let Ok(Record::Put(put)) = record::decode(&self.bytes[start as usize..(start + len) as usize]) else {
             return None;
         };
@@ -358,7 +370,37 @@ impl LoadedChunk {
         })
     }
 
-    /// The record of one of its messages.
+    fn message(&self, number: usize) -> Option<ColdMessage> {
+        match &self.messages {
+            Some(messages) => messages[number],
+            None => self.decode_one(&self.records[number]),
+        }
+    }
+
+    /// The message at a position, if it is there and whole.
+    pub(crate) fn get(&self, position: u64) -> Option<ColdMessage> {
+        let found = self.records.binary_search_by_key(&position, |record| record.position).ok()?;
+        self.message(found)
+    }
+
+    /// The messages at some positions, which grow: for each of them what [`LoadedChunk::get`] answers.
+    pub(crate) fn get_all(&self, positions: &[u64]) -> impl Iterator<Item = Option<ColdMessage>> {
+        let first = positions.first().copied().unwrap_or(0);
+        let mut number = self.records.partition_point(|record| record.position < first);
+        positions.iter().map(move |position| {
+            let skipped = self.records[number..].iter().take_while(|record| record.position < *position).count();
+            number += skipped;
+            self.records.get(number).filter(|record| record.position == *position)?;
+            self.message(number)
+        })
+    }
+
+    /// Bytes of the file that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The record of one of its messages, whose checksum was found to be right.
     pub(crate) fn record(&self, message: &ColdMessage) -> Bytes {
         let start = message.start as usize;
         self.bytes.slice(start..start + message.location.len as usize)

@@ -5,6 +5,7 @@
 //! can't be claimed is delayed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::bitmap::Bitmap;
@@ -94,10 +95,12 @@ impl Shelf {
 
     /// A message is gone. Answers whether it lived here.
     pub(crate) fn clear_live(&mut self, position: u64) -> bool {
-        self.clear_fresh(position);
         let Some(shelved) = self.find_mut(position) else { return false };
-        let cleared = shelved.live.clear(position - shelved.segment.first);
+        let at = position - shelved.segment.first;
+        let was_fresh = shelved.fresh.clear(at);
+        let cleared = shelved.live.clear(at);
         let last = cleared && shelved.live.ones() == 0;
+        self.fresh -= u64::from(was_fresh);
         self.live -= u64::from(cleared);
         self.empty += usize::from(last);
         cleared
@@ -151,6 +154,36 @@ impl Shelf {
         let Some(shelved) = self.find_mut(position) else { return };
         let cleared = shelved.fresh.clear(position - shelved.segment.first);
         self.fresh -= u64::from(cleared);
+    }
+
+    /// As [`Shelf::clear_fresh`], for some messages of one segment.
+    pub(crate) fn clear_all_fresh(&mut self, positions: &[u64]) {
+        let Some(shelved) = positions.first().and_then(|first| self.find_mut(*first)) else { return };
+        let first = shelved.segment.first;
+        let cleared = positions.iter().filter(|position| shelved.fresh.clear(**position - first)).count();
+        self.fresh -= cleared as u64;
+    }
+
+    /// The first messages in a part of one segment that can be claimed and are not known, at most so many.
+    pub(crate) fn fresh_in(&self, span: Range<u64>, max: usize) -> Vec<u64> {
+        let Some(shelved) = self.find(span.start) else { return Vec::new() };
+        let first = shelved.segment.first;
+        let from = shelved.fresh.next(span.start - first);
+        let all = std::iter::successors(from, |at| shelved.fresh.next(at + 1)).map(|at| first + at);
+        all.take_while(|position| *position < span.end).take(max).collect()
+    }
+
+    /// The chunks that hold what can be claimed next and is not known, in order.
+    pub(crate) fn fresh_chunks(&self) -> impl Iterator<Item = (&Arc<Segment>, ChunkId)> {
+        let start = self.segments.range(..=self.fresh_from).next_back().map_or(self.fresh_from, |(first, _)| *first);
+        self.segments.range(start..).flat_map(|(first, shelved)| {
+            let mut from = self.fresh_from.saturating_sub(*first);
+            std::iter::from_fn(move || {
+                let id = shelved.segment.chunk_of(first + shelved.fresh.next(from)?);
+                from = shelved.segment.chunk_span(id).end - first;
+                Some((&shelved.segment, id))
+            })
+        })
     }
 
     pub(crate) fn has_fresh(&self) -> bool {

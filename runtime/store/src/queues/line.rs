@@ -20,7 +20,7 @@ use crate::attempts::Slot;
 use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::copy::Copied;
-use crate::cold::segment::{ColdMessage, Segment, Written};
+use crate::cold::segment::{ChunkId, ColdMessage, Segment, Written};
 use crate::cold::shelf::Shelf;
 use crate::location::{FileId, Location};
 use crate::record::DeliveryState;
@@ -51,6 +51,8 @@ pub(super) struct Line {
     /// Those that are not due yet, with entries and without.
     delayed: Delayed,
     keys: Keys,
+    /// The chunk from which on it was last looked for some to read ahead.
+    pub(super) ahead_of: Option<ChunkId>,
     /// While the store is opened: the states of messages on the shelf that the log and the checkpoint know better than
     /// their records.
     pub(super) told: BTreeMap<u64, ToldState>,
@@ -85,6 +87,7 @@ impl Line {
             claimable: BTreeSet::new(),
             delayed: Delayed::default(),
             keys: Keys::default(),
+            ahead_of: None,
             told: BTreeMap::new(),
         }
     }
@@ -230,6 +233,11 @@ impl Line {
         Some(Next::Known(listed.map_or(fresh, |listed| listed.min(fresh))))
     }
 
+    /// The first of the ready messages that are listed.
+    pub(super) fn first_listed(&self) -> Option<u64> {
+        self.claimable.first().copied()
+    }
+
     pub(super) fn has_claimable(&self) -> bool {
         self.fresh > 0 || self.shelf.has_fresh() || !self.claimable.is_empty()
     }
@@ -303,6 +311,17 @@ impl Line {
         }
         self.entries.insert(position, entry);
         self.known += 1;
+    }
+
+    /// A message that is on the shelf only and can be claimed is leased. The caller tells the shelf.
+    pub(super) fn lease_cold(&mut self, message: &ColdMessage, slot: Slot) {
+        let mut entry = Entry::new(message.sequence, message.enqueued_at_ms, message.bytes, message.location);
+        entry.set_state(DeliveryState { due_at_ms: 0, ..message.state });
+        // Messages with a key are known.
+        entry.phase = Phase::Leased { slot, held_key: false };
+        self.entries.insert(message.position, entry);
+        self.known += 1;
+        self.leased += 1;
     }
 
     /// A message that is on the shelf only, ready or delayed, gets an entry in the same phase, or in none if it is ready.

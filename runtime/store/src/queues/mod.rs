@@ -78,7 +78,7 @@ pub(crate) struct Claimed {
     /// The number of the attempt that may begin now.
     pub(crate) attempt: u32,
     pub(crate) first_failed_at_ms: u64,
-    /// The message's record, if it was read already.
+    /// The message's record, if it was read and decoded already, so that it is whole.
     pub(crate) record: Option<Bytes>,
 }
 

@@ -12,7 +12,7 @@ use super::{Claimed, Queues, line_mut};
 use crate::Lease;
 use crate::attempts::Slot;
 use crate::cold::chunks::Chunks;
-use crate::cold::segment::{ChunkId, Segment};
+use crate::cold::segment::{ChunkId, LoadedChunk, Segment};
 use crate::location::Location;
 use crate::record::{DeliveryState, QueueNumber};
 
@@ -53,6 +53,41 @@ impl Leasing<'_> {
         line.lease(position, slot);
         Claimed { lease, sequence, location, attempt, first_failed_at_ms: state.first_failed_at_ms, record }
     }
+
+    /// Leases messages of a chunk that stand at these positions, can be claimed and are not known: as many as there are
+    /// slots, up to the first one that is damaged, whose position is answered.
+    fn lease_cold(
+        &mut self,
+        line: &mut Line,
+        chunk: &LoadedChunk,
+        positions: &[u64],
+        out: &mut Vec<Claimed>,
+    ) -> Option<u64> {
+        let (mut leased, mut damaged) = (0, None);
+        for message in chunk.get_all(positions) {
+            if !self.leases.any_free() {
+                break;
+            }
+            let Some(message) = message else {
+                damaged = Some(positions[leased]);
+                break;
+            };
+            let attempt = message.state.attempts.saturating_add(1);
+            let (slot, lease) = self.leases.take(self.queue, message.position, self.expires_at_ms, attempt);
+            line.lease_cold(&message, slot);
+            out.push(Claimed {
+                lease,
+                sequence: message.sequence,
+                location: message.location,
+                attempt,
+                first_failed_at_ms: message.state.first_failed_at_ms,
+                record: Some(chunk.record(&message)),
+            });
+            leased += 1;
+        }
+        line.shelf.clear_all_fresh(&positions[..leased]);
+        damaged
+    }
 }
 
 /// How far a claim came.
@@ -86,7 +121,7 @@ impl Queues {
         queue: QueueNumber,
         max: usize,
         expires_at_ms: u64,
-        chunks: &Chunks,
+        chunks: &mut Chunks,
         out: &mut Vec<Claimed>,
     ) -> Claiming {
         let Queues { lines, leases, .. } = self;
@@ -94,20 +129,29 @@ impl Queues {
         let mut leasing = Leasing { leases, queue, expires_at_ms };
         while out.len() < max && leasing.leases.any_free() {
             let Some(next) = line.next_claimable() else { break };
-            let (position, record) = match next {
-                Next::Known(position) => (position, None),
-                Next::Cold(position) => {
-                    let (segment, id) = line.shelf.chunk_of(position).expect("it is on the shelf");
-                    let Some(chunk) = chunks.get(id) else { return Claiming::Reads(segment, id) };
-                    let Some(message) = chunk.get(position) else {
-                        line.put_off(position, expires_at_ms);
-                        return Claiming::Unreadable(segment, id);
-                    };
-                    line.know(&message, DeliveryState { due_at_ms: 0, ..message.state }, None);
-                    (position, Some(chunk.record(&message)))
+            let position = match next {
+                Next::Known(position) => {
+                    out.push(leasing.lease(line, position, None));
+                    continue;
                 }
+                Next::Cold(position) => position,
             };
-            out.push(leasing.lease(line, position, record));
+            let (segment, id) = line.shelf.chunk_of(position).expect("it is on the shelf");
+            let Some(chunk) = chunks.get(id).cloned() else { return Claiming::Reads(segment, id) };
+            let chunk_end = segment.chunk_span(id).end;
+            // One that is listed may come between those of the chunk.
+            let end = line.first_listed().map_or(chunk_end, |listed| listed.min(chunk_end));
+            let positions = line.shelf.fresh_in(position..end, max - out.len());
+            let damaged = leasing.lease_cold(line, &chunk, &positions, out);
+            if let Some(damaged) = damaged {
+                line.put_off(damaged, expires_at_ms);
+            }
+            if line.shelf.next_fresh().is_none_or(|next| next >= chunk_end) {
+                chunks.used_up(id);
+            }
+            if damaged.is_some() {
+                return Claiming::Unreadable(segment, id);
+            }
         }
         Claiming::Done
     }
@@ -154,6 +198,18 @@ impl Queues {
             out.push(leasing.lease(line, position, record));
         }
         Claiming::Done
+    }
+
+    /// Notes which chunks a queue's next claims will need, so that they are read ahead. Answers whether there are any. It is
+    /// looked for them once for each chunk that claims come to.
+    pub(crate) fn read_ahead(&mut self, queue: QueueNumber, chunks: &mut Chunks) -> bool {
+        let line = line_mut(&mut self.lines, queue);
+        let next = line.shelf.next_fresh().and_then(|position| line.shelf.chunk_of(position)).map(|(_, id)| id);
+        if next.is_none() || next == line.ahead_of {
+            return false;
+        }
+        line.ahead_of = next;
+        chunks.want(line.shelf.fresh_chunks())
     }
 
     /// A chunk can't be read for now: its messages are due again later.

@@ -8,6 +8,7 @@
 //! an attempt that was running at a power loss may be forgotten. Everything else must be exact: the messages and their
 //! order, contents, attempts, due times, and what can be claimed.
 
+mod ahead;
 mod clock;
 mod damage;
 mod history;
