@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 use super::run::LAYOUT;
 use crate::clock::ManualClock;
+use crate::cold::ahead::ReadAhead;
+use crate::cold::chunks::Chunks;
 use crate::disk::SimulatedDisk;
 use crate::engine::Engine;
 use crate::open::{self, Opened};
@@ -102,12 +104,13 @@ fn a_message_that_was_given_back_comes_before_those_of_its_chunk() {
     assert_eq!(numbers, [1].into_iter().chain(3..16).collect::<Vec<_>>());
 }
 
-/// A segment is rewritten and the old one removed after chunks of it were read ahead.
+/// A segment is rewritten and the old one removed after chunks of it were read ahead; and some are read after that.
 #[test]
 fn what_was_read_ahead_of_a_segment_that_is_gone_does_no_harm() {
     const MESSAGES: u64 = 300;
     let mut backlog = Backlog::new(MESSAGES);
     let (mut expected, mut rewritten) = (0..MESSAGES, 0);
+    let first = backlog.engine.shared.state().queues.segments().next().expect("there are some").0.clone();
     while rewritten == 0 {
         let claimed = backlog.claim(1).unwrap().remove(0);
         assert_eq!(Some(number(&claimed)), expected.next(), "nothing was rewritten until here");
@@ -119,6 +122,13 @@ fn what_was_read_ahead_of_a_segment_that_is_gone_does_no_harm() {
     backlog.clock.advance(1001);
     while backlog.engine.maintain() {}
     assert!(backlog.engine.keeping.tally.removed > 0);
+    assert!(!backlog.disk.file_names().contains(&crate::cold::segment::name(first.id)));
+    // As if somebody had noted these before, and had no time to read them until now.
+    let mut noted = Chunks::default();
+    assert!(noted.want(first.chunks().map(|chunk| (&first, chunk))));
+    backlog.engine.shared.state().chunks = noted;
+    ReadAhead::Inline(backlog.engine.shared.clone()).ring();
+    assert!(backlog.kept().0 > 0);
     for expected in expected {
         let claimed = backlog.claim(1).unwrap().remove(0);
         assert_eq!(number(&claimed), expected);
