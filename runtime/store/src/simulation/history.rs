@@ -2,6 +2,9 @@
 //! not come back, and what one page does not hold the next one does.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::model::{Model, Nonce, nonce};
 use crate::{HistoryRange, MessageId, QueueName, Store};
@@ -10,8 +13,8 @@ use crate::{HistoryRange, MessageId, QueueName, Store};
 pub(super) struct FoundKept {
     pub(super) id: MessageId,
     pub(super) nonce: Nonce,
-    body: Vec<u8>,
-    key: Option<String>,
+    body: Bytes,
+    key: Option<Arc<str>>,
     attributes: Vec<(String, String)>,
     acked_at_ms: u64,
 }
@@ -29,7 +32,7 @@ impl FoundKept {
             found.extend(page.messages.into_iter().map(|one| FoundKept {
                 id: one.message.id,
                 nonce: nonce(&one.message.body),
-                body: one.message.body.to_vec(),
+                body: one.message.body.clone(),
                 key: one.message.key.as_deref().map(Into::into),
                 attributes: one.message.attributes.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
                 acked_at_ms: one.acked_at_ms,
@@ -73,7 +76,7 @@ pub(super) fn history_difference(
                 Some(one) => {
                     let is_same = one.body == kept.body
                         && one.key == kept.key
-                        && one.attributes == kept.attributes
+                        && one.attributes == *kept.attributes
                         && one.acked_at_ms == kept.acked_at_ms;
                     if !is_same {
                         return Some(format!("history of {queue}: {} has changed", kept.nonce));

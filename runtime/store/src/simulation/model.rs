@@ -1,6 +1,9 @@
 //! What the store should contain, kept in the simplest way that could be right.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::{Action, AttributeEdit, Lease, QueueName, Transaction};
 
@@ -10,9 +13,9 @@ pub(super) type Nonce = u64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) queue: QueueName,
-    pub(super) body: Vec<u8>,
-    pub(super) key: Option<String>,
-    pub(super) attributes: Vec<(String, String)>,
+    pub(super) body: Bytes,
+    pub(super) key: Option<Arc<str>>,
+    pub(super) attributes: Arc<Vec<(String, String)>>,
     pub(super) attempts: u32,
     /// The highest number of an attempt that began where the message stands now.
     pub(super) most_begun: u32,
@@ -56,9 +59,9 @@ pub(super) struct Model {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) nonce: Nonce,
-    pub(super) body: Vec<u8>,
-    pub(super) key: Option<String>,
-    pub(super) attributes: Vec<(String, String)>,
+    pub(super) body: Bytes,
+    pub(super) key: Option<Arc<str>>,
+    pub(super) attributes: Arc<Vec<(String, String)>>,
     pub(super) acked_at_ms: u64,
     /// It was too old once: it may be gone, though a clock that went back or a longer window would show it.
     pub(super) may_be_gone: bool,
@@ -133,13 +136,13 @@ impl Model {
                     message.held = false;
                     match attributes {
                         AttributeEdit::Set(new) => {
-                            message.attributes.retain(|(name, _)| !new.iter().any(|(other, _)| **other == **name));
-                            message.attributes.extend(new.iter().map(|(n, v)| (n.to_string(), v.to_string())));
+                            let attributes = Arc::make_mut(&mut message.attributes);
+                            attributes.retain(|(name, _)| !new.iter().any(|(other, _)| **other == **name));
+                            attributes.extend(new.iter().map(|(n, v)| (n.to_string(), v.to_string())));
                         }
                         AttributeEdit::StripReserved => {
                             message.sent_at_ms = now_ms;
-                            message
-                                .attributes
+                            Arc::make_mut(&mut message.attributes)
                                 .retain(|(name, _)| !name.starts_with("linecook-") || name == "linecook-subject");
                         }
                     }
@@ -164,9 +167,9 @@ impl Model {
             duplicates.push(None);
             let expected = Expected {
                 queue: queue.clone(),
-                body: message.body.to_vec(),
+                body: message.body.clone(),
                 key: message.key.as_deref().map(Into::into),
-                attributes: message.attributes.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+                attributes: Arc::new(message.attributes.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect()),
                 attempts: 0,
                 most_begun: 0,
                 sent_at_ms: now_ms,
@@ -189,7 +192,10 @@ impl Model {
         if transaction.state_reads.iter().any(|read| value(&read.space, &read.key) != read.seen.as_deref()) {
             return true;
         }
-        let mut after = self.clone();
+        if transaction.state.is_empty() {
+            return false;
+        }
+        let mut after = Model { state: self.state.clone(), ..Model::default() };
         after.write_state(transaction);
         let fits = |space: &str| {
             let (before, after) = (self.state_bytes(space), after.state_bytes(space));
@@ -249,7 +255,7 @@ impl Model {
     /// What a claim must get.
     pub(super) fn claimable(&self, queue: &QueueName, max: usize, now_ms: u64) -> Vec<Nonce> {
         let order = self.order.get(queue).cloned().unwrap_or_default();
-        let mut taken_keys: Vec<String> = Vec::new();
+        let mut taken_keys: Vec<Arc<str>> = Vec::new();
         for nonce in &order {
             let message = &self.messages[nonce];
             if message.lease.is_some() || (message.held && message.due_at_ms > now_ms) {

@@ -1,0 +1,286 @@
+//! What happens in a run: each step is done on the engine and on the model, and both must answer the same.
+
+use bytes::Bytes;
+
+use super::{LAYOUT, LEASE_MS, QUEUES, Run, Step, limits, name};
+use crate::simulation::model::{Leased, Nonce, nonce};
+use crate::{Action, AttributeEdit, Lease, NewMessage, QueueName, Refusal, Transaction};
+
+impl Run {
+    pub(super) fn step(&mut self) {
+        if self.random.u8(..) < self.shape.keeping {
+            let before = self.given_up();
+            self.engine().maintain();
+            self.note_given_up(&before);
+            return;
+        }
+        if self.random.u8(..) < 3 {
+            return self.purge();
+        }
+        if self.names.u8(..) < 6 {
+            self.retract();
+        }
+        if self.shape.state && self.random.u8(..) < 4 {
+            return self.drop_state();
+        }
+        if self.random.u8(..) < 2 {
+            return self.change_history();
+        }
+        match self.random.u8(0..19) {
+            0..=7 => self.publish(),
+            8..=11 => self.claim(),
+            12..=16 => self.settle(),
+            _ => self.pass_time(),
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        let transactions: Vec<Transaction> = (0..self.random.usize(1..4))
+            .map(|_| {
+                let sends = (0..self.random.usize(1..3)).map(|_| (self.queue(), self.message())).collect();
+                let (state, state_reads) = self.state_writes();
+                Transaction { sends, state, state_reads, ..Transaction::default() }
+            })
+            .collect();
+        self.commit(transactions, |refusal| {
+            matches!(refusal, Refusal::DiskFull | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
+        });
+    }
+
+    fn queue(&mut self) -> QueueName {
+        name(QUEUES[self.random.usize(..QUEUES.len())])
+    }
+
+    fn message(&mut self) -> NewMessage {
+        let mut body = self.next_nonce.to_le_bytes().to_vec();
+        self.next_nonce += 1;
+        let len = self.random.usize(..self.shape.body_bytes_max);
+        body.extend(std::iter::repeat_with(|| self.random.u8(..)).take(len));
+        let key = self.random.bool().then(|| ["k", "l"][self.random.usize(..2)].into());
+        let attributes = if self.random.bool() { vec![("x".into(), "y".into())] } else { Vec::new() };
+        let delay_ms = if self.random.u8(..) < 50 { self.random.u64(1..2000) } else { 0 };
+        let idempotency_key = (self.random.u8(..) < 60).then(|| ["p", "q", "r"][self.random.usize(..3)].into());
+        NewMessage { body: Bytes::from(body), content_type: None, key, attributes, idempotency_key, delay_ms }
+    }
+
+    fn claim(&mut self) {
+        let (queue, max) = (self.queue(), self.random.usize(1..5));
+        let now_ms = self.now_ms();
+        let older_than_ms = (self.random.u8(..) < 20).then(|| self.random.u64(1..3000));
+        // Expired messages are taken away; nobody handles them.
+        let begin: Vec<bool> = (0..max).map(|_| older_than_ms.is_none() && self.random.u8(..) < 200).collect();
+        let face = &self.store.as_ref().expect("the store is open").face;
+        let leased = self.model.messages.values().filter(|message| message.lease.is_some()).count();
+        let room = LAYOUT.attempt_slots - leased;
+        let (mut expected, claimed) = match older_than_ms {
+            None => (self.model.claimable(&queue, max.min(room), now_ms), face.claim(&queue, max, LEASE_MS)),
+            Some(older_than_ms) => (
+                self.model.expired(&queue, max.min(room), now_ms - older_than_ms),
+                face.claim_expired(&queue, older_than_ms, max, LEASE_MS),
+            ),
+        };
+        let deliveries = match claimed {
+            Ok(deliveries) => deliveries,
+            // Reading fails when the power is gone; the run notices at its next write.
+            Err(Refusal::Read(_)) => {
+                self.engine().stop("a read failed");
+                return;
+            }
+            Err(other) => panic!("a claim failed: {other}"),
+        };
+        if let Some(next) = expected.get(deliveries.len()).filter(|_| older_than_ms.is_some())
+            && self.model.stands_behind_younger(&queue, *next)
+        {
+            // Of a chunk, the store knows only when its first message was sent.
+            expected.truncate(deliveries.len());
+        }
+        if deliveries.len() < expected.len() {
+            self.engine().stop("a read failed");
+            return;
+        }
+        let claimed: Vec<Nonce> = deliveries.iter().map(|delivery| nonce(&delivery.message.body)).collect();
+        assert_eq!(claimed, expected, "the wrong messages were claimed from {queue}");
+        for (delivery, begin) in deliveries.into_iter().zip(begin) {
+            let message = self.model.messages.get_mut(&nonce(&delivery.message.body)).expect("compared");
+            assert_eq!(delivery.message.body, message.body);
+            assert_eq!(delivery.attempt, message.attempts + 1);
+            assert_eq!(delivery.message.enqueued_at_ms, message.sent_at_ms);
+            let begun = begin && face.begin(delivery.lease);
+            assert_eq!(begun, begin, "a fresh lease can begin");
+            if begun {
+                message.most_begun = message.most_begun.max(delivery.attempt);
+            }
+            message.lease = Some(Leased { lease: delivery.lease, begun, expires_at_ms: now_ms + LEASE_MS });
+        }
+    }
+
+    fn settle(&mut self) {
+        let leases: Vec<Lease> =
+            self.model.messages.values().filter_map(|message| message.lease).map(|leased| leased.lease).collect();
+        if leases.is_empty() {
+            return;
+        }
+        let lease = leases[self.random.usize(..leases.len())];
+        let delay_ms = [0, 500, 3000][self.random.usize(..3)];
+        let sends = (0..self.random.usize(0..3)).map(|_| (self.queue(), self.message())).collect();
+        let transaction = match self.random.u8(0..10) {
+            0..=4 => {
+                let (state, state_reads) = self.state_writes();
+                Transaction { settle: Some((lease, Action::Ack)), sends, state, state_reads }
+            }
+            5 => Transaction { settle: Some((lease, Action::Retry { delay_ms })), ..Transaction::default() },
+            6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), ..Transaction::default() },
+            7 => Transaction { settle: Some((lease, Action::Release)), ..Transaction::default() },
+            _ => {
+                let facts = vec![
+                    ("linecook-reason".into(), "it failed".into()),
+                    ("linecook-subject".into(), "orders.placed".into()),
+                ];
+                let attributes =
+                    if self.random.bool() { AttributeEdit::Set(facts) } else { AttributeEdit::StripReserved };
+                let action = Action::Move { queue: self.queue(), attributes };
+                let (state, state_reads) = self.state_writes();
+                Transaction { settle: Some((lease, action)), state, state_reads, ..Transaction::default() }
+            }
+        };
+        // What only takes messages away must always work.
+        let may_be_full = !transaction.sends.is_empty()
+            || matches!(transaction.settle, Some((_, Action::Move { .. })))
+            || transaction.state.iter().any(|write| write.value.is_some());
+        self.commit(vec![transaction], |refusal| {
+            may_be_full && matches!(refusal, Refusal::DiskFull | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
+        });
+    }
+
+    fn purge(&mut self) {
+        let queue = self.queue();
+        let number = {
+            let state = self.engine().shared.state();
+            state.queues.known(&queue).map(|number| (number, state.queues.next_position(number)))
+        };
+        let Some((number, below)) = number else { return };
+        let before = self.given_up();
+        let purged = self.engine().purge_step(number, below, usize::MAX);
+        self.note_given_up(&before);
+        match purged {
+            Ok((removed, more)) => {
+                let held = self.model.order.get(&queue).map_or(0, Vec::len);
+                assert_eq!((removed, more), (held as u64, false), "the purge of {queue}");
+                self.model.purge(&queue);
+            }
+            Err(_) => self.in_doubt.push(Step::Purge(queue)),
+        }
+    }
+
+    /// One queue takes no more sends, in place of the one that did not so far.
+    fn retract(&mut self) {
+        let next = self.names.bool().then(|| name(QUEUES[self.names.usize(..QUEUES.len())]));
+        let face = &self.store.as_ref().expect("the store is open").face;
+        if let Some(before) = self.retracted.take() {
+            face.declare(&before, limits(self.model.windows_ms[&before]));
+        }
+        if let Some(next) = &next {
+            face.retract(next);
+        }
+        self.retracted = next;
+    }
+
+    fn pass_time(&mut self) {
+        self.clock.advance(self.random.u64(1..1500));
+        let now_ms = self.now_ms();
+        let before = self.given_up();
+        self.engine().expire();
+        self.note_given_up(&before);
+        self.model.age(now_ms);
+        if self.engine().stopped().is_none() {
+            self.model.expire(now_ms);
+        } else {
+            // The attempts of leases that were over may be on record; all of them end with the process anyway.
+            self.in_doubt.clear();
+        }
+    }
+
+    /// The file that says how long messages are kept is edited.
+    fn change_history(&mut self) {
+        let (queue, window_ms) = (self.queue(), [0, 1000, 6000, u64::MAX][self.random.usize(..4)]);
+        // It is declared again at the next change.
+        if self.retracted.as_ref() == Some(&queue) {
+            return;
+        }
+        self.face().declare(&queue, limits(window_ms));
+        self.model.windows_ms.insert(queue, window_ms);
+        let now_ms = self.now_ms();
+        self.model.age(now_ms);
+    }
+
+    fn commit(&mut self, transactions: Vec<Transaction>, may_refuse: impl Fn(&Refusal) -> bool) {
+        let now_ms = self.now_ms();
+        let mut answers = Vec::new();
+        let before = self.given_up();
+        self.engine().commit(&mut transactions.clone(), &mut answers);
+        assert_eq!(answers.len(), transactions.len());
+        let mut any_in_doubt = false;
+        // What is acknowledged is not kept if a frame can't hold it together with what its handler sends.
+        let keeps = self.disk_is_small || self.given_up() == before;
+        if !keeps {
+            let [one] = &transactions[..] else { panic!("only a single transaction is too large") };
+            let bytes: usize = one.sends.iter().map(|(_, message)| message.body.len()).sum();
+            let written = one
+                .state
+                .iter()
+                .map(|one| one.space.len() + one.key.len() + 40 + one.value.as_ref().map_or(0, Bytes::len));
+            let bytes = bytes + written.sum::<usize>();
+            let most = self.shape.body_bytes_max + 200 + bytes + one.sends.len() * 300;
+            assert!(most as u64 > self.shape.file_bytes / 4 - 128, "{bytes} bytes are no reason to keep nothing");
+        }
+        self.note_given_up(&before);
+        for (transaction, answer) in transactions.into_iter().zip(answers) {
+            let refused = |(queue, _): &(QueueName, NewMessage)| self.retracted.as_ref() == Some(queue);
+            let foreign = transaction.settle.is_none() && transaction.sends.iter().any(refused);
+            match &answer {
+                // Nor is it in doubt: it is refused before anything is written.
+                Err(Refusal::NoSuchQueue(_) | Refusal::Stopped(_)) if foreign => continue,
+                Ok(_) if foreign => panic!("a queue that was retracted has taken a message"),
+                _ => {}
+            }
+            let refuses_state = self.model.refuses_state(&transaction);
+            if answer.is_ok() {
+                assert!(!refuses_state, "{:?} and {:?} must not happen", transaction.state_reads, transaction.state);
+            }
+            match answer {
+                // What is in doubt counts for those after it.
+                Err(Refusal::StateChanged { .. } | Refusal::StateFull { .. }) => {
+                    assert!(refuses_state || any_in_doubt, "refused without need: {:?}", transaction.state_reads);
+                }
+                Ok(receipt) => {
+                    let duplicates = self.model.apply(&transaction, now_ms, keeps);
+                    for ((sent, (_, message)), first) in receipt.into_iter().zip(&transaction.sends).zip(duplicates) {
+                        let (id, nonce) = (sent.id, nonce(&message.body));
+                        assert_eq!(
+                            sent.duplicate,
+                            first.is_some(),
+                            "message {nonce} with {:?}",
+                            message.idempotency_key
+                        );
+                        match first {
+                            None => assert_eq!(self.ids.insert(id, nonce), None, "id {id} was given out twice"),
+                            // A message whose send was in doubt has an id that nobody was told.
+                            Some(first) => {
+                                assert_eq!(*self.ids.entry(id).or_insert(first), first, "of message {nonce}");
+                            }
+                        }
+                    }
+                }
+                Err(Refusal::Stopped(_)) => {
+                    any_in_doubt = true;
+                    self.in_doubt.push(Step::Commit(transaction.into(), now_ms, keeps));
+                }
+                // Reading fails when the power is gone.
+                Err(Refusal::Read(_)) => {
+                    self.engine().stop("a read failed");
+                }
+                Err(refusal) => assert!(may_refuse(&refusal), "refused without need: {refusal}"),
+            }
+        }
+    }
+}
