@@ -386,7 +386,7 @@ impl Puller {
         let Some(gathered) = &self.gathered else { return };
         let Some(serving) = self.shared.consumer.in_force.borrow().clone() else { return };
         for delivery in gathered.borrow_mut().take_all() {
-            self.consumer.rate.iter().for_each(|rate| rate.refund(1));
+            self.shared.consumer.rate.iter().for_each(|rate| rate.refund(1));
             self.settler.release(&delivery, serving.in_force.hash);
         }
     }
@@ -409,7 +409,7 @@ impl Puller {
             }
             Ended::Batch(deliveries, generation, report) => self.batch_ended(&deliveries, &generation, report),
             Ended::NotBegun(deliveries, generation) => {
-                self.consumer.rate.iter().for_each(|rate| rate.refund(deliveries.len()));
+                self.shared.consumer.rate.iter().for_each(|rate| rate.refund(deliveries.len()));
                 deliveries.iter().for_each(|delivery| self.settler.release(delivery, generation.hash));
             }
             Ended::Gone => {}
