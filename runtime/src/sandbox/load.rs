@@ -215,7 +215,7 @@ fn compile(
         }
     }
     let refused = |error: wasmtime::Error| LoadError::Compile { cause: causes(&error) };
-    let code = at_low_priority(|| Ok(engine.precompile_component(&component_of(file)?).map_err(refused)?))?;
+    let code = at_low_priority(|| engine.precompile_component(&component_of(file)?).map_err(refused))?;
     let compiled = revive(engine, &code).map_err(refused)?;
     cache.put(engine, hash, &code);
     Ok((code, compiled))
