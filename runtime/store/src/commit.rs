@@ -351,15 +351,19 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
         }
         Action::Ack => Ok(Effect::Remove(held.bytes)),
         Action::Release => Ok(Effect::Release),
-        Action::Retry { delay_ms } => Ok(Effect::Update(DeliveryState {
-            attempts: held.attempts_started,
-            due_at_ms: due_at(now_ms, delay_ms),
-            first_failed_at_ms: held.state.first_failed_at_ms_or(now_ms),
-        })),
+        Action::Retry { delay_ms } => Ok(given_back(
+            &held,
+            now_ms,
+            DeliveryState {
+                attempts: held.attempts_started,
+                due_at_ms: due_at(now_ms, delay_ms),
+                first_failed_at_ms: held.state.first_failed_at_ms_or(now_ms),
+            },
+        )),
         Action::Snooze { delay_ms } => {
             // Forgotten before the record is durable: a process that dies in between must not count it.
             state.queues.forget_attempt(held.slot);
-            Ok(Effect::Update(DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
+            Ok(given_back(&held, now_ms, DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
         }
         Action::Move { queue, attributes } => admit_move(state, room, held, &queue, attributes),
     };
@@ -388,6 +392,20 @@ fn admit_move(
     state.queues.reserve(queue, bytes).map_err(full)?;
     let position = state.queues.draw_position(queue);
     Ok(Effect::Move(Box::new(Move { held, queue, position, edit, content: None, bytes })))
+}
+
+/// What becomes of a message that is given back. What was taken because it expired may not have been due yet: it does not
+/// come sooner than it was told to, so that what a segment says of it stays true. If no attempt began and it is due when it
+/// was, nothing has happened to it.
+fn given_back(held: &Held, now_ms: u64, mut state: DeliveryState) -> Effect {
+    let was_due_at_ms = held.state.due_at_ms;
+    if was_due_at_ms > now_ms {
+        state.due_at_ms = state.due_at_ms.max(was_due_at_ms);
+        if state.due_at_ms == was_due_at_ms && state.attempts == held.state.attempts {
+            return Effect::Release;
+        }
+    }
+    Effect::Update(state)
 }
 
 /// 0 means "at once", also where the delay is zero but the clock stands at the epoch.

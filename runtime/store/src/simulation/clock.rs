@@ -124,6 +124,35 @@ fn a_clock_that_goes_back_delays_nothing_that_is_in_a_segment() {
     machine.comes_in(&open, YEAR_MS - 400);
 }
 
+/// What a segment says of it stays true, whether or not the store is opened in between.
+#[test]
+fn what_expires_before_it_is_due_and_is_given_back_is_not_due_sooner() {
+    for action in [
+        Action::Retry { delay_ms: 0 },
+        Action::Retry { delay_ms: DELAY_MS },
+        Action::Snooze { delay_ms: 0 },
+        Action::Snooze { delay_ms: DELAY_MS },
+    ] {
+        let mut machine = Machine::new();
+        let mut open = machine.open();
+        open.send(YEAR_MS, 10);
+        for _ in 0..400 {
+            machine.clock.advance(1);
+            open.send(0, 500);
+            open.settle_next(Action::Ack);
+            while open.engine.maintain() {}
+        }
+        assert!(open.engine.keeping.tally.segments > 0);
+        let expired = open.store.claim_expired(&open.queue, 300, 10, LEASE_MS).unwrap();
+        assert_eq!(expired.len(), 1, "it is the only one");
+        open.commit(Transaction { settle: Some((expired[0].lease, action.clone())), ..Transaction::default() });
+        let due_in = |open: &Open| open.store.next_due_in(&open.queue).expect("it is delayed").as_millis() as u64;
+        assert_eq!(due_in(&open), YEAR_MS - 400, "after {action:?}");
+        let open = machine.restart(open, START_MS + 400);
+        machine.comes_in(&open, YEAR_MS - 400);
+    }
+}
+
 /// The time for which a store is closed counts.
 #[test]
 fn a_message_that_fell_due_while_the_store_was_closed_comes_at_once() {

@@ -81,6 +81,20 @@ pub(super) fn nonce(body: &[u8]) -> Nonce {
     u64::from_le_bytes(body[..8].try_into().expect("bodies start with their nonce"))
 }
 
+impl Expected {
+    fn put_off(&mut self, due_at_ms: u64, now_ms: u64, has_failed: bool) {
+        // Nothing has happened to it.
+        if due_at_ms == self.due_at_ms && due_at_ms > now_ms && !has_failed {
+            return;
+        }
+        self.due_at_ms = due_at_ms;
+        self.told_due_at_ms = due_at_ms;
+        self.or_told_due_at_ms = None;
+        self.delayed_at_ms = now_ms;
+        self.held = due_at_ms != 0;
+    }
+}
+
 fn is_young(window_ms: u64, kept: &Kept, now_ms: u64) -> bool {
     kept.acked_at_ms.saturating_add(window_ms) > now_ms
 }
@@ -98,7 +112,9 @@ impl Model {
             let nonce = self.nonce_of(*lease).expect("only leases that are out are settled");
             let message = self.messages.get_mut(&nonce).expect("just found");
             let begun = message.lease.take().expect("just found").begun;
-            let due = |delay_ms: u64| if delay_ms == 0 { 0 } else { now_ms + delay_ms };
+            // What expired before it was due is not due sooner for that.
+            let not_yet = if message.due_at_ms > now_ms { message.due_at_ms } else { 0 };
+            let due = |delay_ms: u64| if delay_ms == 0 { not_yet } else { not_yet.max(now_ms + delay_ms) };
             match action {
                 Action::Ack => {
                     let Expected { queue, body, key, attributes, .. } =
@@ -113,19 +129,9 @@ impl Model {
                 Action::Release => {}
                 Action::Retry { delay_ms } => {
                     message.attempts += u32::from(begun);
-                    message.due_at_ms = due(*delay_ms);
-                    message.told_due_at_ms = message.due_at_ms;
-                    message.or_told_due_at_ms = None;
-                    message.delayed_at_ms = now_ms;
-                    message.held = *delay_ms != 0;
+                    message.put_off(due(*delay_ms), now_ms, begun);
                 }
-                Action::Snooze { delay_ms } => {
-                    message.due_at_ms = due(*delay_ms);
-                    message.told_due_at_ms = message.due_at_ms;
-                    message.or_told_due_at_ms = None;
-                    message.delayed_at_ms = now_ms;
-                    message.held = *delay_ms != 0;
-                }
+                Action::Snooze { delay_ms } => message.put_off(due(*delay_ms), now_ms, false),
                 Action::Move { queue, attributes } => {
                     let from = std::mem::replace(&mut message.queue, queue.clone());
                     message.attempts = 0;
