@@ -277,7 +277,8 @@ impl Store {
     }
 
     /// Leases up to `max` messages that were sent longer ago than this, from the front of the queue on, whether they are
-    /// ready or delayed. It ends at the first one that was sent later.
+    /// ready or delayed. It ends at the first one that was sent later. One that was moved behind such a one may wait until
+    /// that one would have expired, too, even if it is gone by then.
     ///
     /// A message that is given back before it was due is not due sooner for that, whatever delay it is given back with.
     pub fn claim_expired(

@@ -20,6 +20,8 @@ pub(super) struct Expected {
     /// The highest number of an attempt that began where the message stands now.
     pub(super) most_begun: u32,
     pub(super) sent_at_ms: u64,
+    /// When the youngest was sent of those that stood before it when it came to its queue.
+    pub(super) behind_sent_at_ms: u64,
     /// 0 for at once.
     pub(super) due_at_ms: u64,
     /// The same, as the log has it: that a message became due is not on record.
@@ -49,6 +51,8 @@ pub(super) struct Model {
     pub(super) histories: BTreeMap<QueueName, Vec<Kept>>,
     /// How long each queue keeps it.
     pub(super) windows_ms: BTreeMap<QueueName, u64>,
+    /// For how long idempotency keys are remembered.
+    pub(super) dedup_window_ms: u64,
     /// The first message that was sent with each idempotency key, and when.
     pub(super) keys: BTreeMap<(QueueName, String), (Nonce, u64)>,
     /// Durable state, by space and key.
@@ -73,9 +77,6 @@ pub(super) type State = BTreeMap<(String, String), Vec<u8>>;
 
 /// The limit of each space of durable state.
 pub(super) const STATE_BYTES_MAX: u64 = 900;
-
-/// For how long keys are remembered.
-pub(super) const DEDUP_WINDOW_MS: u64 = 4000;
 
 pub(super) fn nonce(body: &[u8]) -> Nonce {
     u64::from_le_bytes(body[..8].try_into().expect("bodies start with their nonce"))
@@ -153,7 +154,7 @@ impl Model {
                         }
                     }
                     self.leave(&from, nonce);
-                    self.order.entry(queue.clone()).or_default().push(nonce);
+                    self.join(queue, nonce);
                 }
             }
         }
@@ -163,7 +164,7 @@ impl Model {
             let nonce = nonce(&message.body);
             if let Some(key) = &message.idempotency_key {
                 let key = (queue.clone(), key.to_string());
-                let first = self.keys.get(&key).filter(|(_, at_ms)| now_ms - at_ms < DEDUP_WINDOW_MS);
+                let first = self.keys.get(&key).filter(|(_, at_ms)| now_ms - at_ms < self.dedup_window_ms);
                 if let Some((first, _)) = first {
                     duplicates.push(Some(*first));
                     continue;
@@ -179,6 +180,7 @@ impl Model {
                 attempts: 0,
                 most_begun: 0,
                 sent_at_ms: now_ms,
+                behind_sent_at_ms: 0,
                 due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
                 told_due_at_ms: if message.delay_ms == 0 { 0 } else { now_ms + message.delay_ms },
                 or_told_due_at_ms: None,
@@ -187,7 +189,7 @@ impl Model {
                 lease: None,
             };
             assert!(self.messages.insert(nonce, expected).is_none(), "nonces are unique");
-            self.order.entry(queue.clone()).or_default().push(nonce);
+            self.join(queue, nonce);
         }
         duplicates
     }
@@ -254,6 +256,14 @@ impl Model {
         all.filter(move |kept| is_young(window_ms, kept, now_ms))
     }
 
+    fn join(&mut self, queue: &QueueName, nonce: Nonce) {
+        let order = self.order.entry(queue.clone()).or_default();
+        let youngest_ms = order.iter().map(|other| self.messages[other].sent_at_ms).max();
+        order.push(nonce);
+        let message = self.messages.get_mut(&nonce).expect("it has just come");
+        message.behind_sent_at_ms = youngest_ms.unwrap_or(0);
+    }
+
     fn leave(&mut self, queue: &QueueName, nonce: Nonce) {
         self.order.get_mut(queue).expect("it has an order").retain(|other| *other != nonce);
     }
@@ -295,21 +305,22 @@ impl Model {
         waiting.take_while(|nonce| self.messages[nonce].sent_at_ms < sent_before_ms).take(max).copied().collect()
     }
 
-    /// Whether a message was moved to where it stands, behind one that was sent after it.
-    pub(super) fn stands_behind_younger(&self, queue: &QueueName, nonce: Nonce) -> bool {
-        let sent_at_ms = self.messages[&nonce].sent_at_ms;
-        let before = self.order[queue].iter().take_while(|other| **other != nonce);
-        before.map(|other| &self.messages[other]).any(|other| other.sent_at_ms > sent_at_ms)
+    /// Whether a message came to its queue behind one that was sent at that time or later: that one may be gone since.
+    pub(super) fn came_behind_one_sent_from(&self, nonce: Nonce, at_ms: u64) -> bool {
+        self.messages[&nonce].behind_sent_at_ms >= at_ms
     }
 
-    /// The leases that are over by now: they are given back as the store must give them back.
-    pub(super) fn expire(&mut self, now_ms: u64) {
+    /// The leases that are over by now: they are given back as the store must give them back. Answers how many.
+    pub(super) fn expire(&mut self, now_ms: u64) -> u64 {
+        let mut over = 0;
         for message in self.messages.values_mut() {
             if let Some(leased) = message.lease.filter(|leased| leased.expires_at_ms <= now_ms) {
                 message.attempts += u32::from(leased.begun);
                 message.lease = None;
+                over += 1;
             }
         }
+        over
     }
 
     /// The process ends: leases are forgotten, and attempts that had begun count.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::for_each_seed;
+use super::for_each_of;
 use super::run::{Contents, Run, Shape};
 use crate::disk::{Disk, SimulatedDisk};
 use crate::inspect::{DumpOptions, Entry, FileKind, Finding, Folder, Meaning, Report};
@@ -77,7 +77,7 @@ fn flat(contents: &Contents) -> Messages {
 
 #[test]
 fn healthy_folders_are_healthy_and_all_of_their_messages_are_dumped() {
-    for_each_seed(70_000..70_300, |seed| {
+    for_each_of(70_000..70_300, |seed| {
         let shape = if seed % 2 == 0 { Shape::LONG } else { Shape::COLD };
         let (disk, expected) = Run::new(seed, shape).leave();
         let report = verify(&disk);
@@ -100,7 +100,7 @@ fn healthy_folders_are_healthy_and_all_of_their_messages_are_dumped() {
 #[test]
 fn what_a_power_loss_leaves_is_told_from_damage() {
     let torn = std::sync::Mutex::new(0);
-    for_each_seed(71_000..71_450, |seed| {
+    for_each_of(71_000..71_450, |seed| {
         let shape = if seed % 2 == 0 { Shape::LONG } else { Shape::COLD };
         let disk = Run::new(seed, shape).lose_power();
         let report = verify(&disk);
@@ -122,7 +122,7 @@ fn what_a_power_loss_leaves_is_told_from_damage() {
 #[test]
 fn damage_is_reported_as_opening_reports_it_and_the_rest_is_rescued() {
     let tally = std::sync::Mutex::new(BTreeMap::<&str, u32>::new());
-    for_each_seed(72_000..72_024, |seed| {
+    for_each_of(72_000..72_024, |seed| {
         let shape = if seed % 3 == 0 { Shape::SHORT } else { Shape::COLD };
         let (disk, expected) = Run::new(seed, shape).leave();
         let expected = flat(&expected);
@@ -182,7 +182,7 @@ fn damage_is_reported_as_opening_reports_it_and_the_rest_is_rescued() {
 #[test]
 fn without_checkpoints_every_message_that_lives_is_still_rescued() {
     let refused = std::sync::Mutex::new(0);
-    for_each_seed(73_000..73_200, |seed| {
+    for_each_of(73_000..73_200, |seed| {
         let (disk, expected) = Run::new(seed, Shape::COLD).leave();
         for file in ["checkpoint-1", "checkpoint-2"] {
             disk.corrupt(file, 100, 1);

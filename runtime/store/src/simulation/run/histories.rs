@@ -6,14 +6,14 @@ use crate::simulation::history::FoundKept;
 
 impl Run {
     /// How much each history had to give up.
-    pub(super) fn given_up(&self) -> [u64; 3] {
+    pub(super) fn given_up(&self) -> [u64; QUEUES.len()] {
         // Not by the statistics: those of a queue that is retracted and empty are not shown.
         let state = self.store.as_ref().expect("the store is open").engine.shared.state();
         let number = |queue| state.queues.known(&name(queue));
         QUEUES.map(|queue| number(queue).map_or(0, |number| state.history.counts(number).given_up))
     }
 
-    pub(super) fn note_given_up(&mut self, before: &[u64; 3]) {
+    pub(super) fn note_given_up(&mut self, before: &[u64; QUEUES.len()]) {
         for ((queue, now), before) in QUEUES.into_iter().zip(self.given_up()).zip(before) {
             if self.disk_is_small && now > *before {
                 self.gave_up.insert(name(queue));

@@ -2,19 +2,23 @@
 
 mod contents;
 mod histories;
+mod mix;
 mod shape;
 mod state;
 mod steps;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) use self::contents::Contents;
 use self::contents::{Found, differences};
+use self::mix::Mix;
 pub(super) use self::shape::{Fault, LAYOUT, Shape};
 use self::state::state_differences;
+use super::happened::Happened;
 use super::history::{FoundKept, history_difference};
-use super::model::{DEDUP_WINDOW_MS, Model, Nonce, STATE_BYTES_MAX, State};
+use super::model::{Model, Nonce, STATE_BYTES_MAX, State};
 use crate::clock::ManualClock;
 use crate::disk::{SimulatedDisk, SimulatedFaults};
 use crate::engine::Engine;
@@ -23,17 +27,13 @@ use crate::open::{self, Opened};
 use crate::store::Store;
 use crate::{MessageId, OpenError, QueueLimits, QueueName, Transaction};
 
-const QUEUES: [&str; 3] = ["a", "b", "a.dead"];
-const QUEUE_BYTES_MAX: u64 = 20_000;
-const LEASE_MS: u64 = 1000;
+const QUEUES: [&str; 5] = ["a", "b", "a.dead", "c", "c.dead"];
 const SPACES: [&str; 2] = ["consumer/a", "consumer/a.b"];
-
-/// How long each queue keeps what is acknowledged.
-pub(super) const HISTORIES_MS: [u64; 3] = [6000, 0, u64::MAX];
 
 pub(super) struct Run {
     random: fastrand::Rng,
     shape: Shape,
+    mix: Mix,
     disk: SimulatedDisk,
     clock: Arc<ManualClock>,
     /// The latest that the store's clock has shown.
@@ -43,6 +43,10 @@ pub(super) struct Run {
     /// Queues whose history had to make room on a full disk.
     pub(super) gave_up: BTreeSet<QueueName>,
     disk_is_small: bool,
+    /// What the disk holds before it is full, if anything.
+    full_after_bytes: Option<u64>,
+    /// What the disk was told to do wrong next.
+    armed: Option<Fault>,
     next_nonce: Nonce,
     /// Every id that was ever given out.
     ids: BTreeMap<MessageId, Nonce>,
@@ -52,6 +56,7 @@ pub(super) struct Run {
     names: fastrand::Rng,
     /// The queue that takes no sends, if there is one; settlements may go there all the same.
     retracted: Option<QueueName>,
+    happened: Happened,
 }
 
 /// What is put on record at once.
@@ -59,6 +64,14 @@ enum Step {
     Commit(Box<Transaction>, u64, bool),
     Purge(QueueName),
     DropState(&'static str),
+}
+
+/// What a run came to.
+pub(super) struct Told {
+    pub(super) operations: u64,
+    /// What was done with segments since the last restart.
+    pub(super) tally: Tally,
+    pub(super) happened: Happened,
 }
 
 /// All that can be seen of a store at one moment.
@@ -76,92 +89,86 @@ struct Harness {
 
 impl Run {
     pub(super) fn new(seed: u64, shape: Shape) -> Run {
+        let mix = Mix::new(seed, shape.body_bytes_max);
+        let windows_ms = QUEUES.into_iter().map(name).zip(mix.histories_ms).collect();
+        let model = Model { windows_ms, dedup_window_ms: mix.dedup_window_ms, ..Model::default() };
         Run {
             random: fastrand::Rng::with_seed(seed),
             shape,
+            mix,
             disk: SimulatedDisk::new(seed),
             clock: Arc::new(ManualClock::new(1_000_000)),
             reached_ms: 0,
             store: None,
-            model: Model { windows_ms: QUEUES.into_iter().map(name).zip(HISTORIES_MS).collect(), ..Model::default() },
+            model,
             gave_up: BTreeSet::new(),
             disk_is_small: false,
+            full_after_bytes: None,
+            armed: None,
             next_nonce: 1,
             ids: BTreeMap::new(),
             in_doubt: Vec::new(),
             names: fastrand::Rng::with_seed(!seed),
             retracted: None,
+            happened: Happened::default(),
         }
     }
 
     /// Runs to the end and checks everything. Answers how many disk operations there were.
     pub(super) fn go(self, fault: Fault) -> u64 {
-        self.go_and_tell(fault).0
+        self.go_and_tell(fault).operations
     }
 
-    /// Also tells what was done with segments until the end or the last restart.
-    pub(super) fn go_and_tell(mut self, fault: Fault) -> (u64, Tally) {
-        match fault {
-            Fault::None | Fault::Kills => {}
-            Fault::PowerLoss { operation } => {
-                self.disk.set_faults(SimulatedFaults { crash_at: Some(operation), ..Default::default() });
-            }
-            Fault::FailedWrite { operation } => {
-                self.disk.set_faults(SimulatedFaults { fail_write_at: Some(operation), ..Default::default() });
-            }
-            Fault::FailedSync { operation } => {
-                self.disk.set_faults(SimulatedFaults { fail_sync_at: Some(operation), ..Default::default() });
-            }
-            // It fills up later, when there is a file of state.
-            Fault::FullDisk if self.shape.state => {}
-            Fault::FullDisk => {
-                let files = self.random.u64(2..7);
-                let full_after_bytes = Some(self.shape.file_bytes * files + 4096);
-                self.disk.set_faults(SimulatedFaults { full_after_bytes, ..Default::default() });
-                self.disk_is_small = true;
-            }
-        }
-        let injected = matches!(fault, Fault::PowerLoss { .. } | Fault::FailedWrite { .. } | Fault::FailedSync { .. });
-        match self.open() {
-            Ok(()) => {}
-            Err(_) if injected => {
-                self.recover(matches!(fault, Fault::FailedWrite { .. } | Fault::FailedSync { .. }));
-            }
-            Err(error) => panic!("a fresh store must open: {error}"),
+    /// Also tells what was done.
+    pub(super) fn go_and_tell(mut self, fault: Fault) -> Told {
+        self.arm_at_start(fault);
+        if let Err(error) = self.open() {
+            assert!(self.armed.is_some(), "a fresh store must open: {error}");
+            self.recover();
         }
         for step in 0..self.shape.steps {
-            if matches!(fault, Fault::FullDisk) && self.shape.state && step == self.shape.steps / 3 {
-                self.disk_is_small = true;
-                let used: u64 = self.disk.file_names().iter().map(|name| self.disk.file_len(name)).sum();
-                let full_after_bytes = Some(used + self.random.u64(0..self.shape.file_bytes * 4));
-                self.disk.set_faults(SimulatedFaults { full_after_bytes, ..Default::default() });
-            }
+            self.make_trouble(fault, step);
             self.step();
             if self.engine().stopped().is_some() {
-                assert!(injected, "the store stopped without a fault: {:?}", self.engine().stopped());
-                self.recover(matches!(fault, Fault::FailedWrite { .. } | Fault::FailedSync { .. }));
-            } else if matches!(fault, Fault::Kills) && self.random.u8(..) < 12 {
-                self.store = None;
-                self.disk = self.disk.kill();
-                self.model.end_process();
-                self.open().expect("what was written opens");
-                let seen = self.see();
-                self.check(&seen);
-                self.adopt(&seen);
+                assert!(self.armed.is_some(), "the store stopped without a fault: {:?}", self.engine().stopped());
+                self.recover();
             }
+        }
+        if self.is_power_off() {
+            // The store did without what failed, such as the removal of a file that had no room, and has not come to more.
+            self.engine().stop("the power is off");
+            self.recover();
         }
         let seen = self.see();
         self.check(&seen);
         let operations = self.disk.operations();
         let tally = self.engine().keeping.tally;
         // A clean restart changes nothing but the leases.
+        self.full_after_bytes = None;
+        self.kill();
+        self.note_end(operations);
+        Told { operations, tally, happened: self.happened }
+    }
+
+    /// The process ends, and the next one finds all that was written.
+    fn kill(&mut self) {
         self.store = None;
+        self.armed = None;
         self.model.end_process();
+        self.happened.add("disk operations", self.disk.operations());
         self.disk = self.disk.kill();
-        self.open().expect("a store that was left in peace opens");
+        self.disk.set_faults(self.faults());
+        self.reopen("what was written");
         let seen = self.see();
         self.check(&seen);
-        (operations, tally)
+        self.adopt(&seen);
+    }
+
+    fn note_end(&mut self, operations: u64) {
+        self.happened.add("disk operations", operations);
+        self.happened.add("steps", self.shape.steps as u64);
+        self.happened.count("runs");
+        super::seeds::account(&self.happened);
     }
 
     /// Runs without a fault and leaves the disk of a process that was killed, with what must be on it.
@@ -207,6 +214,14 @@ impl Run {
         self.disk.crash()
     }
 
+    fn limits(&self, queue: &QueueName) -> QueueLimits {
+        QueueLimits {
+            bytes_max: self.mix.queue_bytes_max,
+            dedup_window_ms: self.mix.dedup_window_ms,
+            history_ms: self.model.windows_ms[queue],
+        }
+    }
+
     /// The store's time, which may be ahead of the machine's.
     fn now_ms(&mut self) -> u64 {
         let now_ms = self.engine().shared.clock.now_ms();
@@ -227,15 +242,21 @@ impl Run {
         // Between two processes the machine's clock may go back, or far ahead.
         let machine_ms = crate::Clock::now_ms(&*self.clock);
         match self.random.u8(0..8) {
-            0 => self.clock.set(machine_ms - self.random.u64(0..20_000)),
-            1 => self.clock.set(machine_ms + self.random.u64(0..2_000)),
+            0 => {
+                self.clock.set(machine_ms - self.random.u64(0..20_000));
+                self.happened.count("clocks set back");
+            }
+            1 => {
+                self.clock.set(machine_ms + self.random.u64(0..2_000));
+                self.happened.count("clocks set forward");
+            }
             _ => {}
         }
         let Opened { engine, lock } =
             open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
-            face.declare(&name(queue), limits(self.model.windows_ms[&name(queue)]));
+            face.declare(&name(queue), self.limits(&name(queue)));
         }
         SPACES.iter().for_each(|space| face.limit_state(space, STATE_BYTES_MAX));
         self.store = Some(Harness { engine, face });
@@ -245,20 +266,35 @@ impl Run {
         Ok(())
     }
 
+    /// Opens what was left behind, on a full disk, too. There it may fail only for want of space, and only for a file that
+    /// has to be made again and holds no message: one of a store of which nothing was confirmed yet, or a map, whose name
+    /// was lost with a sync of the folder that failed. With space it opens, and whoever called this requires that
+    /// everything is there.
+    fn reopen(&mut self, what: &str) {
+        let Err(error) = self.open() else { return };
+        let error = error.to_string();
+        let is_full = self.full_after_bytes.take().is_some() && error.contains(": no storage space");
+        let holds_nothing = self.ids.is_empty() || error.contains(".map: no storage space");
+        assert!(is_full && holds_nothing, "{what} must open: {error}");
+        self.happened.count("full disks on which a file could not be made");
+        self.disk.set_faults(self.faults());
+        self.open().unwrap_or_else(|error| panic!("{what} must open once there is space: {error}"));
+    }
+
     /// The power is lost (or, after an error of the disk, the process ends), and what is left is opened again.
-    fn recover(&mut self, process_only: bool) {
-        self.store = None;
-        let image = if process_only { self.disk.kill() } else { self.disk.crash() };
-        self.disk = image;
-        if !process_only && self.random.bool() {
-            // The power fails again while the store opens.
-            let crash_at = Some(self.random.u64(0..12));
-            self.disk.set_faults(SimulatedFaults { crash_at, ..Default::default() });
+    fn recover(&mut self) {
+        let mut process_only = self.end(self.armed);
+        let mut again = 0;
+        while again < 3 && self.random.bool() {
+            // While the store opens, the power fails again or the disk has another error.
+            again += 1;
+            self.happened.count("troubles while opening");
+            let fault = self.any_fault(12);
+            self.arm(fault);
             let _ = self.open();
-            self.store = None;
-            self.disk = self.disk.crash();
+            process_only = self.end(Some(fault)) || process_only;
         }
-        self.open().unwrap_or_else(|error| panic!("what survived must open: {error}"));
+        self.reopen("what survived");
 
         // Of what was not answered, nothing has happened, or the first so many transactions have, each whole.
         let mut candidates = vec![self.model.clone()];
@@ -302,9 +338,8 @@ impl Run {
         self.check(&seen);
         if process_only {
             // What the failed sync was for is trusted now, so it must be durable now.
-            self.store = None;
-            self.disk = self.disk.crash();
-            self.open().unwrap_or_else(|error| panic!("what was trusted must open: {error}"));
+            self.end(None);
+            self.reopen("what was trusted");
             let seen = self.see();
             self.adopt(&seen);
             self.check(&seen);
@@ -355,10 +390,6 @@ impl Run {
             assert_eq!(*self.ids.entry(id).or_insert(nonce), nonce, "id {id} names two messages");
         }
     }
-}
-
-fn limits(history_ms: u64) -> QueueLimits {
-    QueueLimits { bytes_max: QUEUE_BYTES_MAX, dedup_window_ms: DEDUP_WINDOW_MS, history_ms }
 }
 
 fn name(queue: &str) -> QueueName {

@@ -35,6 +35,10 @@ impl Shape {
     /// The same, long enough for segments to be rewritten and runs of idempotency keys to be put together.
     pub(in crate::simulation) const COLD_LONG: Shape = Shape { steps: 900, ..Shape::COLD };
 
+    /// Five lengths, so that they meet all four kinds of mixes.
+    pub(in crate::simulation) const ALL: [Shape; 5] =
+        [Shape::LONG, Shape::COLD, Shape::STATE, Shape::COLD_LONG, Shape::STATE_LONG];
+
     pub(super) fn layout(self) -> Layout {
         Layout { file_bytes: self.file_bytes, ..LAYOUT }
     }
@@ -44,11 +48,19 @@ impl Shape {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::simulation) enum Fault {
     None,
-    PowerLoss { operation: u64 },
+    PowerLoss {
+        operation: u64,
+    },
     Kills,
-    FailedWrite { operation: u64 },
-    FailedSync { operation: u64 },
+    FailedWrite {
+        operation: u64,
+    },
+    FailedSync {
+        operation: u64,
+    },
     FullDisk,
+    /// One after the other: power losses, errors, kills, a disk that fills up and gets space again.
+    All,
 }
 
 pub(in crate::simulation) const LAYOUT: Layout = Layout {

@@ -37,7 +37,10 @@ impl Run {
     pub(super) fn drop_state(&mut self) {
         let space = SPACES[self.random.usize(..2)];
         match self.engine().drop_state(space) {
-            Ok(()) => self.model.drop_state(space),
+            Ok(()) => {
+                self.model.drop_state(space);
+                self.happened.count("drops of state");
+            }
             Err(_) => self.in_doubt.push(Step::DropState(space)),
         }
     }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::{LAYOUT, LEASE_MS, QUEUES, Run, Step, limits, name};
+use super::mix::Mix;
+use super::{LAYOUT, QUEUES, Run, Step, name};
 use crate::simulation::model::{Leased, Nonce, nonce};
 use crate::{Action, AttributeEdit, Lease, NewMessage, QueueName, Refusal, Transaction};
 
@@ -14,22 +15,23 @@ impl Run {
             self.note_given_up(&before);
             return;
         }
-        if self.random.u8(..) < 3 {
+        if self.random.u8(..) < self.mix.purges {
             return self.purge();
         }
-        if self.names.u8(..) < 6 {
+        if self.names.u8(..) < self.mix.retractions {
             self.retract();
         }
-        if self.shape.state && self.random.u8(..) < 4 {
+        if self.shape.state && self.random.u8(..) < self.mix.state_drops {
             return self.drop_state();
         }
-        if self.random.u8(..) < 2 {
+        if self.random.u8(..) < self.mix.history_changes {
             return self.change_history();
         }
-        match self.random.u8(0..19) {
-            0..=7 => self.publish(),
-            8..=11 => self.claim(),
-            12..=16 => self.settle(),
+        let Mix { publishes, claims, settlements, pauses, .. } = self.mix;
+        match self.random.u8(0..publishes + claims + settlements + pauses) {
+            at if at < publishes => self.publish(),
+            at if at < publishes + claims => self.claim(),
+            at if at < publishes + claims + settlements => self.settle(),
             _ => self.pass_time(),
         }
     }
@@ -47,59 +49,70 @@ impl Run {
         });
     }
 
-    fn queue(&mut self) -> QueueName {
-        name(QUEUES[self.random.usize(..QUEUES.len())])
+    pub(super) fn queue(&mut self) -> QueueName {
+        name(QUEUES[self.random.usize(..self.mix.queues)])
     }
 
-    fn message(&mut self) -> NewMessage {
+    pub(super) fn message(&mut self) -> NewMessage {
         let mut body = self.next_nonce.to_le_bytes().to_vec();
         self.next_nonce += 1;
-        let len = self.random.usize(..self.shape.body_bytes_max);
+        let len = self.random.usize(..self.mix.body_bytes_max);
         body.extend(std::iter::repeat_with(|| self.random.u8(..)).take(len));
-        let key = self.random.bool().then(|| ["k", "l"][self.random.usize(..2)].into());
+        let key = self.random.u8(..) < self.mix.keyed;
+        let key = key.then(|| format!("k{}", self.random.usize(..self.mix.keys)).into());
         let attributes = if self.random.bool() { vec![("x".into(), "y".into())] } else { Vec::new() };
-        let delay_ms = if self.random.u8(..) < 50 { self.random.u64(1..2000) } else { 0 };
-        let idempotency_key = (self.random.u8(..) < 60).then(|| ["p", "q", "r"][self.random.usize(..3)].into());
+        let is_delayed = self.random.u8(..) < self.mix.delayed;
+        let delay_ms = if is_delayed { self.random.u64(1..self.mix.delay_ms_max) } else { 0 };
+        let idempotency_key = self.random.u8(..) < self.mix.deduplicated;
+        let idempotency_key =
+            idempotency_key.then(|| format!("p{}", self.random.usize(..self.mix.idempotency_keys)).into());
         NewMessage { body: Bytes::from(body), content_type: None, key, attributes, idempotency_key, delay_ms }
     }
 
     fn claim(&mut self) {
         let (queue, max) = (self.queue(), self.random.usize(1..5));
         let now_ms = self.now_ms();
-        let older_than_ms = (self.random.u8(..) < 20).then(|| self.random.u64(1..3000));
+        let lease_ms = self.mix.lease_ms;
+        let older_than_ms = (self.random.u8(..) < self.mix.expired).then(|| self.random.u64(1..3000));
         // Expired messages are taken away; nobody handles them.
-        let begin: Vec<bool> = (0..max).map(|_| older_than_ms.is_none() && self.random.u8(..) < 200).collect();
+        let begin: Vec<bool> =
+            (0..max).map(|_| older_than_ms.is_none() && self.random.u8(..) < self.mix.begun).collect();
         let face = &self.store.as_ref().expect("the store is open").face;
         let leased = self.model.messages.values().filter(|message| message.lease.is_some()).count();
         let room = LAYOUT.attempt_slots - leased;
         let (mut expected, claimed) = match older_than_ms {
-            None => (self.model.claimable(&queue, max.min(room), now_ms), face.claim(&queue, max, LEASE_MS)),
+            None => (self.model.claimable(&queue, max.min(room), now_ms), face.claim(&queue, max, lease_ms)),
             Some(older_than_ms) => (
                 self.model.expired(&queue, max.min(room), now_ms - older_than_ms),
-                face.claim_expired(&queue, older_than_ms, max, LEASE_MS),
+                face.claim_expired(&queue, older_than_ms, max, lease_ms),
             ),
         };
         let deliveries = match claimed {
             Ok(deliveries) => deliveries,
             // Reading fails when the power is gone; the run notices at its next write.
-            Err(Refusal::Read(_)) => {
+            Err(Refusal::Read(why)) => {
+                assert!(self.armed.is_some(), "a claim failed: {why:?}");
                 self.engine().stop("a read failed");
                 return;
             }
             Err(other) => panic!("a claim failed: {other}"),
         };
-        if let Some(next) = expected.get(deliveries.len()).filter(|_| older_than_ms.is_some())
-            && self.model.stands_behind_younger(&queue, *next)
+        if let (Some(next), Some(older_than_ms)) = (expected.get(deliveries.len()), older_than_ms)
+            && self.model.came_behind_one_sent_from(*next, now_ms - older_than_ms)
         {
-            // Of a chunk, the store knows only when its first message was sent.
+            // Of a chunk, the store knows only when its first message was sent, which may be gone.
             expected.truncate(deliveries.len());
         }
         if deliveries.len() < expected.len() {
+            let got: Vec<Nonce> = deliveries.iter().map(|delivery| nonce(&delivery.message.body)).collect();
+            assert!(self.armed.is_some(), "only {got:?} of {expected:?} were claimed from {queue}");
             self.engine().stop("a read failed");
             return;
         }
         let claimed: Vec<Nonce> = deliveries.iter().map(|delivery| nonce(&delivery.message.body)).collect();
         assert_eq!(claimed, expected, "the wrong messages were claimed from {queue}");
+        let what = if older_than_ms.is_some() { "claims of what expired" } else { "claims" };
+        self.happened.add(what, deliveries.len() as u64);
         for (delivery, begin) in deliveries.into_iter().zip(begin) {
             let message = self.model.messages.get_mut(&nonce(&delivery.message.body)).expect("compared");
             assert_eq!(delivery.message.body, message.body);
@@ -110,7 +123,7 @@ impl Run {
             if begun {
                 message.most_begun = message.most_begun.max(delivery.attempt);
             }
-            message.lease = Some(Leased { lease: delivery.lease, begun, expires_at_ms: now_ms + LEASE_MS });
+            message.lease = Some(Leased { lease: delivery.lease, begun, expires_at_ms: now_ms + lease_ms });
         }
     }
 
@@ -123,15 +136,24 @@ impl Run {
         let lease = leases[self.random.usize(..leases.len())];
         let delay_ms = [0, 500, 3000][self.random.usize(..3)];
         let sends = (0..self.random.usize(0..3)).map(|_| (self.queue(), self.message())).collect();
+        let Mix { acks, moves, .. } = self.mix;
         let transaction = match self.random.u8(0..10) {
-            0..=4 => {
+            at if at < acks => {
+                self.happened.count("acks");
                 let (state, state_reads) = self.state_writes();
                 Transaction { settle: Some((lease, Action::Ack)), sends, state, state_reads }
             }
-            5 => Transaction { settle: Some((lease, Action::Retry { delay_ms })), ..Transaction::default() },
-            6 => Transaction { settle: Some((lease, Action::Snooze { delay_ms })), ..Transaction::default() },
-            7 => Transaction { settle: Some((lease, Action::Release)), ..Transaction::default() },
+            at if at < 10 - moves => {
+                let (what, action) = match at % 3 {
+                    0 => ("retries", Action::Retry { delay_ms }),
+                    1 => ("snoozes", Action::Snooze { delay_ms }),
+                    _ => ("releases", Action::Release),
+                };
+                self.happened.count(what);
+                Transaction { settle: Some((lease, action)), ..Transaction::default() }
+            }
             _ => {
+                self.happened.count("moves");
                 let facts = vec![
                     ("linecook-reason".into(), "it failed".into()),
                     ("linecook-subject".into(), "orders.placed".into()),
@@ -167,6 +189,7 @@ impl Run {
                 let held = self.model.order.get(&queue).map_or(0, Vec::len);
                 assert_eq!((removed, more), (held as u64, false), "the purge of {queue}");
                 self.model.purge(&queue);
+                self.happened.count("purges");
             }
             Err(_) => self.in_doubt.push(Step::Purge(queue)),
         }
@@ -174,26 +197,34 @@ impl Run {
 
     /// One queue takes no more sends, in place of the one that did not so far.
     fn retract(&mut self) {
-        let next = self.names.bool().then(|| name(QUEUES[self.names.usize(..QUEUES.len())]));
+        let next = self.names.bool().then(|| name(QUEUES[self.names.usize(..self.mix.queues)]));
         let face = &self.store.as_ref().expect("the store is open").face;
         if let Some(before) = self.retracted.take() {
-            face.declare(&before, limits(self.model.windows_ms[&before]));
+            face.declare(&before, self.limits(&before));
         }
         if let Some(next) = &next {
             face.retract(next);
+            self.happened.count("retractions");
         }
         self.retracted = next;
     }
 
     fn pass_time(&mut self) {
-        self.clock.advance(self.random.u64(1..1500));
+        let pause_ms = self.random.u64(1..self.mix.pause_ms_max);
+        self.pass(pause_ms);
+    }
+
+    pub(super) fn pass(&mut self, pause_ms: u64) {
+        self.clock.advance(pause_ms);
+        self.happened.add("simulated ms", pause_ms);
         let now_ms = self.now_ms();
         let before = self.given_up();
         self.engine().expire();
         self.note_given_up(&before);
         self.model.age(now_ms);
         if self.engine().stopped().is_none() {
-            self.model.expire(now_ms);
+            let over = self.model.expire(now_ms);
+            self.happened.add("leases that ran out", over);
         } else {
             // The attempts of leases that were over may be on record; all of them end with the process anyway.
             self.in_doubt.clear();
@@ -207,13 +238,14 @@ impl Run {
         if self.retracted.as_ref() == Some(&queue) {
             return;
         }
-        self.face().declare(&queue, limits(window_ms));
-        self.model.windows_ms.insert(queue, window_ms);
+        self.happened.count("changes of a history's window");
+        self.model.windows_ms.insert(queue.clone(), window_ms);
+        self.face().declare(&queue, self.limits(&queue));
         let now_ms = self.now_ms();
         self.model.age(now_ms);
     }
 
-    fn commit(&mut self, transactions: Vec<Transaction>, may_refuse: impl Fn(&Refusal) -> bool) {
+    pub(super) fn commit(&mut self, transactions: Vec<Transaction>, may_refuse: impl Fn(&Refusal) -> bool) {
         let now_ms = self.now_ms();
         let mut answers = Vec::new();
         let before = self.given_up();
@@ -250,6 +282,7 @@ impl Run {
             match answer {
                 // What is in doubt counts for those after it.
                 Err(Refusal::StateChanged { .. } | Refusal::StateFull { .. }) => {
+                    self.happened.count("refused writes of state");
                     assert!(refuses_state || any_in_doubt, "refused without need: {:?}", transaction.state_reads);
                 }
                 Ok(receipt) => {
@@ -262,6 +295,7 @@ impl Run {
                             "message {nonce} with {:?}",
                             message.idempotency_key
                         );
+                        self.happened.count(if first.is_some() { "duplicates" } else { "messages" });
                         match first {
                             None => assert_eq!(self.ids.insert(id, nonce), None, "id {id} was given out twice"),
                             // A message whose send was in doubt has an id that nobody was told.
@@ -279,7 +313,14 @@ impl Run {
                 Err(Refusal::Read(_)) => {
                     self.engine().stop("a read failed");
                 }
-                Err(refusal) => assert!(may_refuse(&refusal), "refused without need: {refusal}"),
+                Err(refusal) => {
+                    assert!(may_refuse(&refusal), "refused without need: {refusal}");
+                    match refusal {
+                        Refusal::DiskFull => self.happened.count("sends refused by the disk"),
+                        Refusal::QueueFull { .. } => self.happened.count("sends refused by a queue"),
+                        _ => {}
+                    }
+                }
             }
         }
     }
