@@ -43,6 +43,20 @@ impl Machine {
         Open { engine, store, queue: self.queue.clone() }
     }
 
+    /// With a message in a segment that is due in a year less 400 ms.
+    fn open_with_a_segment(&self) -> Open {
+        let mut open = self.open();
+        open.send(YEAR_MS, 10);
+        for _ in 0..400 {
+            self.clock.advance(1);
+            open.send(0, 500);
+            open.settle_next(Action::Ack);
+            while open.engine.maintain() {}
+        }
+        assert!(open.engine.keeping.tally.segments > 0 && open.engine.keeping.tally.checkpoints > 1);
+        open
+    }
+
     /// The power fails, and the machine's clock is set before the store is open again.
     fn restart(&mut self, open: Open, clock_ms: u64) -> Open {
         drop(open);
@@ -111,15 +125,7 @@ fn a_retry_is_not_delayed_by_a_clock_that_goes_back() {
 #[test]
 fn a_clock_that_goes_back_delays_nothing_that_is_in_a_segment() {
     let mut machine = Machine::new();
-    let mut open = machine.open();
-    open.send(YEAR_MS, 10);
-    for _ in 0..400 {
-        machine.clock.advance(1);
-        open.send(0, 500);
-        open.settle_next(Action::Ack);
-        while open.engine.maintain() {}
-    }
-    assert!(open.engine.keeping.tally.segments > 0 && open.engine.keeping.tally.checkpoints > 1);
+    let open = machine.open_with_a_segment();
     let open = machine.restart(open, START_MS - YEAR_MS);
     machine.comes_in(&open, YEAR_MS - 400);
 }
@@ -134,15 +140,7 @@ fn what_expires_before_it_is_due_and_is_given_back_is_not_due_sooner() {
         Action::Snooze { delay_ms: DELAY_MS },
     ] {
         let mut machine = Machine::new();
-        let mut open = machine.open();
-        open.send(YEAR_MS, 10);
-        for _ in 0..400 {
-            machine.clock.advance(1);
-            open.send(0, 500);
-            open.settle_next(Action::Ack);
-            while open.engine.maintain() {}
-        }
-        assert!(open.engine.keeping.tally.segments > 0);
+        let mut open = machine.open_with_a_segment();
         let expired = open.store.claim_expired(&open.queue, 300, 10, LEASE_MS).unwrap();
         assert_eq!(expired.len(), 1, "it is the only one");
         open.commit(Transaction { settle: Some((expired[0].lease, action.clone())), ..Transaction::default() });
