@@ -22,7 +22,7 @@ const SHORT: u64 = 100_000;
 const SHORT_ROUNDS: usize = 12;
 
 fn main() -> ExitCode {
-    measure::exit_code("--messages", 10_000_000, run)
+    measure::exit_code(measure::number("--messages", 10_000_000), run)
 }
 
 fn run(messages: u64) -> Result<bool, Error> {

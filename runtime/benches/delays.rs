@@ -27,7 +27,7 @@ const SPREAD: Duration = Duration::from_secs(20);
 const AHEAD: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
-    measure::exit_code("--messages", 1_000_000, run)
+    measure::exit_code(measure::number("--messages", 1_000_000), run)
 }
 
 fn run(messages: u64) -> Result<bool, Error> {

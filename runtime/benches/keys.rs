@@ -31,7 +31,7 @@ const ROUNDS: usize = 7;
 const SHARE_MIN: f64 = 0.8;
 
 fn main() -> ExitCode {
-    measure::exit_code("--messages", 1_000_000, run)
+    measure::exit_code(measure::number("--messages", 1_000_000), run)
 }
 
 fn run(behind: u64) -> Result<bool, Error> {

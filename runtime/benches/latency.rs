@@ -36,7 +36,7 @@ const TIMES_MAX: f64 = 5.0;
 const SEGMENTS_MIN: usize = 4;
 
 fn main() -> ExitCode {
-    measure::exit_code("--rate", 50_000, |rate| run(rate as f64))
+    measure::exit_code(measure::number("--rate", 50_000), |rate| run(rate as f64))
 }
 
 fn run(rate: f64) -> Result<bool, Error> {

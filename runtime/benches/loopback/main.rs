@@ -8,6 +8,8 @@
 mod amqp;
 mod client;
 mod http;
+#[path = "../measure/mod.rs"]
+mod measure;
 mod resp;
 mod server;
 mod settings;
@@ -17,27 +19,12 @@ mod wrk;
 use std::process::ExitCode;
 
 use client::Measured;
+use measure::Error;
 use server::Server;
 use settings::{Settings, System, Work};
 
-type Error = Box<dyn std::error::Error>;
-
 fn main() -> ExitCode {
-    let settings = match Settings::from_arguments(std::env::args().skip(1)) {
-        Ok(settings) => settings,
-        Err(why) => {
-            eprintln!("error: {why}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&settings) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    measure::exit_code(Settings::from_arguments(std::env::args().skip(1)), |settings| run(&settings))
 }
 
 /// Answers whether every requirement was met, or was not to be judged.

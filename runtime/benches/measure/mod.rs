@@ -9,7 +9,7 @@ mod verdict;
 
 pub(crate) use self::bench::{Bench, CLAIM, LEASE_MS, Settling, message};
 pub(crate) use self::resources::{Usage, Watch, folder_bytes, over, resident_kb};
-pub(crate) use self::verdict::{Verdict, exit_code};
+pub(crate) use self::verdict::{Verdict, exit_code, number};
 
 pub(crate) type Error = Box<dyn std::error::Error>;
 

@@ -1,5 +1,6 @@
 //! What was required and missed, and the exit code that says so.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use super::Error;
@@ -29,17 +30,16 @@ impl Verdict {
     }
 }
 
-/// 0 if all is met, 1 if something is missed or failed, 2 for wrong arguments. `run` gets the one number that the benchmark
-/// takes.
-pub(crate) fn exit_code(argument: &str, default: u64, run: impl FnOnce(u64) -> Result<bool, Error>) -> ExitCode {
-    let number = match parse_number(std::env::args().skip(1), argument, default) {
-        Ok(number) => number,
+/// 0 if all is met, 1 if something is missed or failed, 2 for wrong arguments. `settings`: what the arguments say.
+pub(crate) fn exit_code<S>(settings: Result<S, impl Display>, run: impl FnOnce(S) -> Result<bool, Error>) -> ExitCode {
+    let settings = match settings {
+        Ok(settings) => settings,
         Err(why) => {
             eprintln!("error: {why}");
             return ExitCode::from(2);
         }
     };
-    match run(number) {
+    match run(settings) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -47,6 +47,11 @@ pub(crate) fn exit_code(argument: &str, default: u64, run: impl FnOnce(u64) -> R
             ExitCode::FAILURE
         }
     }
+}
+
+/// The one number that a benchmark takes.
+pub(crate) fn number(argument: &str, default: u64) -> Result<u64, String> {
+    parse_number(std::env::args().skip(1), argument, default)
 }
 
 fn parse_number(mut arguments: impl Iterator<Item = String>, name: &str, default: u64) -> Result<u64, String> {

@@ -20,6 +20,8 @@
 mod cycle;
 mod guests;
 mod load;
+#[path = "../measure/mod.rs"]
+mod measure;
 mod settings;
 mod sqlite;
 mod store;
@@ -30,26 +32,11 @@ use std::time::Duration;
 
 use guests::BusyGuests;
 use load::{Broker, Measured};
+use measure::Error;
 use settings::{Case, Settings, Work};
 
-type Error = Box<dyn std::error::Error>;
-
 fn main() -> ExitCode {
-    let settings = match Settings::from_arguments(std::env::args().skip(1)) {
-        Ok(settings) => settings,
-        Err(why) => {
-            eprintln!("error: {why}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&settings) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    measure::exit_code(Settings::from_arguments(std::env::args().skip(1)), |settings| run(&settings))
 }
 
 /// Answers whether every requirement was met, or was not to be judged.
