@@ -39,6 +39,7 @@ const SMALL: Layout = Layout {
     attempt_slots: 16,
     chunk_bytes: 600,
     small_segment_bytes: 0,
+    picked_max: 4,
     dedup_runs_max: 4,
     checkpoint_bytes: 2048,
     preparation: Preparation::Inline,

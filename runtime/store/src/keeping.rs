@@ -18,7 +18,7 @@
 use std::sync::Arc;
 
 use crate::cold::checkpoint::{Checkpoint, Header};
-use crate::cold::copy::{Copied, CopiedFile, CopyError};
+use crate::cold::copy::{Copied, CopiedFile, CopyError, FullFile};
 use crate::cold::keeper::{Done, Keeper, Order};
 use crate::cold::segment::{self, Segment};
 use crate::dedup::run::{self, Run};
@@ -27,6 +27,7 @@ use crate::engine::Engine;
 use crate::history::file::{self as history_file, HistoryFile};
 use crate::kv::Frozen;
 use crate::location::FileId;
+use crate::open::Layout;
 use crate::room::Room;
 
 /// Spare files that senders leave alone. On a full disk they are what acks, retries and dead letters are written to, and
@@ -45,6 +46,9 @@ const AGAIN_MS: u64 = 1000;
 /// How long segments that could go or be rewritten wait, so that many go with one pair of checkpoints; and how long a ring
 /// that has grown stays so.
 const TIDY_MS: u64 = 1000;
+
+/// How long a full file waits for the last messages in it to be acknowledged.
+const SETTLE_MS: u64 = 1000;
 
 /// How long what is too old for the histories may stay, so that much of it goes with one record.
 const FORGET_MS: u64 = 1000;
@@ -87,6 +91,10 @@ pub(crate) struct Keeping {
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
     small_bytes: u64,
+    /// See [`Layout::picked_max`].
+    picked_max: u64,
+    /// The full file that waits for what lives in it to be acknowledged, and since when.
+    settling: Option<(u64, u64)>,
     /// State that is in its file by now: a lot to let go of, which is better done beside the committer.
     retired: Option<Arc<Frozen>>,
     #[cfg(test)]
@@ -97,6 +105,9 @@ pub(crate) struct Keeping {
 #[cfg(test)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Tally {
+    /// Messages that were picked out of full log files, and files that were read from end to end.
+    pub(crate) picked: u64,
+    pub(crate) read_whole: u64,
     pub(crate) segments: u64,
     pub(crate) rewritten: u64,
     pub(crate) merged: u64,
@@ -134,7 +145,7 @@ impl Keeping {
         start_epoch: u64,
         generation: u64,
         dropped: Vec<String>,
-        small_bytes: u64,
+        layout: &Layout,
     ) -> Keeping {
         Keeping {
             keeper,
@@ -153,7 +164,9 @@ impl Keeping {
             shortage: Shortage::Disk,
             told_shortage: None,
             unreadable: Vec::new(),
-            small_bytes,
+            small_bytes: layout.small_segment_bytes,
+            picked_max: layout.picked_max,
+            settling: None,
             retired: None,
             #[cfg(test)]
             tally: Tally::default(),
@@ -323,6 +336,7 @@ impl Engine {
             return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
         }
         let full_file = self.wal.full_after(self.keeping.copied_epoch).cloned();
+        let full_file = full_file.filter(|file| !self.is_settling(file.header.epoch));
         // On a full disk, what is empty must go before there is room to copy to.
         if (full_file.is_none() || self.keeping.work_failed_at_ms.is_some())
             && let Some(order) = self.tidy_order()
@@ -331,7 +345,29 @@ impl Engine {
         }
         let file = full_file?;
         let state = self.shared.state().kv.freeze(self.wal.last_lsn());
-        Some(Order::CopyLogFile { last_lsn: self.wal.last_lsn_of(file.header.epoch), file, state })
+        let epoch = file.header.epoch;
+        let (last_lsn, has_keys) = (self.wal.last_lsn_of(epoch), self.dedup.remembers(epoch));
+        Some(Order::CopyLogFile { full: FullFile { file, last_lsn, has_keys }, state })
+    }
+
+    /// Whether a full file should not be copied yet. If little lives in it, that is mostly what is being handled: it will be
+    /// gone in a moment, and then no segment has to be made for it. There is time for that until the next file is a quarter
+    /// full.
+    fn is_settling(&mut self, epoch: u64) -> bool {
+        let now_ms = self.shared.clock.now_ms();
+        let since_ms = match self.keeping.settling {
+            Some((waiting, since_ms)) if waiting == epoch => since_ms,
+            _ => {
+                self.keeping.settling = Some((epoch, now_ms));
+                now_ms
+            }
+        };
+        let is_in_haste = self.wal.full() > 1 || self.keeping.told_shortage.is_some() || !self.has_room();
+        if is_in_haste || self.wal.is_quarter_full() || now_ms.abs_diff(since_ms) >= SETTLE_MS {
+            return false;
+        }
+        let live = self.shared.state().queues.live_in_log_file(FileId::log(epoch));
+        (1..=self.keeping.picked_max).contains(&live)
     }
 
     /// What keeps the folder small, when nothing is more urgent.
@@ -460,7 +496,11 @@ impl Engine {
     fn finished(&mut self, result: Result<Done, CopyError>) -> Result<(), Arc<str>> {
         #[cfg(test)]
         match &result {
-            Ok(Done::Copied(CopiedFile { segments, history, .. })) => {
+            Ok(Done::Copied(CopiedFile { segments, history, picked, .. })) => {
+                match picked {
+                    Some(picked) => self.keeping.tally.picked += picked,
+                    None => self.keeping.tally.read_whole += 1,
+                }
                 self.keeping.tally.segments += segments.len() as u64;
                 self.keeping.tally.histories += history.len() as u64;
             }
@@ -472,7 +512,7 @@ impl Engine {
             Err(_) => {}
         }
         match result {
-            Ok(Done::Copied(CopiedFile { segments, run, history })) => {
+            Ok(Done::Copied(CopiedFile { segments, run, history, .. })) => {
                 self.keeping.work_failed_at_ms = None;
                 self.keeping.makes_way = false;
                 self.keeping.retired = self.shared.state().kv.thaw();
@@ -534,7 +574,11 @@ impl Engine {
     /// Both checkpoints do without what was dropped.
     fn end_pair(&mut self) -> Result<(), Arc<str>> {
         let Some(pair) = self.keeping.pair.take() else { return Ok(()) };
-        while self.wal.oldest().is_some_and(|oldest| oldest.header.epoch < pair.start_epoch) {
+        while let Some(oldest) = self.wal.oldest().map(|oldest| oldest.header.epoch)
+            && oldest < pair.start_epoch
+        {
+            let live = self.shared.state().queues.live_in_log_file(FileId::log(oldest));
+            assert_eq!(live, 0, "what lives in a log file is copied before the file is given up");
             self.wal.free_oldest().map_err(|error| self.stop(&error.to_string()))?;
         }
         for name in pair.dropped {

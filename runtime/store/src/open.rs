@@ -41,6 +41,9 @@ pub(crate) struct Layout {
     pub(crate) chunk_bytes: usize,
     /// Segments that are shorter are put together.
     pub(crate) small_segment_bytes: u64,
+    /// If at most so many messages live in a full file of the log, they are read one by one when it is copied, and the file
+    /// waits for a moment, since they may be acknowledged meanwhile.
+    pub(crate) picked_max: u64,
     /// Above so many runs of idempotency keys, half as many are put together.
     pub(crate) dedup_runs_max: usize,
     /// Room that a checkpoint finds on a full disk.
@@ -89,10 +92,11 @@ pub(crate) fn open(
     let shared =
         Arc::new(Shared::new(state, attempts, FrameCache::new(layout.cache_bytes_max), reader, state_file, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
-    let making = Making { store_tag: tag, chunk_bytes: layout.chunk_bytes, next_id };
+    let Layout { chunk_bytes, picked_max, .. } = *layout;
+    let making = Making { store_tag: tag, chunk_bytes, next_id, picked_max };
     let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
     let (start_epoch, generation) = checkpoint.map_or((1, 0), |newest| (newest.start_epoch, newest.generation));
-    let keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout.small_segment_bytes);
+    let keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout);
     let mut engine = Engine::new(shared, wal, keeping, dedup);
     record_interrupted(&mut engine, &interrupted)?;
     make_reserve(&*disk, layout, &mut engine)?;

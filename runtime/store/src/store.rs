@@ -55,6 +55,7 @@ impl Options {
             attempt_slots: 32 * 1024,
             chunk_bytes: 16 << 10,
             small_segment_bytes: file_bytes / 8,
+            picked_max: 2048,
             dedup_runs_max: 12,
             checkpoint_bytes: MIB,
             preparation: Preparation::Thread,
@@ -394,7 +395,8 @@ impl Store {
 
     /// Writes down that an attempt begins; see [`crate::Delivery::attempt`]. False if the lease is over: then it must not.
     pub fn begin(&self, lease: Lease) -> bool {
-        self.shared.attempts.begin(lease, self.shared.clock.now_ms())
+        // Whether a lease is over is decided by whoever ends it; this need not be exact.
+        self.shared.attempts.begin(lease, self.shared.clock.lately_ms())
     }
 
     /// Makes a lease end so long from now. False if it is over.

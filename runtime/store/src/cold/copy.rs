@@ -19,7 +19,7 @@ use crate::history::file::HistoryFile;
 use crate::location::{FileId, Location};
 use crate::queues::{Entry, Queues};
 use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record, Records};
-use crate::shared::Shared;
+use crate::shared::{Shared, Wanted};
 use crate::wal::LogFile;
 
 /// A segment that was made, and what the queues must know to take it in.
@@ -69,26 +69,99 @@ pub(crate) struct Making {
     pub(crate) chunk_bytes: usize,
     /// The number of the next segment or run. Numbers are used up also if nothing comes of it.
     pub(crate) next_id: u64,
+    /// See [`crate::open::Layout::picked_max`].
+    pub(crate) picked_max: u64,
 }
 
 /// What a full file of the log came to.
 pub(crate) struct CopiedFile {
+    /// Messages that were picked out; `None` if the file was read from end to end.
+    #[cfg(test)]
+    pub(crate) picked: Option<u64>,
     pub(crate) segments: Vec<Copied>,
     pub(crate) run: Option<Arc<Run>>,
     pub(crate) history: Vec<Arc<HistoryFile>>,
 }
 
-/// Copies what lives in a full file of the log, and what it keeps of histories. `last_lsn`: of its last frame.
+/// A full file of the log that is to be copied.
+pub(crate) struct FullFile {
+    pub(crate) file: LogFile,
+    /// Of its last frame.
+    pub(crate) last_lsn: u64,
+    /// Whether messages came to it with idempotency keys.
+    pub(crate) has_keys: bool,
+}
+
+/// Copies what lives in a full file of the log, and what it keeps of histories.
+///
+/// Mostly that is little: what was acknowledged meanwhile needs no copy. Then the file is not read from end to end.
 pub(crate) fn copy_log_file(
     disk: &dyn Disk,
     shared: &Shared,
-    log_file: &LogFile,
-    last_lsn: u64,
+    full: &FullFile,
     making: &mut Making,
 ) -> Result<CopiedFile, CopyError> {
+    let log_file = &full.file;
+    let few = match full.has_keys {
+        true => None,
+        false => shared.state().queues.in_log_file(FileId::log(log_file.header.epoch), making.picked_max),
+    };
+    #[cfg(test)]
+    let picked = few.as_ref().map(|few| few.len() as u64);
+    let mut copier = Copier::new(disk, making);
+    let run = match few {
+        Some(few) => pick(shared, log_file, &few, &mut copier).map(|()| None),
+        None => read_all(shared, full, &mut copier).and_then(|keys| copier.write_run(&keys)),
+    };
+    let run = run.inspect_err(|_| copier.give_up())?.map(Arc::new);
+    let Copier { making, begun, .. } = &mut copier;
+    let history = copy_history(disk, shared, log_file, making, begun).inspect_err(|_| copier.give_up())?;
+    Ok(CopiedFile {
+        #[cfg(test)]
+        picked,
+        segments: copier.finish()?,
+        run,
+        history,
+    })
+}
+
+/// Copies a few messages of a log file, each by itself.
+fn pick(shared: &Shared, log_file: &LogFile, few: &[Wanted], copier: &mut Copier<'_>) -> Result<(), CopyError> {
+    let mut bytes = Vec::new();
+    for wanted in few {
+        let Location { offset, len, .. } = wanted.location;
+        bytes.resize(len as usize, 0);
+        log_file.file.read_at(&mut bytes, u64::from(offset))?;
+        let put = shared.put(wanted, wanted.location, &bytes);
+        let place = {
+            let state = shared.state();
+            match &put {
+                Ok(put) => place_now(&state.queues, put.place, wanted.location),
+                // It is no loss if nobody needs it any more.
+                Err(_) if !stands(&state.queues, wanted) => None,
+                Err(why) => {
+                    let name = crate::wal::file::name(log_file.slot);
+                    return Err(CopyError::LogDamaged(format!("{name} is damaged at offset {offset}: {why}")));
+                }
+            }
+        };
+        if let (Some(place), Ok(put)) = (place, put) {
+            copier.put(&place, &put.message())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a message still stands where it was.
+fn stands(queues: &Queues, wanted: &Wanted) -> bool {
+    queues.entry(wanted.queue, wanted.position).is_some_and(|entry| entry.location == wanted.location)
+}
+
+/// Copies what lives in a log file that is read from end to end. Answers the idempotency keys that are found.
+fn read_all(shared: &Shared, full: &FullFile, copier: &mut Copier<'_>) -> Result<BTreeMap<KeyHash, Seen>, CopyError> {
+    let log_file = &full.file;
     let file = FileId::log(log_file.header.epoch);
     let mut frames = Frames::new(log_file);
-    let mut copier = Copier::new(disk, making);
     let mut keys: BTreeMap<KeyHash, Seen> = BTreeMap::new();
     let mut live: Vec<(PutPlace, NewMessage)> = Vec::new();
     let mut lsn = log_file.header.first_lsn - 1;
@@ -112,16 +185,12 @@ pub(crate) fn copy_log_file(
             copier.put(&place, &message)?;
         }
     }
-    if lsn < last_lsn {
-        copier.give_up();
+    if lsn < full.last_lsn {
         let (name, offset) = (crate::wal::file::name(log_file.slot), frames.at());
         let why = format!("{name} is damaged at offset {offset}: frame {} has changed since it was written", lsn + 1);
         return Err(CopyError::LogDamaged(why));
     }
-    let run = copier.write_run(&keys)?.map(Arc::new);
-    let Copier { making, begun, .. } = &mut copier;
-    let history = copy_history(disk, shared, log_file, making, begun).inspect_err(|_| copier.give_up())?;
-    Ok(CopiedFile { segments: copier.finish()?, run, history })
+    Ok(keys)
 }
 
 /// A message's place with the state that it has now, if it still stands there. A lease is in memory only.

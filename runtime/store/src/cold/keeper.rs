@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use super::checkpoint::Checkpoint;
-use super::copy::{self, Copied, CopiedFile, CopyError, Making};
+use super::copy::{self, Copied, CopiedFile, CopyError, FullFile, Making};
 use super::segment::Segment;
 use crate::dedup::merge::merge;
 use crate::dedup::run::{self, Run};
@@ -16,18 +16,13 @@ use crate::disk::Disk;
 use crate::history::file::{self as history_file, HistoryFile, JoinError};
 use crate::kv::Frozen;
 use crate::shared::Shared;
-use crate::wal::{LogFile, Preparation};
+use crate::wal::Preparation;
 
 /// A piece of work.
 pub(crate) enum Order {
     /// Copy what lives in a full file of the log to new segments, and put durable state that the file may hold where it
     /// stays.
-    CopyLogFile {
-        file: LogFile,
-        /// Of its last frame.
-        last_lsn: u64,
-        state: Option<Arc<Frozen>>,
-    },
+    CopyLogFile { full: FullFile, state: Option<Arc<Frozen>> },
     /// Copy what lives in these segments, which stand side by side in one queue, to new ones.
     Rewrite(Vec<Arc<Segment>>),
     /// Make one run of these, without what is older.
@@ -156,11 +151,11 @@ impl Workshop {
     fn carry_out(&mut self, order: Order) -> Result<Done, CopyError> {
         let Workshop { disk, shared, making } = self;
         match order {
-            Order::CopyLogFile { file, last_lsn, state } => {
+            Order::CopyLogFile { full, state } => {
                 if let Some(state) = state {
                     shared.state_file.take_in(&state, making.store_tag)?;
                 }
-                copy::copy_log_file(&**disk, shared, &file, last_lsn, making).map(Done::Copied)
+                copy::copy_log_file(&**disk, shared, &full, making).map(Done::Copied)
             }
             Order::Rewrite(old) => {
                 let new = copy::rewrite(&**disk, shared, &old, making)?;

@@ -98,6 +98,11 @@ impl Dedup {
         self.logged.entry(epoch).or_default().insert(key, seen);
     }
 
+    /// Whether messages came to a file of the log with keys.
+    pub(crate) fn remembers(&self, epoch: u64) -> bool {
+        self.logged.contains_key(&epoch)
+    }
+
     /// A run remembers what a file of the log does.
     pub(crate) fn take_in(&mut self, epoch: u64, run: Option<Arc<Run>>) {
         self.logged.remove(&epoch);

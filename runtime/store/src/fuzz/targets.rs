@@ -213,6 +213,7 @@ fn folder(name: &str, input: &[u8]) -> bool {
         attempt_slots: 48 / WORDS_OF_A_SLOT,
         chunk_bytes: 600,
         small_segment_bytes: 0,
+        picked_max: 4,
         dedup_runs_max: 4,
         checkpoint_bytes: 2048,
         preparation: Preparation::Inline,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::QueueLimits;
 use super::due::Delayed;
 use super::entry::{Entry, Phase};
+use super::in_log::InLog;
 use super::keys::Keys;
 use super::position_map::PositionMap;
 use crate::QueueName;
@@ -115,7 +116,7 @@ impl Line {
     }
 
     /// Takes a message away, whatever its phase. Answers the slot of the lease that was out.
-    pub(super) fn take(&mut self, position: u64) -> Option<Slot> {
+    pub(super) fn take(&mut self, position: u64, in_log: &mut InLog) -> Option<Slot> {
         let slot = match self.entries.get(position)? {
             // The way of most messages: there is no more to it than that.
             Entry { phase: Phase::Leased { slot, .. }, rare: None, .. } => {
@@ -126,6 +127,7 @@ impl Line {
         };
         let entry = self.entries.remove(position).expect("it has just been seen");
         self.bytes -= u64::from(entry.bytes);
+        in_log.remove(entry.location.file);
         if entry.location.file.is_segment() {
             self.known -= 1;
             self.bytes_cold -= u64::from(entry.bytes);
@@ -281,11 +283,11 @@ impl Line {
 
     /// All messages before a position are gone. Answers how many that were, and the slots of the leases that
     /// were out.
-    pub(super) fn purge(&mut self, below: u64) -> Result<(u64, Vec<Slot>), String> {
+    pub(super) fn purge(&mut self, below: u64, in_log: &mut InLog) -> Result<(u64, Vec<Slot>), String> {
         let before = self.len();
         let entries = self.entries.iter_from(0).take_while(|(position, _)| *position < below);
         let known: Vec<u64> = entries.map(|(position, _)| position).collect();
-        let slots = known.into_iter().filter_map(|position| self.take(position)).collect();
+        let slots = known.into_iter().filter_map(|position| self.take(position, in_log)).collect();
         if self.shelf.clear_below(below) > 0 {
             if self.shelf.live() > 0 {
                 return Err("a purge ends among messages that were older".into());
@@ -358,12 +360,20 @@ impl Line {
 
     /// One message was copied to a segment on the shelf, from where its entry says that it stands. It needs no entry any
     /// more if it only waits.
-    pub(super) fn shelve(&mut self, written: &Written, copied_state: DeliveryState, from: FileId, to: FileId) {
+    pub(super) fn shelve(
+        &mut self,
+        written: &Written,
+        copied_state: DeliveryState,
+        from: FileId,
+        to: FileId,
+        in_log: &mut InLog,
+    ) {
         let position = written.position;
         let entry = self.entries.get_mut(position);
         // Gone since it was copied.
         let Some(entry) = entry.filter(|entry| entry.location.file == from) else { return };
         entry.location = Location { file: to, offset: written.offset, len: written.len };
+        in_log.remove(from);
         let bytes = u64::from(entry.bytes);
         let state = entry.state();
         let (phase, has_key) = (entry.phase, entry.key().is_some());

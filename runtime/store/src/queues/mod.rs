@@ -14,6 +14,7 @@
 
 mod due;
 mod entry;
+mod in_log;
 mod keys;
 mod leases;
 mod line;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 pub(crate) use self::entry::{Entry, Phase};
+use self::in_log::InLog;
 pub(crate) use self::leases::Leases;
 use self::line::Line;
 pub(crate) use self::phases::{Claiming, ExpiredClaim, Held};
@@ -47,6 +49,7 @@ pub(crate) struct Queues {
     lines: Vec<Option<Line>>,
     numbers: FxHashMap<QueueName, QueueNumber>,
     leases: Leases,
+    in_log: InLog,
     next_sequence: u64,
     /// It is at least that late: the latest time that a record tells.
     latest_ms: u64,
@@ -330,7 +333,7 @@ impl Queues {
 
     /// All messages of a queue before a position are gone, also those that are leased. Answers how many that were.
     pub(crate) fn purge(&mut self, queue: QueueNumber, below: u64) -> Result<u64, String> {
-        let (removed, slots) = line_mut(&mut self.lines, queue).purge(below)?;
+        let (removed, slots) = line_mut(&mut self.lines, queue).purge(below, &mut self.in_log)?;
         slots.into_iter().for_each(|slot| self.leases.give_back(slot));
         Ok(removed)
     }
@@ -381,6 +384,7 @@ impl Queues {
         self.next_sequence = self.next_sequence.max(place.sequence + 1);
         let mut entry = Entry::new(place.sequence, place.enqueued_at_ms, bytes, location);
         entry.set_state(place.state);
+        self.in_log.add(location.file);
         line_mut(&mut self.lines, place.queue).add(place.position, entry, key, place.holds_key);
     }
 
@@ -394,7 +398,7 @@ impl Queues {
     }
 
     pub(crate) fn remove(&mut self, queue: QueueNumber, position: u64) {
-        if let Some(slot) = line_mut(&mut self.lines, queue).take(position) {
+        if let Some(slot) = line_mut(&mut self.lines, queue).take(position, &mut self.in_log) {
             self.leases.give_back(slot);
         }
     }

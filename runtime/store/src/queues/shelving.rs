@@ -13,6 +13,7 @@ use crate::cold::segment::{LoadedChunk, Segment};
 use crate::error::OpenError;
 use crate::location::FileId;
 use crate::record::{self, QueueNumber, Record};
+use crate::shared::Wanted;
 
 impl Queues {
     /// Takes in the next messages of a segment that was copied from a file of the log, from `start` on. Answers where to go
@@ -25,9 +26,38 @@ impl Queues {
         let end = (start + max).min(copied.written.len());
         for written in &copied.written[start..end] {
             let state = copied.state(written.position);
-            line.shelve(written, state, from, copied.segment.file_id());
+            line.shelve(written, state, from, copied.segment.file_id(), &mut self.in_log);
         }
         (end < copied.written.len()).then_some(end)
+    }
+
+    /// How many messages stand in a file of the log.
+    pub(crate) fn live_in_log_file(&self, file: FileId) -> u64 {
+        self.in_log.count(file)
+    }
+
+    /// The messages that stand in a file of the log, queue by queue, if they are at most so many.
+    pub(crate) fn in_log_file(&self, file: FileId, max: u64) -> Option<Vec<Wanted>> {
+        let count = self.in_log.count(file);
+        if count > max {
+            return None;
+        }
+        let mut found = Vec::with_capacity(count as usize);
+        for (queue, line) in self.numbered() {
+            if found.len() as u64 == count {
+                break;
+            }
+            // Positions are in the order of the log, and what is behind the shelf is in the log only.
+            let in_log = line.entries.iter_from(line.shelf.end());
+            let until_here = in_log.take_while(|(_, entry)| entry.location.file <= file);
+            found.extend(until_here.filter(|(_, entry)| entry.location.file == file).map(|(position, entry)| Wanted {
+                queue,
+                position,
+                sequence: entry.sequence,
+                location: entry.location,
+            }));
+        }
+        (found.len() as u64 == count).then_some(found)
     }
 
     /// Puts rewritten segments in the place of old ones.

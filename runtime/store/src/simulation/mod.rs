@@ -19,6 +19,7 @@ mod history;
 mod model;
 mod run;
 mod seeds;
+mod settling;
 mod verify;
 
 use std::sync::Mutex;
@@ -58,6 +59,8 @@ fn runs_come_to_all_that_is_done_with_segments() {
     for_each_of(61_000..61_080, |seed| {
         let Told { tally, .. } = Run::new(seed, Shape::COLD_LONG).go_and_tell(Fault::None);
         let mut total = total.lock().unwrap();
+        total.picked += tally.picked;
+        total.read_whole += tally.read_whole;
         total.segments += tally.segments;
         total.rewritten += tally.rewritten;
         total.merged += tally.merged;
@@ -68,6 +71,8 @@ fn runs_come_to_all_that_is_done_with_segments() {
     });
     let total = total.into_inner().unwrap();
     let enough = total.segments > 400
+        && total.picked > 1000
+        && total.read_whole > 400
         && total.rewritten > 15
         && total.merged > 15
         && total.histories > 120

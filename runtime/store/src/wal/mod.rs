@@ -88,6 +88,11 @@ impl Wal {
         self.fits((self.options.file_bytes / 4) as usize)
     }
 
+    /// Whether a quarter of the current file is written to.
+    pub(crate) fn is_quarter_full(&self) -> bool {
+        self.end >= self.current.header.file_bytes / 4
+    }
+
     /// Whether the current file has no frame yet.
     pub(crate) fn is_at_start(&self) -> bool {
         self.end == file::HEADER_BYTES as u64

@@ -39,6 +39,8 @@ pub(super) struct Mix {
     /// Of ten settlements, how many are acknowledgements, and how many are moves; the rest are retries, snoozes, releases.
     pub(super) acks: u8,
     pub(super) moves: u8,
+    /// See [`crate::open::Layout::picked_max`].
+    pub(super) picked_max: u64,
 }
 
 impl Mix {
@@ -70,6 +72,7 @@ impl Mix {
             pause_ms_max: 1500,
             acks: 5,
             moves: 2,
+            picked_max: 4,
         }
     }
 
@@ -110,6 +113,7 @@ impl Mix {
             pause_ms_max: [30, 1500, 200_000][random.usize(..3)],
             acks: [1, 5, 8][random.usize(..3)],
             moves: random.u8(0..=2),
+            picked_max: [0, 2, 8, u64::MAX][random.usize(..4)],
         }
     }
 }

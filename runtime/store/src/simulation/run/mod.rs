@@ -23,7 +23,7 @@ use crate::clock::ManualClock;
 use crate::disk::{SimulatedDisk, SimulatedFaults};
 use crate::engine::Engine;
 use crate::keeping::Tally;
-use crate::open::{self, Opened};
+use crate::open::{self, Layout, Opened};
 use crate::store::Store;
 use crate::{MessageId, OpenError, QueueLimits, QueueName, Transaction};
 
@@ -184,7 +184,8 @@ impl Run {
     }
 
     /// Fills a log file, in which bits rot before it is copied. Answers its name, and what the store has stopped with.
-    pub(super) fn rot(mut self) -> (String, String) {
+    pub(super) fn rot(mut self, picked_max: u64) -> (String, Option<String>) {
+        self.mix.picked_max = picked_max;
         self.open().expect("a fresh store opens");
         while self.engine().wal.full() == 0 {
             self.publish();
@@ -194,9 +195,16 @@ impl Run {
         let offset = self.random.u64(600..1200);
         self.disk.corrupt(&name, offset, 0x10);
         for _ in 0..20 {
+            self.clock.advance(1000);
             self.engine().maintain();
         }
-        (name, self.engine().stopped().map(|why| why.to_string()).unwrap_or_default())
+        let stopped = self.engine().stopped().map(|why| why.to_string());
+        if stopped.is_none() {
+            assert!(self.engine().wal.full() == 0, "the file is copied");
+            let seen = self.see();
+            self.check(&seen);
+        }
+        (name, stopped)
     }
 
     /// Runs until the power is lost somewhere, and leaves what survived.
@@ -252,8 +260,8 @@ impl Run {
             }
             _ => {}
         }
-        let Opened { engine, lock } =
-            open::open(Arc::new(self.disk.clone()), &self.shape.layout(), self.clock.clone(), seed)?;
+        let layout = Layout { picked_max: self.mix.picked_max, ..self.shape.layout() };
+        let Opened { engine, lock } = open::open(Arc::new(self.disk.clone()), &layout, self.clock.clone(), seed)?;
         let face = Store::without_committer(engine.shared.clone(), lock);
         for queue in QUEUES {
             face.declare(&name(queue), self.limits(&name(queue)));

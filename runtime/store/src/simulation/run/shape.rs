@@ -70,6 +70,7 @@ pub(in crate::simulation) const LAYOUT: Layout = Layout {
     attempt_slots: 16,
     chunk_bytes: 700,
     small_segment_bytes: 1200,
+    picked_max: 4,
     dedup_runs_max: 4,
     checkpoint_bytes: 2048,
     preparation: Preparation::Inline,
