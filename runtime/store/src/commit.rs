@@ -223,47 +223,47 @@ pub(crate) type Remembered = FxHashMap<KeyHash, Seen>;
 
 impl Admitter<'_> {
     /// Admits one transaction, or holds nothing and says why. Its messages stay where they are; the settlement is taken
-    /// out.
+    /// out. What comes of it is put behind the others of its group.
     pub(crate) fn admit(
         &mut self,
         transaction: &mut Transaction,
         remembered: &Remembered,
-    ) -> Result<Admitted, Refusal> {
+        group: &mut Vec<Result<Admitted, Refusal>>,
+    ) {
+        // It is filled where it stays: see [`Applier::apply`].
+        group.push(Ok(Admitted { settle: None, sends: SmallVec::new() }));
+        let Some(Ok(admitted)) = group.last_mut() else { unreachable!("it has just been put there") };
+        if let Err(refusal) = self.try_admit(transaction, remembered, admitted) {
+            let Some(Ok(begun)) = group.pop() else { unreachable!("as above") };
+            self.withdraw(begun, &transaction.sends);
+            group.push(Err(refusal));
+        }
+    }
+
+    /// What of it is in `admitted` already is to be withdrawn if it is refused.
+    fn try_admit(
+        &mut self,
+        transaction: &mut Transaction,
+        remembered: &Remembered,
+        admitted: &mut Admitted,
+    ) -> Result<(), Refusal> {
         if let Some(why) = &self.state.stopped {
             return Err(Refusal::Stopped(why.clone()));
         }
-        let mut admitted = Admitted { settle: None, sends: SmallVec::new() };
-        let mut refused = None;
         let settles = transaction.settle.is_some();
         let mut record_bytes = admission::record_bytes_max(transaction);
         for (name, message) in &transaction.sends {
-            match self.send(&mut record_bytes, settles, name, message, remembered) {
-                Ok(admission) => admitted.sends.push(admission),
-                Err(refusal) => {
-                    refused = Some(refusal);
-                    break;
-                }
-            }
+            let admission = self.send(&mut record_bytes, settles, name, message, remembered)?;
+            admitted.sends.push(admission);
         }
-        if refused.is_none()
-            && let Some((lease, action)) = transaction.settle.take()
-        {
-            match admit_settle(self.state, &self.room, lease, action, self.now_ms) {
-                Ok(settle) => admitted.settle = Some(settle),
-                Err(refusal) => refused = Some(refusal),
-            }
+        if let Some((lease, action)) = transaction.settle.take() {
+            admitted.settle = Some(admit_settle(self.state, &self.room, lease, action, self.now_ms)?);
         }
-        if refused.is_none() && !(transaction.state.is_empty() && transaction.state_reads.is_empty()) {
-            // Last, since it can't be taken back.
-            refused = self.state(transaction).err();
+        if transaction.state.is_empty() && transaction.state_reads.is_empty() {
+            return Ok(());
         }
-        match refused {
-            None => Ok(admitted),
-            Some(refusal) => {
-                self.withdraw(admitted, &transaction.sends);
-                Err(refusal)
-            }
-        }
+        // Last, since it can't be taken back.
+        self.state(transaction)
     }
 
     /// What it reads and writes of durable state. On a full disk, what only takes away goes on.
@@ -476,12 +476,12 @@ pub(crate) struct Applier<'a, P> {
 }
 
 impl<P: Iterator<Item = Span>> Applier<'_, P> {
-    /// One admitted transaction, in the order of the group.
-    pub(crate) fn apply(&mut self, admitted: &Admitted, sends: &[(QueueName, NewMessage)]) -> Receipt {
+    /// One admitted transaction, in the order of the group. The receipt is filled where it stays: there are many, and each
+    /// copy of what has just been written stalls.
+    pub(crate) fn apply(&mut self, admitted: &Admitted, sends: &[(QueueName, NewMessage)], receipt: &mut Receipt) {
         if let Some(settle) = &admitted.settle {
             self.settle(settle);
         }
-        let mut receipt = Receipt::new();
         for (admission, (_, message)) in admitted.sends.iter().zip(sends) {
             let (sequence, duplicate) = match admission {
                 Admission::Duplicate(first) => (*first, true),
@@ -494,7 +494,6 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
             };
             receipt.push(Sent { id: MessageId::new(self.store_tag, sequence), duplicate });
         }
-        receipt
     }
 
     fn settle(&mut self, settle: &Settle) {

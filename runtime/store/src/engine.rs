@@ -86,6 +86,7 @@ impl Engine {
         let store_tag = self.wal.store_tag();
         let remembered = self.remembered(waiting);
         self.state_admission.begin(&self.shared, waiting, bytes_max);
+        let none = Remembered::default();
         let mut group = std::mem::take(&mut self.group);
         let mut bytes = 0;
         {
@@ -99,11 +100,11 @@ impl Engine {
                     break;
                 }
                 bytes += more;
-                group.push(match remembered.get(&place) {
-                    Some(Err(why)) => Err(Refusal::Read(why.clone())),
-                    Some(Ok(remembered)) => admitter.admit(next, remembered),
-                    None => admitter.admit(next, &Remembered::default()),
-                });
+                match remembered.get(&place) {
+                    Some(Err(why)) => group.push(Err(Refusal::Read(why.clone()))),
+                    Some(Ok(remembered)) => admitter.admit(next, remembered, &mut group),
+                    None => admitter.admit(next, &none, &mut group),
+                }
                 if alone {
                     break;
                 }
@@ -291,9 +292,17 @@ impl Engine {
             let store_tag = self.wal.store_tag();
             self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
-            for (one, Transaction { sends, .. }) in group.drain(..).zip(transactions) {
-                answers.push(one.map(|admitted| applier.apply(&admitted, sends)));
+            for (one, Transaction { sends, .. }) in group.iter_mut().zip(transactions) {
+                match one {
+                    Ok(admitted) => {
+                        answers.push(Ok(Receipt::new()));
+                        let Some(Ok(receipt)) = answers.last_mut() else { unreachable!("it has just been put there") };
+                        applier.apply(admitted, sends, receipt);
+                    }
+                    Err(refusal) => answers.push(Err(refusal.clone())),
+                }
             }
+            group.clear();
             let mut touched = applier.touched;
             touched.sort_unstable();
             touched.dedup();
