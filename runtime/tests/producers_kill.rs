@@ -1,5 +1,5 @@
 //! SIGKILL at any moment while files grow and rotate, files appear, and a schedule comes every second: each line, each file
-//! and each second becomes one message.
+//! (whether it is kept, moved or deleted afterwards) and each second becomes one message.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -17,34 +17,29 @@ mod runtime;
 
 use runtime::{Site, eventually, when};
 
-/// Three of four hit a runtime that serves, the others one that starts.
-const KILLS: u32 = 24;
+/// Each producer is killed so often while it is at work. Between these kills there are some that hit a runtime that starts.
+const KILLS: u32 = 20;
+/// If it takes more, the runtimes do not live long enough to do anything.
+const KILLS_MAX: u32 = 10 * KILLS;
 
-const TABLES: &str = r#"
-[queues.seconds]
-[queues.lines]
-[queues.files]
-[queues.seen]
+/// What is done with files: the name of the producer, of its queue and of its folder.
+const AFTERWARDS: [&str; 3] = ["keep", "move", "delete"];
 
-[producers.seconds]
-kind = "cron"
-queue = "seconds"
-schedule = "* * * * * *"
-catch_up = "all"
-
-[producers.lines]
-kind = "tail"
-queue = "lines"
-files = "logs/app.log*"
-
-[producers.files]
-kind = "watch"
-queue = "files"
-folder = "inbox"
-settle = "20ms"
-after = "move"
-move_to = "done"
-"#;
+fn tables() -> String {
+    let watch = |after: &&str| {
+        let to = if *after == "move" { "move_to = \"done\"\n" } else { "" };
+        format!(
+            "[queues.{after}]\n[producers.{after}]\nkind = \"watch\"\nqueue = \"{after}\"\nfolder = \"{after}\"\n\
+             settle = \"20ms\"\nafter = \"{after}\"\n{to}"
+        )
+    };
+    let watches: String = AFTERWARDS.iter().map(watch).collect();
+    format!(
+        "[queues.seconds]\n[queues.lines]\n[queues.seen]\n{watches}\
+         [producers.seconds]\nkind = \"cron\"\nqueue = \"seconds\"\nschedule = \"* * * * * *\"\ncatch_up = \"all\"\n\
+         [producers.lines]\nkind = \"tail\"\nqueue = \"lines\"\nfiles = \"logs/app.log*\"\n"
+    )
+}
 
 /// Writes numbered lines, and rotates in all ways, until it is told to stop. Answers how many lines there are.
 fn write_lines(site: &Site, stop: &AtomicBool, mut random: fastrand::Rng) -> u64 {
@@ -74,22 +69,40 @@ fn write_lines(site: &Site, stop: &AtomicBool, mut random: fastrand::Rng) -> u64
     lines
 }
 
-/// Writes numbered files until it is told to stop. Answers how many there are.
-fn write_files(site: &Site, stop: &AtomicBool, mut random: fastrand::Rng) -> u64 {
+/// Writes numbered files into a folder until it is told to stop. Answers how many there are.
+fn write_files(site: &Site, folder: &str, stop: &AtomicBool, mut random: fastrand::Rng) -> u64 {
     let mut files = 0;
+    let folder = site.path(folder);
     while !stop.load(Ordering::Relaxed) {
         let text = format!("{files} {}", "x".repeat(random.usize(..2000)));
         if random.bool() {
-            fs::write(site.path(format!("inbox/{files}.txt")), text).unwrap();
+            fs::write(folder.join(format!("{files}.txt")), text).unwrap();
         } else {
             // Under a name that is not seen first, as careful programs do.
-            fs::write(site.path("inbox/.part"), text).unwrap();
-            fs::rename(site.path("inbox/.part"), site.path(format!("inbox/{files}.txt"))).unwrap();
+            fs::write(folder.join(".part"), text).unwrap();
+            fs::rename(folder.join(".part"), folder.join(format!("{files}.txt"))).unwrap();
         }
         files += 1;
         thread::sleep(Duration::from_millis(random.u64(..80)));
     }
     files
+}
+
+/// Lives for a moment after it is ready, and is killed. Answers which producers had sent something by then: they were at work.
+fn live_and_be_killed(site: &Site, random: &mut fastrand::Rng) -> Vec<String> {
+    let mut runtime = site.spawn();
+    site.wait_ready(&mut runtime);
+    thread::sleep(Duration::from_millis(random.u64(..1500)));
+    let producers = site.get("/producers");
+    let sent = |one: &&Value| one["sent"].as_u64().unwrap() > 0;
+    let producers = producers["producers"].as_array().unwrap();
+    let at_work = producers.iter().filter(sent).map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+    // The schedule does its work in the first moments of a second, so that is when it is hit half of the time.
+    let into_the_second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_millis();
+    let rest = if random.bool() { u64::from(1000 - into_the_second) } else { 0 };
+    thread::sleep(Duration::from_millis(rest) + Duration::from_micros(random.u64(..20_000)));
+    runtime.kill();
+    at_work
 }
 
 /// How often each number is there.
@@ -115,53 +128,73 @@ fn nothing_is_lost_or_sent_twice_however_often_the_process_is_killed() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed} repeats the choices of this run");
     let mut random = fastrand::Rng::with_seed(seed);
-    let site = Arc::new(Site::new(TABLES));
-    for folder in ["logs", "inbox"] {
+    let site = Arc::new(Site::new(&tables()));
+    for folder in AFTERWARDS.iter().chain(&["logs"]) {
         fs::create_dir(site.path(folder)).unwrap();
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let writers = [write_lines, write_files].map(|write| {
+    let lines = {
         let (site, stop, random) = (site.clone(), stop.clone(), random.fork());
-        thread::spawn(move || write(&site, &stop, random))
+        thread::spawn(move || write_lines(&site, &stop, random))
+    };
+    let files = AFTERWARDS.map(|folder| {
+        let (site, stop, random) = (site.clone(), stop.clone(), random.fork());
+        thread::spawn(move || write_files(&site, folder, &stop, random))
     });
-    for kill in 1..=KILLS {
-        let mut runtime = site.spawn();
-        if kill % 4 == 0 {
+
+    let mut kills = 0;
+    let mut hits: BTreeMap<String, u32> =
+        ["seconds", "lines"].iter().chain(&AFTERWARDS).map(|name| ((*name).to_owned(), 0)).collect();
+    while hits.values().any(|hits| *hits < KILLS) {
+        assert!(kills < KILLS_MAX, "after {kills} kills these were hit at work: {hits:?}");
+        kills += 1;
+        if kills % 4 == 0 {
+            let runtime = site.spawn();
             thread::sleep(Duration::from_millis(random.u64(..200)));
+            runtime.kill();
         } else {
-            site.wait_ready(&mut runtime);
-            thread::sleep(Duration::from_millis(random.u64(..900)));
+            for name in live_and_be_killed(&site, &mut random) {
+                *hits.get_mut(&name).unwrap() += 1;
+            }
         }
-        runtime.kill();
     }
     let runtime = site.start();
     stop.store(true, Ordering::Relaxed);
-    let [lines, files] = writers.map(|writer| writer.join().unwrap());
+    let (lines, files) = (lines.join().unwrap(), files.map(|writer| writer.join().unwrap()));
 
+    let expected: Vec<_> = AFTERWARDS.into_iter().zip(files).chain([("lines", lines)]).collect();
     eventually("all lines and files", || {
-        let (seen_lines, seen_files) = (site.count("lines"), site.count("files"));
-        when(seen_lines >= lines && seen_files >= files, format!("{seen_lines} of {lines}, {seen_files} of {files}"))
+        let seen: Vec<_> = expected.iter().map(|(queue, count)| (*queue, site.count(queue), *count)).collect();
+        when(seen.iter().all(|(_, seen, count)| seen >= count), format!("{seen:?}"))
     });
     // Longer than a file that may be a copy is left alone: what comes twice comes now.
     thread::sleep(Duration::from_secs(5));
-    assert_each_once("lines", &numbers(&site.take_all("lines", "seen")), lines);
-    assert_each_once("files", &numbers(&site.take_all("files", "seen")), files);
-    assert_eq!(fs::read_dir(site.path("done")).unwrap().count() as u64, files, "all were moved");
+    for (queue, count) in &expected {
+        assert_each_once(queue, &numbers(&site.take_all(queue, "seen")), *count);
+    }
+    let [kept, moved, deleted] = files;
+    let left = |folder: &str| fs::read_dir(site.path(folder)).unwrap().count() as u64;
+    assert_eq!((left("keep"), left("move"), left("done"), left("delete")), (kept, 0, moved, 0), "{files:?}");
+    assert!(deleted > 0);
     runtime.stop();
 
     let runtime = site.start();
     eventually("a second that is on record", || when(site.count("seconds") > 0, "none"));
-    let seconds: Vec<_> = site
-        .take_all("seconds", "seen")
-        .iter()
-        .map(|message| message["attributes"]["scheduled-at"].as_str().unwrap().to_owned())
-        .collect();
+    let runs = site.take_all("seconds", "seen");
+    let at = |run: &Value| run["attributes"]["scheduled-at"].as_str().unwrap().to_owned();
+    let seconds: Vec<_> = runs.iter().map(at).collect();
     let at = |text: &String| humantime::parse_rfc3339(text).unwrap();
     for pair in seconds.windows(2) {
         let step = at(&pair[1]).duration_since(at(&pair[0])).expect("in their order");
         assert_eq!(step, Duration::from_secs(1), "{} is followed by {}", pair[0], pair[1]);
     }
-    println!("{KILLS} kills, {lines} lines, {files} files, {} seconds", seconds.len());
-    assert!(lines > 200 && files > 50 && seconds.len() > 10, "too little to show anything");
+    // Whoever sends a run again under its own key, as a runtime would that had forgotten its position, adds nothing.
+    for (run, second) in runs.iter().zip(&seconds) {
+        let key = format!("cron/seconds/{second}");
+        let again = site.request("POST", "/queues/seconds/messages", &[("idempotency-key", &key)], b"").unwrap();
+        assert_eq!((again.status, &again.body["id"]), (200, &run["id"]), "{key}");
+    }
+    println!("{kills} kills, at work: {hits:?}; {lines} lines, {files:?} files, {} seconds", seconds.len());
+    assert!(lines > 200 && files.iter().all(|files| *files > 50) && seconds.len() > 10, "too little to show anything");
     runtime.stop();
 }
