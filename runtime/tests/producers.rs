@@ -266,6 +266,30 @@ fn a_schedule_runs_once_at_each_of_its_times() {
 }
 
 #[test]
+fn what_was_missed_may_be_left_out() {
+    const MINUTE: u64 = 60_000;
+    run(async {
+        let kitchen = Kitchen::new();
+        kitchen.apply(&cron("*/10 * * * *", "none")).await;
+        kitchen.eventually("started", |kitchen| kitchen.status("tick").next_run_at.is_some()).await;
+        kitchen.clock.set(NEW_YEAR_MS + 10 * MINUTE);
+        kitchen.eventually("a run", |kitchen| times(kitchen) == ["00:10:00"]).await;
+        // Down over four runs, then up between two.
+        let kitchen = kitchen.restart(NEW_YEAR_MS + 55 * MINUTE).await;
+        kitchen.apply(&cron("*/10 * * * *", "none")).await;
+        kitchen.eventually("started", |kitchen| kitchen.status("tick").missed == 4).await;
+        // Left out is left out: not even a restart under another `catch_up` brings it back.
+        let kitchen = kitchen.restart(NEW_YEAR_MS + 56 * MINUTE).await;
+        kitchen.apply(&cron("*/10 * * * *", "all")).await;
+        kitchen.eventually("started", |kitchen| kitchen.status("tick").next_run_at.is_some()).await;
+        kitchen.clock.set(NEW_YEAR_MS + 60 * MINUTE);
+        kitchen.eventually("the next run", |kitchen| times(kitchen).len() == 2).await;
+        assert_eq!((times(&kitchen)[1].as_str(), kitchen.status("tick").missed), ("01:00:00", 0));
+        kitchen.producers.stop().await;
+    });
+}
+
+#[test]
 fn a_schedule_that_has_not_run_yet_is_on_record() {
     // So that what is missed until the next start is known.
     run(async {
