@@ -44,6 +44,26 @@ fn wrong_usage_is_exit_code_2() {
     assert!(stderr(&run(&["chek"])).contains("check"), "a near miss is named");
 }
 
+/// Everybody on a machine can read the arguments of its processes.
+#[test]
+fn no_command_takes_a_token_as_an_argument() {
+    let secret = "linecook_secret";
+    for args in [
+        &["--token", secret, "status"][..],
+        &["status", "--token", secret],
+        &["send", "--token", secret, "a", "x"],
+        &["token", "new", "--token", secret],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains("unexpected argument '--token'"), "{args:?}: {}", stderr(&output));
+    }
+    // An option of that name would be of a file.
+    let help = stdout(&run(&["--help"])).to_owned();
+    let options: Vec<_> = help.split_whitespace().filter(|word| word.starts_with("--token")).collect();
+    assert_eq!(options, ["--token-file"], "{help}");
+}
+
 #[test]
 fn check_says_that_a_file_is_right() {
     let folder = tempfile::tempdir().unwrap();
