@@ -1,6 +1,11 @@
 //! Subjects, through the real binary: one message in every queue that subscribes, in one step; from HTTP, the command
 //! line and a guest.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 #[path = "support/guests.rs"]
@@ -103,4 +108,57 @@ fn a_redriven_message_still_knows_its_subject() {
     assert_eq!(dead["attributes"]["linecook-subject"], "work.hard");
     assert_eq!(site.post("/queues/jobs.dead/redrive", "{\"to\":\"seen\"}").body["moved"], 1);
     assert_eq!(site.messages("seen")[0]["attributes"], json!({ "linecook-subject": "work.hard" }));
+}
+
+/// Sends numbers to a subject, alone and in batches, until it is told to stop. Answers those that were confirmed.
+fn send_numbers(site: &Site, sender: u64, stop: &AtomicBool) -> Vec<String> {
+    let mut confirmed = Vec::new();
+    let mut next = sender * 1_000_000;
+    while !stop.load(Ordering::Relaxed) {
+        let numbers: Vec<_> = (next..next + fastrand::u64(1..=4)).map(|number| number.to_string()).collect();
+        next += numbers.len() as u64;
+        let (path, body) = match &numbers[..] {
+            [number] => ("/subjects/orders.placed/messages", number.clone()),
+            _ => {
+                let batch: Vec<_> = numbers.iter().map(|number| json!({ "body": number })).collect();
+                ("/subjects/orders.placed/messages/batch", Value::from(batch).to_string())
+            }
+        };
+        // Without an answer, they are there or not.
+        if let Ok(answer) = site.request("POST", path, &[], body.as_bytes()) {
+            assert_eq!(answer.status, 202, "{}", answer.body);
+            confirmed.extend(numbers);
+        }
+        thread::sleep(Duration::from_micros(fastrand::u64(..10_000)));
+    }
+    confirmed
+}
+
+#[test]
+fn a_kill_leaves_a_message_in_every_queue_or_in_none() {
+    let site = Site::new("[queues.one]\nsubscribe = [\"orders.*\"]\n[queues.two]\nsubscribe = [\">\"]\n[queues.seen]");
+    let stop = AtomicBool::new(false);
+    let (confirmed, _runtime) = thread::scope(|scope| {
+        let (site, stop) = (&site, &stop);
+        let senders: Vec<_> = (0..4).map(|sender| scope.spawn(move || send_numbers(site, sender, stop))).collect();
+        for _ in 0..20 {
+            let runtime = site.start();
+            thread::sleep(Duration::from_millis(fastrand::u64(50..300)));
+            runtime.kill();
+        }
+        let runtime = site.start();
+        stop.store(true, Ordering::Relaxed);
+        (senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect::<Vec<_>>(), runtime)
+    });
+    let [one, two] = ["one", "two"].map(|queue| {
+        let all: Vec<_> = site.take_all(queue, "seen").iter().map(|message| message["body"].to_string()).collect();
+        let different: BTreeSet<_> = all.iter().cloned().collect();
+        assert_eq!(different.len(), all.len(), "some came twice");
+        different
+    });
+    let apart: Vec<_> = one.symmetric_difference(&two).collect();
+    assert!(apart.is_empty(), "in one queue only: {apart:?}");
+    let lost: Vec<_> = confirmed.iter().filter(|number| !one.contains(&format!("\"{number}\""))).collect();
+    assert!(lost.is_empty() && confirmed.len() > 100, "of {} confirmed, these are lost: {lost:?}", confirmed.len());
+    println!("{} messages, {} of them confirmed", one.len(), confirmed.len());
 }
