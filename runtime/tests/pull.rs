@@ -195,3 +195,50 @@ fn large_messages_end_a_claim_early() {
     let claimed = claim(&site, "jobs", json!({ "max": 100 })).len();
     assert!((14..60).contains(&claimed), "{claimed} messages of 300 KiB in one answer");
 }
+
+#[test]
+fn the_leases_of_clients_have_a_bound_and_leave_consumers_theirs() {
+    const LEASES_MAX: usize = 16 << 10;
+    let component = guests::component("behave");
+    let site = Site::new(&format!(
+        "[queues.jobs]\n[queues.work]\n[queues.report]\n[consumers.cook]\nqueue = \"work\"\ncomponent = {component:?}\n\
+         grants.send = [\"report\"]"
+    ));
+    let _runtime = site.start();
+    let batch = "{\"body\":1}\n".repeat(2500);
+    // Twice as many as can be leased at all.
+    for _ in 0..4 * LEASES_MAX / 2500 + 1 {
+        assert_eq!(site.post("/queues/jobs/messages/batch", &batch).status, 202);
+    }
+    // A claim may get less than it asks for, but not nothing.
+    let wanted = json!({ "max": 100, "lease": "1h", "wait": "30s" });
+    let claim_all = || {
+        let mut claimed: Vec<Value> = Vec::new();
+        loop {
+            let mut answer = site.post("/queues/jobs/claim", wanted.to_string());
+            if answer.status != 200 {
+                let kind = &answer.body["type"];
+                assert_eq!((answer.status, kind), (429, &json!("urn:linecook:problem:throttled")), "{}", answer.body);
+                assert_eq!(answer.header("retry-after"), Some("1"));
+                return claimed;
+            }
+            let Value::Array(messages) = answer.body["messages"].take() else { panic!("{}", answer.body) };
+            assert!(!messages.is_empty(), "nothing after {} messages", claimed.len());
+            claimed.extend(messages);
+        }
+    };
+    let claimed: Vec<_> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(claim_all)).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(claimed.len(), LEASES_MAX);
+    assert_eq!(site.get("/queues/jobs")["leased"], LEASES_MAX);
+    // Consumers work, and dead letters go back, as if nobody had claimed anything.
+    site.send("work", json!({ "do": "send", "to": "report" }));
+    site.wait_messages("report", 1);
+    assert_eq!(site.post("/queues/report/redrive", "{\"to\":\"work\"}").body["moved"], 1);
+    // There is room for as many as are settled.
+    assert_eq!(settle(&site, &claimed[0], "ack", "").0, 200);
+    assert_eq!(claim(&site, "jobs", wanted.clone()).len(), 1);
+    assert_eq!(site.post("/queues/jobs/claim", wanted.to_string()).status, 429);
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use linecook_store::{HistoryMessage, HistoryPage, HistoryRange};
+pub use linecook_store::{HistoryMessage, HistoryPage, HistoryRange, LEASES_MAX};
 
 use crate::delivery::{Delivery, Lease, MessageId, NewMessage, Outgoing, QueueName, Settlement, StateWrite};
 

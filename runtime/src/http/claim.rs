@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::cloudevents::{About, Wanted};
 use super::fields::whole_number;
+use super::leases::Token;
 use super::limits::{
     CLAIM_BYTES_MAX, CLAIM_MESSAGES_MAX, LEASE_MAX, LEASE_MIN, LEASES_MAX, PARAMETERS_BYTES_MAX, WAIT_MAX,
 };
@@ -99,11 +100,14 @@ async fn answer(
         return Err(Problem::new(StatusCode::CONFLICT, "has-consumer", "The queue has a consumer", detail)
             .with("consumer", consumer));
     }
-    let room = shared.leases.room().min(max).min(wanted.messages_max());
-    if room == 0 {
+    let throttled = || {
         let detail =
             format!("{LEASES_MAX} messages are claimed and not settled; settle some, or let their leases expire");
-        return Err(Problem::throttled(detail));
+        Problem::throttled(detail)
+    };
+    let room = shared.leases.room().min(max).min(wanted.messages_max());
+    if room == 0 {
+        return Err(throttled());
     }
     let deliveries = match take(shared, peer, queue, room, lease, wait).await {
         Ok(deliveries) => deliveries,
@@ -114,13 +118,28 @@ async fn answer(
         give_back(shared, &deliveries).await;
         return Err(problem);
     }
-    let deliveries: Vec<_> = deliveries.into_iter().filter(|delivery| shared.broker.begin(delivery.lease)).collect();
     let tokens = shared.leases.add(queue, &deliveries, lease).map_err(|error| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-random", "No random numbers", error.to_string())
     })?;
+    if tokens.len() < deliveries.len() {
+        // Other clients have taken the room since.
+        give_back(shared, &deliveries[tokens.len()..]).await;
+        if tokens.is_empty() {
+            return Err(throttled());
+        }
+    }
+    let begin = |(delivery, token): &(Delivery, Token)| {
+        let has_begun = shared.broker.begin(delivery.lease);
+        if !has_begun {
+            // Its lease is over already, so that it is nobody's.
+            shared.leases.take(*token);
+        }
+        has_begun
+    };
+    let deliveries: Vec<_> = deliveries.into_iter().zip(tokens).filter(begin).collect();
     shared.meters.claimed(deliveries.len() as u64);
     let lease_expires_at_ms = now_ms() + lease.as_millis() as u64;
-    let mut claimed = deliveries.iter().zip(tokens).map(|(delivery, token)| About {
+    let mut claimed = deliveries.iter().map(|(delivery, token)| About {
         queue,
         delivery,
         lease: token.to_string(),

@@ -47,20 +47,27 @@ struct Table {
     sweep_at: usize,
 }
 
+impl Table {
+    /// See [`Leases::room`].
+    fn room(&mut self) -> usize {
+        if self.held.len() >= self.sweep_at.min(LEASES_MAX) {
+            let now = Instant::now();
+            self.held.retain(|_, held| held.expires > now);
+            // Half of what is looked at next time is new, so that each lease is looked at twice on average.
+            self.sweep_at = (2 * self.held.len()).max(1024);
+        }
+        LEASES_MAX.saturating_sub(self.held.len())
+    }
+}
+
 impl Leases {
     /// Whether there is room for more, after those that have expired are gone.
     pub(super) fn room(&self) -> usize {
-        let mut table = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.held.len() >= table.sweep_at.min(LEASES_MAX) {
-            let now = Instant::now();
-            table.held.retain(|_, held| held.expires > now);
-            // Half of what is looked at next time is new, so that each lease is looked at twice on average.
-            table.sweep_at = (2 * table.held.len()).max(1024);
-        }
-        LEASES_MAX.saturating_sub(table.held.len())
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).room()
     }
 
-    /// Takes these in. The tokens stand in the same order.
+    /// Takes these in, or the first of them if there is no room for all: others may have taken it since somebody asked. The
+    /// tokens stand in the same order.
     pub(super) fn add(
         &self,
         queue: &QueueName,
@@ -71,7 +78,8 @@ impl Leases {
         getrandom::fill(&mut random)?;
         let expires = Instant::now() + lease + MARGIN;
         let mut table = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let tokens = random.as_chunks().0.iter().zip(deliveries).map(|(bytes, delivery)| {
+        let room = table.room();
+        let tokens = random.as_chunks().0.iter().zip(deliveries).take(room).map(|(bytes, delivery)| {
             let held = Held {
                 queue: queue.clone(),
                 lease: delivery.lease,
@@ -149,8 +157,13 @@ mod tests {
         assert!(leases.take(tokens[1]).is_none());
         leases.put_back(tokens[1], Held { expires: Instant::now(), ..held });
         assert_eq!(leases.count(), 2);
-        assert_eq!(leases.room(), LEASES_MAX - 1);
+        // What has expired makes room once there is none, and no more is taken in than there is room for.
+        let many: Vec<_> = (0..LEASES_MAX as u64).map(|position| sample(position, 1, 1)).collect();
+        let add = |deliveries: &[Delivery]| leases.add(&queue, deliveries, Duration::from_secs(60)).unwrap().len();
+        assert_eq!(add(&many), LEASES_MAX - 2);
+        assert_eq!(leases.room(), 1);
         assert!(leases.get(tokens[1]).is_none() && leases.get(tokens[0]).is_some());
+        assert_eq!((add(&many[..5]), leases.room(), add(&many[..5])), (1, 0, 0));
         for wrong in ["", "x", "!!!!!!!!!!!!!!!!!!!!!!", &format!("{}A", tokens[0])] {
             assert!(wrong.parse::<Token>().is_err(), "{wrong}");
         }

@@ -32,8 +32,9 @@ pub const ANSWERED_BYTES_MAX: usize = 256 << 20;
 pub const CLAIM_MESSAGES_MAX: usize = 100;
 /// The bodies in one claim: it ends after the messages that reach this.
 pub const CLAIM_BYTES_MAX: usize = 4 << 20;
-/// Leases that clients hold at once. Further claims are refused with 429.
-pub const LEASES_MAX: usize = 100_000;
+/// Leases that clients hold at once: half of those that there are, so that clients who settle nothing leave the others to
+/// the consumers. Further claims are refused with 429.
+pub const LEASES_MAX: usize = crate::broker::LEASES_MAX / 2;
 /// The shortest lease of a client.
 pub const LEASE_MIN: Duration = Duration::from_secs(1);
 /// The longest lease of a client.

@@ -49,5 +49,5 @@ pub use message::{
     NewMessage, QueueName,
 };
 pub use queues::QueueLimits;
-pub use store::{MessageState, Options, PeekPage, PeekRange, Peeked, QueueStats, Store};
+pub use store::{LEASES_MAX, MessageState, Options, PeekPage, PeekRange, Peeked, QueueStats, Store};
 pub use transaction::{Action, AttributeEdit, Receipt, Refusal, Sends, Sent, StateRead, StateWrite, Transaction};

@@ -27,6 +27,9 @@ use crate::transaction::{Receipt, Refusal, Transaction};
 use crate::wal::Preparation;
 use crate::{Delivery, Lease, Message, OpenError, QueueLimits, QueueName};
 
+/// Deliveries that can be leased at once, of all queues together. A claim gets none beyond.
+pub const LEASES_MAX: usize = 32 * 1024;
+
 /// How large the store may become.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -52,7 +55,7 @@ impl Options {
             file_bytes,
             files_max: (self.log_bytes_max / file_bytes).max(FILES_MIN + 1),
             cache_bytes_max: self.cache_bytes_max,
-            attempt_slots: 32 * 1024,
+            attempt_slots: LEASES_MAX,
             chunk_bytes: 16 << 10,
             small_segment_bytes: file_bytes / 8,
             picked_max: 2048,
