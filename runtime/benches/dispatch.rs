@@ -7,6 +7,10 @@
 //!
 //! The first and the last also with instances that are reused, and with batches of 100 messages (a fresh instance each).
 //!
+//! Each on one core and on two: the whole process is kept to so many cores, with one worker for each core, against as many
+//! bare loops. So the store's committer, which writes and syncs the acks, has no core of its own: what it takes, the
+//! handlers don't have, and the figure for one core is all that a message costs.
+//!
 //! `--quick` is for a test that it runs at all: short, and nothing is required of the figures. `--only TEXT` measures only
 //! the lines whose names contain the text, such as `JSON` or `reused`.
 
@@ -27,6 +31,8 @@ use linecook::status::Board;
 
 #[path = "dispatch/bare.rs"]
 mod bare;
+#[path = "dispatch/cores.rs"]
+mod cores;
 #[path = "../tests/support/guests.rs"]
 mod guests;
 
@@ -38,7 +44,9 @@ const HANDLERS: [(&str, &str, &str); 2] = [("no-op", "noop", "noop-batch"), ("JS
 
 /// Messages of a batch.
 const BATCH_SIZE: usize = 100;
-/// Two workers do at least this much more than one.
+/// Messages that each worker may handle at once; of batches, so many batches.
+const PERMITS: usize = 128;
+/// Two workers on two cores do at least this much more than one on one.
 const SCALING_MIN: f64 = 1.8;
 
 /// How long each figure is measured.
@@ -58,13 +66,14 @@ fn main() -> ExitCode {
         Effort { rounds: 5, time: Duration::from_secs(1), messages: 200_000 }
     };
     println!(
-        "{} B bodies; {} rounds of {:?} a loop and {} messages through dispatch; {} cores; median (min to max) messages a \
-         second:",
+        "{} B bodies; {} rounds of {:?} a loop and {} messages through dispatch, {PERMITS} at once on each worker; the \
+         process, with its committer and all else, is kept to one core (one worker) and to two (two workers) of {}; median \
+         (min to max) messages a second:",
         BODY.len(),
         effort.rounds,
         effort.time,
         effort.messages,
-        std::thread::available_parallelism().map_or(1, usize::from),
+        cores::available(),
     );
     let mut short = Vec::new();
     for (handler, single, batch) in HANDLERS {
@@ -81,12 +90,14 @@ fn main() -> ExitCode {
     if quick || short.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints dispatch beside the bare loop, with one worker and with two. Answers what falls short.
+/// Prints dispatch beside the bare loop, on one core and on two. Answers what falls short.
 fn compare(name: &str, path: &Path, mode: Mode, effort: &Effort) -> Vec<String> {
     let component = std::fs::read(path).expect("the guest was just built");
     let mut short = Vec::new();
     let mut rates = Vec::new();
     for workers in [1, 2] {
+        // Every thread that is started from here on is kept to these, too.
+        cores::keep_to(workers);
         let [mut bare, mut call, mut dispatch] = [const { Vec::new() }; 3];
         // In turn, so that a machine that changes its speed changes it for all of them.
         for _ in 0..effort.rounds {
@@ -105,17 +116,17 @@ fn compare(name: &str, path: &Path, mode: Mode, effort: &Effort) -> Vec<String> 
         let call = Some(call).filter(|call| !call.is_empty()).map(spread);
         let call = call.map_or_else(String::new, |call| format!("   call {call} ({:.0}%)", share(&call)));
         let reached = share(&dispatch);
-        println!("{name}, {workers} worker(s): bare loop {bare}{call}   dispatch {dispatch} ({reached:.0}%)");
+        println!("{name}, {workers} core(s): bare loop {bare}{call}   dispatch {dispatch} ({reached:.0}%)");
         if reached < mode.share_min() {
             short.push(format!(
-                "{name}, {workers} worker(s): {reached:.0}% of the bare loop, not {}%",
+                "{name}, {workers} core(s): {reached:.0}% of the bare loop, not {}%",
                 mode.share_min()
             ));
         }
         rates.push(dispatch.median);
     }
     let scaling = rates[1] / rates[0];
-    println!("{name}: two workers dispatch {scaling:.2} times what one does");
+    println!("{name}: two workers on two cores dispatch {scaling:.2} times what one on one does");
     if scaling < SCALING_MIN {
         short.push(format!("{name}: two workers dispatch {scaling:.2} times what one does, not {SCALING_MIN} times"));
     }
@@ -189,7 +200,7 @@ fn dispatched(component: &Path, workers: usize, messages: usize, mode: Mode) -> 
             name: "noop".to_owned(),
             queue: queue.clone(),
             source: Source::Component(component.to_owned()),
-            max_concurrency: 128 * workers,
+            max_concurrency: PERMITS * workers,
             max_batch_size: if mode == Mode::Batches { BATCH_SIZE } else { 1 },
             max_batch_timeout: Duration::ZERO,
             timeout: Duration::from_secs(30),
