@@ -94,7 +94,46 @@ pub struct InvalidId;
 
 const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
+/// The number of each character, in both cases; [`NO_DIGIT`] for all others.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < CROCKFORD.len() {
+        let character = CROCKFORD[digit];
+        digits[character as usize] = digit as u8;
+        digits[character.to_ascii_uppercase() as usize] = digit as u8;
+        digit += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 0xff;
+
+/// Characters of the text, and bits, that fit into a machine word: 12 of 5 bits each.
+const WORD_CHARACTERS: usize = 12;
+const WORD_BITS: u32 = 5 * WORD_CHARACTERS as u32;
+
 impl MessageId {
+    /// Length of an id as text.
+    pub const TEXT_BYTES: usize = 26;
+
+    /// Writes the id as text, without asking for memory.
+    pub fn encode(self, text: &mut [u8; Self::TEXT_BYTES]) -> &str {
+        let (mut words, mut rest) = (text.rchunks_exact_mut(WORD_CHARACTERS), self.0);
+        for word in &mut words {
+            let mut bits = rest as u64;
+            for place in word.iter_mut().rev() {
+                *place = CROCKFORD[(bits & 31) as usize];
+                bits >>= 5;
+            }
+            rest >>= WORD_BITS;
+        }
+        for place in words.into_remainder().iter_mut().rev() {
+            *place = CROCKFORD[(rest & 31) as usize];
+            rest >>= 5;
+        }
+        std::str::from_utf8(text).expect("the alphabet is ASCII")
+    }
+
     /// Puts an id together.
     pub const fn new(store: u64, sequence: u64) -> MessageId {
         MessageId((store as u128) << 64 | sequence as u128)
@@ -113,13 +152,7 @@ impl MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0u8; 26];
-        let mut rest = self.0;
-        for place in text.iter_mut().rev() {
-            *place = CROCKFORD[(rest & 31) as usize];
-            rest >>= 5;
-        }
-        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
+        f.write_str(self.encode(&mut [0; MessageId::TEXT_BYTES]))
     }
 }
 
@@ -133,17 +166,17 @@ impl FromStr for MessageId {
     type Err = InvalidId;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        if s.len() != 26 {
+        let text: &[u8; MessageId::TEXT_BYTES] = s.as_bytes().try_into().map_err(|_| InvalidId)?;
+        let digits = text.map(|character| DIGITS[usize::from(character)]);
+        // 26 digits are 130 bits.
+        if digits.contains(&NO_DIGIT) || digits[0] >= 8 {
             return Err(InvalidId);
         }
-        let mut value: u128 = 0;
-        for byte in s.bytes() {
-            let digit = CROCKFORD.iter().position(|c| *c == byte.to_ascii_lowercase()).ok_or(InvalidId)?;
-            if value >> 123 != 0 {
-                return Err(InvalidId);
-            }
-            value = value << 5 | digit as u128;
-        }
+        let word = |digits: &[u8]| digits.iter().fold(0u64, |word, digit| word << 5 | u64::from(*digit));
+        let (top, low) = digits.split_at(MessageId::TEXT_BYTES - 2 * WORD_CHARACTERS);
+        let (middle, low) = low.split_at(WORD_CHARACTERS);
+        let value =
+            u128::from(word(top)) << (2 * WORD_BITS) | u128::from(word(middle)) << WORD_BITS | u128::from(word(low));
         Ok(MessageId(value))
     }
 }
@@ -217,9 +250,12 @@ mod tests {
             [MessageId::new(0, 0), MessageId::new(0, 31), MessageId::new(7, u64::MAX), MessageId::new(u64::MAX, 1)];
         for id in ids {
             assert_eq!(id.to_string().parse(), Ok(id));
+            assert_eq!(id.to_string().to_ascii_uppercase().parse(), Ok(id));
             assert_eq!(id.to_string().len(), 26);
         }
         assert!(ids.map(|id| id.to_string()).is_sorted());
+        assert_eq!(MessageId(u128::MAX).to_string(), "7zzzzzzzzzzzzzzzzzzzzzzzzz");
+        assert_eq!(MessageId(0x0123_4567_89ab_cdef_0f1e_2d3c_4b5a_6978).to_string(), "014d2pf2dbsqqgy7hd7h5nmtbr");
         for bad in
             ["", "0", "z0000000000000000000000000", "0000000000000000000000000u", "00000000000000000000000000000"]
         {
