@@ -118,10 +118,7 @@ fn compare(name: &str, path: &Path, mode: Mode, effort: &Effort) -> Vec<String> 
         let reached = share(&dispatch);
         println!("{name}, {workers} core(s): bare loop {bare}{call}   dispatch {dispatch} ({reached:.0}%)");
         if reached < mode.share_min() {
-            short.push(format!(
-                "{name}, {workers} core(s): {reached:.0}% of the bare loop, not {}%",
-                mode.share_min()
-            ));
+            short.push(format!("{name}, {workers} core(s): {reached:.0}% of the bare loop, not {}%", mode.share_min()));
         }
         rates.push(dispatch.median);
     }

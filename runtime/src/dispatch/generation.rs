@@ -45,10 +45,10 @@ impl<M> Clone for Serving<M> {
 
 impl<M> Serving<M> {
     /// The generation that handles a message. `turn` is kept from message to message.
-    pub(super) fn generation_for(&self, message: MessageId, turn: &mut u32) -> Arc<Generation<M>> {
+    pub(super) fn generation_for(&self, message: MessageId, turn: &mut u32) -> &Arc<Generation<M>> {
         match &self.canary {
-            Some(canary) if canary.takes(message, turn) => canary.generation.clone(),
-            _ => self.in_force.clone(),
+            Some(canary) if canary.takes(message, turn) => &canary.generation,
+            _ => &self.in_force,
         }
     }
 

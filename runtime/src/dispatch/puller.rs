@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{self, Future};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ use super::policy::Policy;
 use super::rate::{Allowance, Rate};
 use super::room::Seat;
 use super::settler::{Effects, Handled, Settler, Stopped};
-use super::start::Starter;
+use super::start::{Desk, Starter};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Reuse;
 use crate::delivery::{Delivery, MessageId, Outcome};
@@ -43,8 +44,6 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 /// After handlers were started for this long, what has become ready and others on the worker have their turn.
 const ROUND_MAX: Duration = Duration::from_millis(1);
-/// After a handler that ran this long, its result is sent at once instead of together with those that are ready to run.
-const SEND_AFTER: Duration = Duration::from_millis(1);
 /// Messages of a batch that are claimed at once. More would be held here, however large they are, before anybody counts
 /// their bytes.
 const BATCH_CLAIM_MAX: usize = 128;
@@ -90,6 +89,9 @@ pub(super) struct Puller {
     waiting: VecDeque<Next>,
     /// Of a consumer of batches: filled by the claim, and by nobody else while one is under way.
     gathered: Option<Rc<RefCell<Gathered>>>,
+    in_force: InForce,
+    /// Whether a generation was on trial when `in_force` last changed.
+    has_canary: bool,
     /// Whose turn it is while a generation is on trial.
     turn: u32,
 }
@@ -117,11 +119,32 @@ enum Next {
     Batch(BatchClaim),
 }
 
+/// A generation as the deliveries of one claim hold it: the count of its holders is this worker's own. To count all of them in
+/// one place has the cores wait for each other, twice for each message.
+type Held = Rc<Arc<Generation>>;
+
+/// The generations that the deliveries of one claim hold.
+#[derive(Default)]
+struct Holding(Vec<Held>);
+
+impl Holding {
+    fn hold(&mut self, generation: &Arc<Generation>) -> Held {
+        match self.0.iter().find(|held| Arc::ptr_eq(held, generation)) {
+            Some(held) => held.clone(),
+            None => {
+                let held = Rc::new(generation.clone());
+                self.0.push(held.clone());
+                held
+            }
+        }
+    }
+}
+
 enum Ended {
-    Handled(Delivery, Arc<Generation>, Report),
-    Batch(Vec<Delivery>, Arc<Generation>, BatchReport),
+    Handled(Handled, Held, Report),
+    Batch(Vec<Delivery>, Held, BatchReport),
     /// The puller is draining, so they were not begun.
-    NotBegun(Vec<Delivery>, Arc<Generation>),
+    NotBegun(Vec<Delivery>, Held),
     /// The lease was gone before it began.
     Gone,
 }
@@ -136,9 +159,14 @@ impl Puller {
         claims: mpsc::Sender<Infallible>,
         counters: Arc<Counters>,
     ) -> Puller {
+        // A copy of its own, since each instance holds it: the workers would count all of them in one place.
+        let settings = Arc::new(InstanceSettings::clone(&consumer.settings));
+        let consumer = Consumer { settings, ..consumer };
         let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone());
         let gathered = consumer.batches.map(|limits| Rc::new(RefCell::new(Gathered::new(limits))));
         let instances = consumer.reuse.map(|reuse| Instances::new(reuse, 0, counters.clone()));
+        let mut in_force = consumer.in_force.clone();
+        in_force.mark_changed();
         Puller {
             shared: Rc::new(Shared { consumer, worker, counters, draining: Cell::new(false), instances }),
             seat,
@@ -148,6 +176,8 @@ impl Puller {
             free: Rc::default(),
             waiting: VecDeque::new(),
             gathered,
+            in_force,
+            has_canary: false,
             turn: 0,
         }
     }
@@ -162,7 +192,8 @@ impl Puller {
         let instances = shared.instances.as_ref();
         let has_idle = || instances.is_some_and(Instances::has_idle);
         let mut idle_check = Box::pin(tokio::time::sleep(Duration::ZERO));
-        let (mut starter, mut batch_starter) = (Starter::default(), Starter::default());
+        let handling = shared.clone();
+        let mut starter = Starter::new(move |desk| work(handling.clone(), desk));
         let mut running = FuturesUnordered::new();
         let mut claim: Option<LocalBoxFuture<'static, Result<Claimed, Stopped>>> = None;
         loop {
@@ -210,25 +241,21 @@ impl Puller {
                         return;
                     }
                 }
-                Some(Some(ended)) = running.next(), if !running.is_empty() => self.ended(ended),
+                Some(ended) = running.next(), if !running.is_empty() => self.ended(ended),
                 () = future::ready(()), if !self.waiting.is_empty() => {
-                    let now = Instant::now();
+                    let began = Instant::now();
                     future::poll_fn(|cx| {
-                        let mut spent = Duration::ZERO;
-                        while spent < ROUND_MAX && let Some(next) = self.waiting.pop_front() {
-                            let shared = self.shared.clone();
-                            let started = match next {
-                                Next::Message(claim) => starter.start(handle(shared, claim, now), cx),
-                                Next::Batch(claim) => batch_starter.start(handle_batch(shared, claim, now), cx),
-                            };
-                            match started {
+                        // A handler begins when the one before it has ended: one reading of the clock does for both.
+                        let mut now = began;
+                        while now - began < ROUND_MAX && let Some(next) = self.waiting.pop_front() {
+                            match starter.start((next, now), cx) {
                                 Ok(ended) => {
-                                    spent += ended.elapsed();
+                                    now += ended.elapsed();
                                     self.ended(ended);
                                 }
                                 Err(handler) => {
                                     running.push(handler);
-                                    spent = now.elapsed();
+                                    now = Instant::now();
                                 }
                             }
                         }
@@ -236,11 +263,11 @@ impl Puller {
                     })
                     .await;
                     // The other consumers of this worker have a turn after what was claimed together, or took long.
-                    if self.waiting.is_empty() || now.elapsed() > ROUND_MAX {
+                    if self.waiting.is_empty() || began.elapsed() > ROUND_MAX {
                         tokio::task::yield_now().await;
                     }
                 }
-                () = future::ready(()), if self.settler.can_send() => self.settler.send(),
+                () = future::ready(()), if self.settler.must_send() => self.settler.send(),
                 Ok(()) = in_force.changed(), if instances.is_some() => {
                     let serving = in_force.borrow_and_update().clone();
                     let numbers = serving.iter().flat_map(Serving::numbers).collect();
@@ -260,6 +287,8 @@ impl Puller {
                         Err(Stopped) => return,
                     }
                 }
+                // There is nothing to claim at once, which more results could come of.
+                () = future::ready(()), if self.settler.can_send() => self.settler.send(),
             }
         }
     }
@@ -335,8 +364,9 @@ impl Puller {
         let serving = shared.consumer.in_force.borrow().clone();
         let serving = serving.expect("nothing is claimed before there is a generation");
         let mut slots = slots.into_iter();
+        let mut holding = Holding::default();
         for delivery in deliveries {
-            let generation = serving.generation_for(delivery.message.id, &mut self.turn);
+            let generation = holding.hold(serving.generation_for(delivery.message.id, &mut self.turn));
             if let Some(reason) = shared.consumer.policy.exhausted(delivery.attempt) {
                 self.settler.exhausted(&delivery, generation.hash, reason);
                 continue;
@@ -351,10 +381,11 @@ impl Puller {
         let shared = self.shared.clone();
         let serving = shared.consumer.in_force.borrow().clone();
         let serving = serving.expect("nothing is claimed before there is a generation");
+        let mut holding = Holding::default();
         for (slot, mut batch) in slots.into_iter().zip(batches) {
             let first = batch.first().map(|waiting| waiting.delivery.message.id);
             let Some(first) = first else { continue };
-            let generation = serving.generation_for(first, &mut self.turn);
+            let generation = holding.hold(serving.generation_for(first, &mut self.turn));
             batch.retain(|Waiting { delivery, .. }| {
                 let exhausted = shared.consumer.policy.exhausted(delivery.attempt);
                 if let Some(reason) = &exhausted {
@@ -393,19 +424,15 @@ impl Puller {
 
     fn ended(&mut self, ended: Ended) {
         match ended {
-            Ended::Handled(delivery, generation, report) => {
-                self.pace.ran(report.elapsed);
-                let handled = Handled::new(&delivery, generation.hash, report.stderr_tail);
-                match self.on_trial(&generation, delivery.message.id, &report.outcome) {
-                    true => self.settler.put_back(handled, report.outcome),
-                    false => {
-                        let effects = Effects { sends: report.sends, state: report.state };
-                        self.settler.settle(handled, report.outcome, effects);
-                    }
+            Ended::Handled(mut handled, generation, report) => {
+                let Report { outcome, sends, state, stderr_tail, elapsed } = report;
+                self.pace.ran(elapsed);
+                handled.stderr = stderr_tail;
+                match self.on_trial(&generation, handled.message, &outcome) {
+                    true => self.settler.put_back(handled, outcome),
+                    false => self.settler.settle(handled, outcome, Effects { sends, state }),
                 }
-                if report.elapsed > SEND_AFTER {
-                    self.settler.send();
-                }
+                self.settler.spent(elapsed);
             }
             Ended::Batch(deliveries, generation, report) => self.batch_ended(&deliveries, &generation, report),
             Ended::NotBegun(deliveries, generation) => {
@@ -417,10 +444,18 @@ impl Puller {
     }
 
     /// Tells the trial, if there is one, what came of a delivery. True if it failed on trial: then it does not count.
-    fn on_trial(&self, generation: &Generation, message: MessageId, outcome: &Outcome) -> bool {
-        let serving = self.shared.consumer.in_force.borrow();
-        let Some(serving_now) = &*serving else { return false };
+    fn on_trial(&mut self, generation: &Generation, message: MessageId, outcome: &Outcome) -> bool {
         let failed = outcome.is_failure();
+        // All workers ask the same lock: so only if it matters.
+        if !matches!(self.in_force.has_changed(), Ok(false)) {
+            let serving = self.in_force.borrow_and_update();
+            self.has_canary = serving.as_ref().is_some_and(|serving| serving.canary.is_some());
+        }
+        if !failed && !self.has_canary {
+            return false;
+        }
+        let serving = self.in_force.borrow();
+        let Some(serving_now) = &*serving else { return false };
         let failed_on_trial = failed && serving_now.is_on_trial(generation);
         let Some(canary) = serving_now.canary.clone() else { return failed_on_trial };
         let side = match generation.number {
@@ -449,7 +484,7 @@ impl Puller {
                 let settled = settled.map(|(delivery, Answered { outcome, sends, state })| {
                     (handled(delivery), outcome, Effects { sends, state })
                 });
-                self.settler.settle_batch(settled.collect(), shared_sends);
+                self.settler.settle_batch(settled, shared_sends);
             }
             (Err(reason), [delivery]) => {
                 let outcome = Outcome::Retry { reason, after: None };
@@ -471,9 +506,7 @@ impl Puller {
                 deliveries.iter().for_each(|delivery| self.settler.hand_back(handled(delivery)));
             }
         }
-        if elapsed > SEND_AFTER {
-            self.settler.send();
-        }
+        self.settler.spent(elapsed);
     }
 }
 
@@ -527,7 +560,7 @@ impl Consumer {
 
 /// One delivery that was claimed, and what it runs with.
 struct Claim {
-    generation: Arc<Generation>,
+    generation: Held,
     slot: Slot,
     delivery: Delivery,
     at: Instant,
@@ -535,7 +568,7 @@ struct Claim {
 
 /// One batch that was claimed, and what it runs with.
 struct BatchClaim {
-    generation: Arc<Generation>,
+    generation: Held,
     slot: Slot,
     batch: Vec<Waiting>,
 }
@@ -551,9 +584,20 @@ impl Ended {
     }
 }
 
+/// Handles one claim after another. No future is moved for it, only what is claimed and what comes of it.
+async fn work(shared: Rc<Shared>, desk: Rc<Desk<(Next, Instant), Ended>>) -> Infallible {
+    loop {
+        let ended = match desk.next().await {
+            (Next::Message(claim), now) => pin!(handle(&shared, claim, now)).await,
+            (Next::Batch(claim), now) => pin!(handle_batch(&shared, claim, now)).await,
+        };
+        desk.leave(ended);
+    }
+}
+
 /// From the claim to the handler's answer.
-async fn handle(shared: Rc<Shared>, claim: Claim, now: Instant) -> Ended {
-    let Shared { consumer, worker, counters, draining, instances } = &*shared;
+async fn handle(shared: &Shared, claim: Claim, now: Instant) -> Ended {
+    let Shared { consumer, worker, counters, draining, instances } = shared;
     let Claim { generation, slot, delivery, at } = claim;
     if draining.get() {
         return Ended::NotBegun(vec![delivery], generation);
@@ -562,15 +606,15 @@ async fn handle(shared: Rc<Shared>, claim: Claim, now: Instant) -> Ended {
         return Ended::Gone;
     }
     counters.begin(1);
-    let target = generation.module.on(worker, &consumer.settings);
+    let target = generation.module.on(worker, &consumer.settings).since(now);
     let report = target.reusing(instances.as_ref(), generation.number).call(slot, &delivery).await;
     counters.end(1);
-    Ended::Handled(delivery, generation, report)
+    Ended::Handled(Handled::new(&delivery, generation.hash, String::new()), generation, report)
 }
 
 /// From a batch to its handler's answers.
-async fn handle_batch(shared: Rc<Shared>, claim: BatchClaim, now: Instant) -> Ended {
-    let Shared { consumer, worker, counters, draining, instances } = &*shared;
+async fn handle_batch(shared: &Shared, claim: BatchClaim, now: Instant) -> Ended {
+    let Shared { consumer, worker, counters, draining, instances } = shared;
     let BatchClaim { generation, slot, batch } = claim;
     if draining.get() {
         return Ended::NotBegun(batch.into_iter().map(|waiting| waiting.delivery).collect(), generation);
@@ -581,7 +625,7 @@ async fn handle_batch(shared: Rc<Shared>, claim: BatchClaim, now: Instant) -> En
         return Ended::Gone;
     }
     counters.begin(deliveries.len() as u64);
-    let target = generation.module.on(worker, &consumer.settings);
+    let target = generation.module.on(worker, &consumer.settings).since(now);
     let report = target.reusing(instances.as_ref(), generation.number).call_batch(slot, &deliveries).await;
     counters.end(deliveries.len() as u64);
     Ended::Batch(deliveries, generation, report)

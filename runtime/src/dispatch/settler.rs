@@ -1,5 +1,6 @@
-//! Puts what became of deliveries on record. Settlements are sent as soon as possible and without a timer; while as many
-//! calls are under way as are useful, the next batch gathers, so that a busy puller settles many at once.
+//! Puts what became of deliveries on record. Settlements are sent as soon as nothing more can be claimed at once, and without a
+//! timer; while there is more, or as many calls are under way as are useful, the next batch gathers, so that a busy puller
+//! settles many at once: each call is a frame of the log and a sync of the disk, or a part of one.
 //!
 //! What the broker refuses has an answer too: an ack whose messages nobody can take becomes a failed attempt, and a dead
 //! letter that finds no room stays where it is and is tried again later. Nothing is dropped.
@@ -24,6 +25,10 @@ use crate::time::now_ms;
 const CALLS_MAX: usize = 2;
 /// Settlements of one call.
 const BATCH_MAX: usize = 512;
+/// So many settlements don't wait for more.
+const GATHERED_MAX: usize = 384;
+/// After handlers ran for so long, what came of them doesn't wait for more, either.
+const GATHERING_MAX: Duration = Duration::from_millis(1);
 /// Deliveries that were handled and are not on record yet. More than this, and nothing new is claimed.
 const UNSETTLED_MAX: usize = 1024;
 /// The same for the bytes of what their handlers sent.
@@ -67,7 +72,12 @@ pub(super) struct Settler {
     policy: Arc<Policy>,
     counters: Arc<Counters>,
     random: fastrand::Rng,
-    waiting: Vec<Unsettled>,
+    /// What is asked with the next call.
+    settlements: Vec<Settlement>,
+    /// What has to be known about each of them.
+    asked: Vec<Asked>,
+    /// How long handlers ran since the last call.
+    gathering: Duration,
     calls: FuturesUnordered<LocalBoxFuture<'static, Answered>>,
     unsettled: usize,
     unsettled_bytes: usize,
@@ -122,7 +132,9 @@ impl Settler {
             policy,
             counters,
             random: fastrand::Rng::new(),
-            waiting: Vec::new(),
+            settlements: Vec::new(),
+            asked: Vec::new(),
+            gathering: Duration::ZERO,
             calls: FuturesUnordered::new(),
             unsettled: 0,
             unsettled_bytes: 0,
@@ -146,7 +158,7 @@ impl Settler {
     /// they come back), but is never lost.
     pub(super) fn settle_batch<E: Into<Effects>>(
         &mut self,
-        batch: Vec<(Handled, Outcome, E)>,
+        batch: impl IntoIterator<Item = (Handled, Outcome, E)>,
         shared_sends: Vec<Outgoing>,
     ) {
         let mut shared_sends = Some(shared_sends).filter(|sends| !sends.is_empty());
@@ -220,7 +232,20 @@ impl Settler {
 
     /// Whether [`Settler::send`] has something to send, and may.
     pub(super) fn can_send(&self) -> bool {
-        !self.waiting.is_empty() && self.calls.len() < CALLS_MAX
+        !self.settlements.is_empty() && self.calls.len() < CALLS_MAX
+    }
+
+    /// Whether what there is to send should not wait for more.
+    pub(super) fn must_send(&self) -> bool {
+        self.can_send() && (self.settlements.len() >= GATHERED_MAX || self.gathering >= GATHERING_MAX)
+    }
+
+    /// A handler ran for so long. A result of one that ran long is sent at once.
+    pub(super) fn spent(&mut self, elapsed: Duration) {
+        self.gathering += elapsed;
+        if elapsed > GATHERING_MAX {
+            self.send();
+        }
     }
 
     /// Whether [`Settler::answered`] has something to wait for.
@@ -233,8 +258,10 @@ impl Settler {
         if !self.can_send() {
             return;
         }
-        let batch: Vec<_> = self.waiting.drain(..self.waiting.len().min(BATCH_MAX)).collect();
-        let (asked, settlements): (Vec<_>, Vec<_>) = batch.into_iter().map(Unsettled::split).unzip();
+        let (asked, settlements) = (take_first(&mut self.asked), take_first(&mut self.settlements));
+        if self.settlements.is_empty() {
+            self.gathering = Duration::ZERO;
+        }
         let broker = self.broker.clone();
         self.calls.push(Box::pin(async move {
             let answers = broker.settle(settlements).await;
@@ -370,8 +397,18 @@ impl Settler {
     fn put(&mut self, unsettled: Unsettled) {
         self.unsettled += 1 + unsettled.followers.len();
         self.unsettled_bytes += unsettled.bytes() + unsettled.followers.iter().map(Unsettled::bytes).sum::<usize>();
-        self.waiting.push(unsettled);
+        let (asked, settlement) = unsettled.split();
+        self.asked.push(asked);
+        self.settlements.push(settlement);
     }
+}
+
+/// Takes what goes with one call, and leaves room for as much again.
+fn take_first<T>(list: &mut Vec<T>) -> Vec<T> {
+    let count = list.len().min(BATCH_MAX);
+    let mut rest = Vec::with_capacity(list.len());
+    rest.extend(list.drain(count..));
+    std::mem::replace(list, rest)
 }
 
 impl Unsettled {

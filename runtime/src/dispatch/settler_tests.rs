@@ -148,6 +148,39 @@ impl Bench {
 }
 
 #[test]
+fn results_wait_for_more_until_there_are_many_or_handlers_ran_for_long() {
+    let mut bench = Bench::new([]);
+    let ack = |bench: &mut Bench, sequence| bench.settler.settle(handled(sequence, 1), Outcome::Ack, Vec::new());
+    (1..GATHERED_MAX as u64).for_each(|sequence| ack(&mut bench, sequence));
+    assert!(bench.settler.can_send() && !bench.settler.must_send());
+    ack(&mut bench, GATHERED_MAX as u64);
+    assert!(bench.settler.must_send());
+    bench.settler.send();
+    assert!(!bench.settler.can_send());
+    ack(&mut bench, 1001);
+    for must_send in [false, true] {
+        bench.settler.spent(GATHERING_MAX / 2);
+        assert_eq!(bench.settler.must_send(), must_send);
+    }
+    bench.settler.send();
+    ack(&mut bench, 1002);
+    bench.settler.spent(GATHERING_MAX * 2);
+    assert!(!bench.settler.must_send(), "two calls are under way");
+    let mut calls: Vec<usize> = bench.finish().iter().map(Vec::len).collect();
+    // The first two were under way together, in no order.
+    calls.sort_unstable();
+    assert_eq!(calls, [1, 1, GATHERED_MAX]);
+}
+
+#[test]
+fn a_result_of_a_handler_that_ran_long_is_sent_at_once() {
+    let mut bench = Bench::new([]);
+    bench.settler.settle(handled(1, 1), Outcome::Ack, Vec::new());
+    bench.settler.spent(GATHERING_MAX * 2);
+    assert!(!bench.settler.can_send() && bench.settler.has_calls());
+}
+
+#[test]
 fn what_waits_goes_in_one_call() {
     let mut bench = Bench::new([]);
     for sequence in 0..5 {
@@ -169,7 +202,7 @@ fn a_call_is_no_longer_than_the_limit_and_only_so_many_are_under_way() {
     assert!(!bench.settler.has_room());
     bench.settler.send();
     bench.settler.send();
-    assert!(!bench.settler.can_send() && !bench.settler.waiting.is_empty());
+    assert!(!bench.settler.can_send() && !bench.settler.settlements.is_empty());
     assert_eq!(bench.finish().iter().map(Vec::len).collect::<Vec<_>>(), [BATCH_MAX; 3]);
     assert!(bench.settler.has_room());
 }

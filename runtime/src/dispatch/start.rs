@@ -1,39 +1,79 @@
 //! Starts handlers cheaply.
 
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use futures_util::future::{LocalBoxFuture, OptionFuture};
+use futures_util::future::LocalBoxFuture;
 
-/// Starts futures of one type. Most handlers end before they first wait for anything: those come one after another in the
-/// same place in memory, and nobody is woken for them. Only one that waits takes its place away with it.
-pub(super) struct Starter<F> {
-    place: Option<Pin<Box<OptionFuture<F>>>>,
+/// Starts tasks that are handled alike. Most handlers end before they first wait for anything: those come one after another
+/// in the same place in memory, where no future is moved to, and nobody is woken for them. Only one that waits takes its
+/// place away with it.
+pub(super) struct Starter<T, E> {
+    make: Box<dyn Fn(Rc<Desk<T, E>>) -> LocalBoxFuture<'static, Infallible>>,
+    idle: Option<Lane<T, E>>,
 }
 
-impl<F> Default for Starter<F> {
-    fn default() -> Starter<F> {
-        Starter { place: None }
+/// Where a lane finds its task, and leaves what came of it.
+pub(super) struct Desk<T, E> {
+    task: Cell<Option<T>>,
+    ended: Cell<Option<E>>,
+}
+
+/// A place in memory where one task is handled at a time. As a future, it ends with the task.
+pub(super) struct Lane<T, E> {
+    desk: Rc<Desk<T, E>>,
+    work: LocalBoxFuture<'static, Infallible>,
+}
+
+impl<T, E> Desk<T, E> {
+    /// The next task. Only whoever puts it here polls the lane, so that nobody has to be woken.
+    pub(super) async fn next(&self) -> T {
+        poll_fn(|_| self.task.take().map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    /// The task has come to its end.
+    pub(super) fn leave(&self, ended: E) {
+        self.ended.set(Some(ended));
     }
 }
 
-impl<F: Future + 'static> Starter<F> {
-    /// Polls a future for the first time. The error is what is left of one that waits; its output is `Some`. Whoever takes it
-    /// to another task must poll it there at once, since so far it wakes this one.
-    pub(super) fn start(
-        &mut self,
-        future: F,
-        cx: &mut Context<'_>,
-    ) -> Result<F::Output, LocalBoxFuture<'static, Option<F::Output>>> {
-        let mut place = self.place.take().unwrap_or_else(|| Box::pin(OptionFuture::from(None)));
-        place.set(OptionFuture::from(Some(future)));
-        match place.as_mut().poll(cx) {
-            Poll::Ready(Some(output)) => {
-                self.place = Some(place);
-                Ok(output)
+impl<T, E> Future for Lane<T, E> {
+    type Output = E;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E> {
+        match self.work.as_mut().poll(cx) {
+            Poll::Pending => self.desk.ended.take().map_or(Poll::Pending, Poll::Ready),
+        }
+    }
+}
+
+impl<T: 'static, E: 'static> Starter<T, E> {
+    /// `work` handles the tasks of one lane, one after another and without end.
+    pub(super) fn new<W>(work: impl Fn(Rc<Desk<T, E>>) -> W + 'static) -> Starter<T, E>
+    where
+        W: Future<Output = Infallible> + 'static,
+    {
+        Starter { make: Box::new(move |desk| Box::pin(work(desk))), idle: None }
+    }
+
+    /// Polls the handler of a task for the first time. The error is one that waits. Whoever takes it to another task must
+    /// poll it there at once, since so far it wakes this one.
+    pub(super) fn start(&mut self, task: T, cx: &mut Context<'_>) -> Result<E, Lane<T, E>> {
+        let mut lane = self.idle.take().unwrap_or_else(|| {
+            let desk = Rc::new(Desk { task: Cell::new(None), ended: Cell::new(None) });
+            Lane { work: (self.make)(desk.clone()), desk }
+        });
+        lane.desk.task.set(Some(task));
+        match Pin::new(&mut lane).poll(cx) {
+            Poll::Ready(ended) => {
+                self.idle = Some(lane);
+                Ok(ended)
             }
-            Poll::Ready(None) => unreachable!("there is a future in it"),
-            Poll::Pending => Err(place),
+            Poll::Pending => Err(lane),
         }
     }
 }
@@ -41,7 +81,7 @@ impl<F: Future + 'static> Starter<F> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::rc::Rc;
+    use std::pin::pin;
     use std::task::Waker;
 
     use futures_util::FutureExt;
@@ -51,24 +91,52 @@ mod tests {
     #[test]
     fn what_ends_at_once_shares_a_place_and_what_waits_keeps_its_own() {
         let places = Rc::new(RefCell::new(Vec::new()));
-        let one = |waits: bool, number: u32| {
+        let seen = places.clone();
+        let mut starter = Starter::new(move |desk: Rc<Desk<(bool, u32), u32>>| {
             let places = places.clone();
             async move {
-                let here = number;
-                places.borrow_mut().push(std::ptr::from_ref(&here).addr());
-                if waits {
-                    tokio::task::yield_now().await;
+                loop {
+                    let (waits, number) = desk.next().await;
+                    let handled = pin!(async {
+                        let here = number;
+                        places.borrow_mut().push(std::ptr::from_ref(&here).addr());
+                        if waits {
+                            tokio::task::yield_now().await;
+                        }
+                        here
+                    });
+                    desk.leave(handled.await);
                 }
-                here
             }
-        };
-        let (mut starter, mut cx) = (Starter::default(), Context::from_waker(Waker::noop()));
-        assert_eq!(starter.start(one(false, 1), &mut cx).ok(), Some(1));
-        assert_eq!(starter.start(one(false, 2), &mut cx).ok(), Some(2));
-        let Err(waiting) = starter.start(one(true, 3), &mut cx) else { panic!("it waits") };
-        assert_eq!(starter.start(one(false, 4), &mut cx).ok(), Some(4));
-        assert_eq!(waiting.now_or_never(), Some(Some(3)));
-        let places = places.borrow();
+        });
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(starter.start((false, 1), &mut cx).ok(), Some(1));
+        assert_eq!(starter.start((false, 2), &mut cx).ok(), Some(2));
+        let Err(waiting) = starter.start((true, 3), &mut cx) else { panic!("it waits") };
+        assert_eq!(starter.start((false, 4), &mut cx).ok(), Some(4));
+        assert_eq!(waiting.now_or_never(), Some(3));
+        let places = seen.borrow();
         assert!(places[0] == places[1] && places[1] == places[2] && places[2] != places[3], "{places:?}");
+    }
+
+    #[test]
+    fn what_a_task_holds_goes_with_it() {
+        let held = Rc::new(());
+        let mut starter = Starter::new(|desk: Rc<Desk<(bool, Rc<()>), ()>>| async move {
+            loop {
+                let (waits, _held) = desk.next().await;
+                if waits {
+                    std::future::pending::<()>().await;
+                }
+                desk.leave(());
+            }
+        });
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(starter.start((false, held.clone()), &mut cx).is_ok());
+        assert_eq!(Rc::strong_count(&held), 1, "it has ended");
+        let waiting = starter.start((true, held.clone()), &mut cx);
+        assert_eq!(Rc::strong_count(&held), 2);
+        drop(waiting);
+        assert_eq!(Rc::strong_count(&held), 1, "it was dropped");
     }
 }

@@ -17,7 +17,7 @@ use super::imports::queues::Sent;
 use super::instance::{Answer, Instance, Work, timed_out};
 use super::limits::{DELAY_MAX, Exceeded, REASON_BYTES_MAX};
 use super::load::{Linked, LoadError, causes};
-use super::output::{Origin, Output};
+use super::output::{Handling, Origin, Output};
 use super::reuse::{Instances, Kept};
 use super::until::Until;
 use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
@@ -34,6 +34,8 @@ pub struct Target<'a> {
     pub(super) settings: &'a Arc<InstanceSettings>,
     /// Where instances are kept, and the generation of the module. Without it, each call has a fresh one.
     pub(super) reuse: Option<(&'a Instances, u64)>,
+    /// When the call began, if somebody has just read the clock.
+    pub(super) since: Option<Instant>,
 }
 
 /// How a call ended, and what was sent until then. The error is for people.
@@ -66,6 +68,13 @@ impl<'a> Target<'a> {
     #[must_use]
     pub fn reusing(mut self, instances: Option<&'a Instances>, generation: u64) -> Target<'a> {
         self.reuse = instances.map(|instances| (instances, generation));
+        self
+    }
+
+    /// The time of the call counts from here, which is now.
+    #[must_use]
+    pub fn since(mut self, now: Instant) -> Target<'a> {
+        self.since = Some(now);
         self
     }
 
@@ -121,7 +130,7 @@ impl<'a> Target<'a> {
     }
 
     async fn run(&self, work: Work<'_>) -> Ended {
-        let started = Instant::now();
+        let started = self.since.unwrap_or_else(Instant::now);
         let (_running, mut kept) = match self.reuse {
             Some((instances, _)) => {
                 let (running, kept) = instances.take(self.module);
@@ -131,7 +140,7 @@ impl<'a> Target<'a> {
         };
         let output = match &mut kept {
             Some(kept) => {
-                kept.instance.begin(self.origin(work));
+                kept.instance.begin(self.handling(work));
                 kept.instance.output()
             }
             None => Output::new(self.origin(work)),
@@ -151,8 +160,8 @@ impl<'a> Target<'a> {
         if let (Some((instances, _)), Some(kept)) = (self.reuse, kept) {
             instances.give_back(kept, work.deliveries().len(), ended);
         }
-        let exceeded = output.exceeded();
-        Ended { answer, sends, state, exceeded, stderr_tail: output.finish(), elapsed: ended - started }
+        let (exceeded, stderr_tail) = output.finish();
+        Ended { answer, sends, state, exceeded, stderr_tail, elapsed: ended.saturating_duration_since(started) }
     }
 
     /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
@@ -214,14 +223,16 @@ impl<'a> Target<'a> {
     }
 
     fn origin(&self, work: Work<'_>) -> Origin {
+        let (settings, access) = (self.settings.clone(), self.module.access.clone());
+        Origin { settings, access, module: self.module.hash, handling: self.handling(work) }
+    }
+
+    fn handling(&self, work: Work<'_>) -> Handling {
         let deliveries = work.deliveries();
-        Origin {
-            settings: self.settings.clone(),
-            access: self.module.access.clone(),
+        Handling {
             delivery: deliveries.first().map(|first| (first.message.id, first.attempt)),
             batch: (deliveries.len() > 1).then_some(deliveries.len()),
             generation: self.reuse.map(|(_, generation)| generation),
-            module: self.module.hash,
         }
     }
 }
@@ -239,8 +250,7 @@ pub(super) async fn try_out(
         return Err(too_complex("limits.tables", settings.limits.tables));
     }
     let (settings_of, access_of) = (settings.clone(), access.clone());
-    let origin =
-        Origin { settings: settings_of, access: access_of, delivery: None, batch: None, generation: None, module };
+    let origin = Origin { settings: settings_of, access: access_of, module, handling: Handling::default() };
     let output = Output::new(origin);
     let instance = Instance::new(linked, access, settings, output.clone());
     let mut instance = instance.map_err(|cause| LoadError::Instantiate { cause })?;

@@ -3,7 +3,6 @@
 //! counts as one tick.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -50,20 +49,20 @@ impl CpuTime {
 
 pin_project! {
     /// A call whose time counts.
-    pub(super) struct Counted<F> {
+    pub(super) struct Counted<'a, F> {
         #[pin]
         call: F,
-        time: Arc<CpuTime>,
+        time: &'a CpuTime,
     }
 }
 
-impl<F> Counted<F> {
-    pub(super) fn new(call: F, time: Arc<CpuTime>) -> Counted<F> {
+impl<'a, F> Counted<'a, F> {
+    pub(super) fn new(call: F, time: &'a CpuTime) -> Counted<'a, F> {
         Counted { call, time }
     }
 }
 
-impl<F: Future> Future for Counted<F> {
+impl<F: Future> Future for Counted<'_, F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -106,7 +105,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_delivery_s_own_time_counts() {
         const LIMIT: Duration = Duration::from_secs(3600);
-        let time = Arc::new(CpuTime::default());
+        let time = CpuTime::default();
         let counted = Counted::new(
             async {
                 time.tick(LIMIT).unwrap();
@@ -115,7 +114,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             },
-            time.clone(),
+            &time,
         );
         let others = async {
             for _ in 0..3 {

@@ -14,22 +14,24 @@ use super::bindings::batch::exports::linecook::worker::batch_handler;
 use super::bindings::exports::linecook::worker::handler;
 use super::bindings::messaging::Messaging;
 use super::bindings::messaging::wasi::messaging::types::Error as MessagingError;
-use super::cpu::Counted;
+use super::cpu::{Counted, CpuTime};
 use super::grants::{Access, wasi};
 use super::imports::messaging;
 use super::imports::queues::Sent;
 use super::imports::sockets::Sockets;
 use super::limits::{Exceeded, HANDLES_MAX, bytes_text};
 use super::load::{Exports, Linked, causes};
-use super::output::{Origin, Output};
+use super::output::{Handling, Output};
 use super::state::State;
 use crate::config::units::format_duration;
-use crate::delivery::{Delivery, StateUse};
+use crate::delivery::{Delivery, MessageId, StateUse};
 
 /// An instance, or what one needs before it is instantiated.
 pub(super) struct Instance {
     store: Store<State>,
     output: Output,
+    /// That of its state.
+    cpu_time: Arc<CpuTime>,
     handler: Option<Handler>,
 }
 
@@ -77,6 +79,7 @@ impl Instance {
             format!("the granted folder {} can't be opened: {}", dir.host.display(), causes(&error))
         })?;
         let state = State::new(settings, access, wasi, sockets, &output);
+        let cpu_time = state.cpu_time.clone();
         let mut store = Store::new(linked.instance.engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(usize::try_from(settings.limits.host_call_bytes).unwrap_or(usize::MAX));
@@ -91,12 +94,12 @@ impl Instance {
             }
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
-        Ok(Instance { store, output, handler: None })
+        Ok(Instance { store, output, cpu_time, handler: None })
     }
 
     /// From now on, it works for another delivery, and what counts by delivery counts from zero.
-    pub(super) fn begin(&mut self, origin: Origin) {
-        self.output.begin(origin);
+    pub(super) fn begin(&mut self, handling: Handling) {
+        self.output.begin(handling);
         let state = self.store.data_mut();
         state.cpu_time.begin();
         state.random_bytes = 0;
@@ -112,10 +115,9 @@ impl Instance {
 
     /// Instantiates the component, and checks the type of its handler. `Err(Ok(_))`: it is of another type.
     pub(super) async fn instantiate(&mut self, linked: &Linked) -> Result<(), Result<Error, Error>> {
-        let cpu_time = self.store.data().cpu_time.clone();
         let instance = {
             let instantiated = pin!(linked.instance.instantiate_async(&mut self.store));
-            Counted::new(instantiated, cpu_time).await.map_err(Err)?
+            Counted::new(instantiated, &self.cpu_time).await.map_err(Err)?
         };
         let handler = match &*linked.exports {
             Exports::Consumer(indices) => indices.load(&mut self.store, &instance).map(Handler::Single),
@@ -137,38 +139,9 @@ impl Instance {
         if self.handler.is_none() {
             self.instantiate(linked).await.map_err(|(Ok(error) | Err(error))| error)?;
         }
-        let cpu_time = self.store.data().cpu_time.clone();
-        Counted::new(pin!(self.call(settings, work)), cpu_time).await
-    }
-
-    async fn call(&mut self, settings: &InstanceSettings, work: Work<'_>) -> Result<Answer, Error> {
-        let Instance { store, handler, .. } = self;
-        store.data_mut().sends.begin(work.deliveries().iter().map(|delivery| delivery.message.id));
-        store.data_mut().session.begin(work.deliveries().len());
-        match (handler.as_ref().expect("it was just instantiated"), work) {
-            (Handler::Single(consumer), Work::Single(delivery)) => {
-                let id = delivery.message.id.to_string();
-                let attributes = attributes(delivery);
-                let message = message(settings, &id, &attributes, delivery);
-                consumer.linecook_worker_handler().call_handle(store, message).await.map(Answer::Single)
-            }
-            (Handler::Batch(consumer), work) => {
-                let deliveries = work.deliveries();
-                let parts: Vec<_> =
-                    deliveries.iter().map(|one| (one.message.id.to_string(), attributes(one))).collect();
-                let parts = parts.iter().zip(deliveries);
-                let messages: Vec<_> =
-                    parts.map(|((id, attributes), one)| message(settings, id, attributes, one)).collect();
-                consumer.linecook_worker_batch_handler().call_handle_batch(store, &messages).await.map(Answer::Batch)
-            }
-            (Handler::Messaging(guest), Work::Single(delivery)) => {
-                let message = messaging::hand_over(store.data_mut(), delivery)?;
-                guest.wasi_messaging_incoming_handler().call_handle(store, message).await.map(Answer::Messaging)
-            }
-            (Handler::Single(_) | Handler::Messaging(_), Work::Batch(_)) => {
-                Err(Error::msg("this component takes no batches"))
-            }
-        }
+        let Instance { store, handler, cpu_time, .. } = self;
+        let handler = handler.as_ref().expect("it was just instantiated");
+        Counted::new(pin!(handler.call(store, settings, work)), cpu_time).await
     }
 
     /// What was sent so far.
@@ -189,7 +162,7 @@ impl Instance {
         let limit_hit = state.limiter.exceeded().is_some()
             || state.sends.limit_hit()
             || state.session.limit_hit()
-            || self.output.exceeded().is_some();
+            || self.output.limit_hit();
         !limit_hit && state.held.is_empty()
     }
 
@@ -225,6 +198,44 @@ impl Instance {
             return Exceeded::new("limits.host_call_bytes", limit).to_string();
         }
         format!("failed: {cause}")
+    }
+}
+
+impl Handler {
+    async fn call(
+        &self,
+        store: &mut Store<State>,
+        settings: &InstanceSettings,
+        work: Work<'_>,
+    ) -> Result<Answer, Error> {
+        store.data_mut().sends.begin(work.deliveries().iter().map(|delivery| delivery.message.id));
+        store.data_mut().session.begin(work.deliveries().len());
+        match (self, work) {
+            (Handler::Single(consumer), Work::Single(delivery)) => {
+                let mut text = [0; MessageId::TEXT_BYTES];
+                let attributes = attributes(delivery);
+                let message = message(settings, delivery.message.id.encode(&mut text), &attributes, delivery);
+                consumer.linecook_worker_handler().call_handle(store, message).await.map(Answer::Single)
+            }
+            (Handler::Batch(consumer), work) => {
+                let deliveries = work.deliveries();
+                let mut parts: Vec<_> =
+                    deliveries.iter().map(|one| ([0; MessageId::TEXT_BYTES], attributes(one))).collect();
+                let messages = parts
+                    .iter_mut()
+                    .zip(deliveries)
+                    .map(|((text, attributes), one)| message(settings, one.message.id.encode(text), attributes, one));
+                let messages: Vec<_> = messages.collect();
+                consumer.linecook_worker_batch_handler().call_handle_batch(store, &messages).await.map(Answer::Batch)
+            }
+            (Handler::Messaging(guest), Work::Single(delivery)) => {
+                let message = messaging::hand_over(store.data_mut(), delivery)?;
+                guest.wasi_messaging_incoming_handler().call_handle(store, message).await.map(Answer::Messaging)
+            }
+            (Handler::Single(_) | Handler::Messaging(_), Work::Batch(_)) => {
+                Err(Error::msg("this component takes no batches"))
+            }
+        }
     }
 }
 

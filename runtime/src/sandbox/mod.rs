@@ -279,7 +279,7 @@ impl Module {
 
     /// This module on a worker, which must be of the sandbox that loaded it.
     pub fn on<'a>(&'a self, worker: &Worker, settings: &'a Arc<InstanceSettings>) -> Target<'a> {
-        Target { module: &self.0, worker: worker.index(), settings, reuse: None }
+        Target { module: &self.0, worker: worker.index(), settings, reuse: None, since: None }
     }
 
     /// Hands one delivery to a fresh instance on this worker's thread. Never fails: whatever happens is the outcome.

@@ -42,13 +42,19 @@ pub(super) enum Severity {
 pub(super) struct Origin {
     pub(super) settings: Arc<InstanceSettings>,
     pub(super) access: Arc<Access>,
+    pub(super) module: ModuleHash,
+    pub(super) handling: Handling,
+}
+
+/// What an instance does when it writes: of one that is kept, all that changes from call to call.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Handling {
     /// The message and its attempt; of a batch, its first message. None while a component is tried out.
     pub(super) delivery: Option<(MessageId, u32)>,
     /// How many messages there are, if it is a batch.
     pub(super) batch: Option<usize>,
     /// The generation, if the instance is one that is kept.
     pub(super) generation: Option<u64>,
-    pub(super) module: ModuleHash,
 }
 
 /// The output of one delivery. Clones share it.
@@ -73,9 +79,9 @@ impl Output {
     }
 
     /// Starts anew: what is written from now on belongs to another delivery.
-    pub(super) fn begin(&self, origin: Origin) {
+    pub(super) fn begin(&self, handling: Handling) {
         let mut lines = self.lock();
-        lines.origin = origin;
+        lines.origin.handling = handling;
         lines.tail.clear();
         lines.bytes = 0;
         lines.dropping = false;
@@ -92,14 +98,13 @@ impl Output {
         self.lock().record(severity, context, text);
     }
 
-    /// The limit, if more was written than it allows.
-    pub(super) fn exceeded(&self) -> Option<Exceeded> {
-        let lines = self.lock();
-        lines.dropping.then(|| Exceeded::new("limits.log_bytes", bytes_text(lines.bytes_max())))
+    /// Whether more was written than the limit allows.
+    pub(super) fn limit_hit(&self) -> bool {
+        self.lock().dropping
     }
 
-    /// Logs lines that did not end, and gives the end of stderr.
-    pub(super) fn finish(&self) -> String {
+    /// Logs lines that did not end, and gives the limit, if more was written than it allows, and the end of stderr.
+    pub(super) fn finish(&self) -> (Option<Exceeded>, String) {
         let mut lines = self.lock();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(lines.pending(stream));
@@ -107,7 +112,8 @@ impl Output {
                 lines.log(stream, &rest);
             }
         }
-        lines.stderr_tail()
+        let exceeded = lines.dropping.then(|| Exceeded::new("limits.log_bytes", bytes_text(lines.bytes_max())));
+        (exceeded, lines.stderr_tail())
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -200,7 +206,7 @@ impl Lines {
 
     fn log(&self, stream: Stream, line: &[u8]) {
         let line: Cow<'_, str> = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        let Origin { settings, access, delivery, batch, generation, module } = &self.origin;
+        let Origin { settings, access, module, handling: Handling { delivery, batch, generation } } = &self.origin;
         let line = access.secrets.mask(line);
         let message = delivery.map(|(id, _)| tracing::field::display(id));
         let attempt = delivery.map(|(_, attempt)| attempt);
@@ -212,7 +218,7 @@ impl Lines {
     }
 
     fn log_record(&self, severity: Severity, context: &str, line: &str) {
-        let Origin { settings, access, delivery, batch, generation, module } = &self.origin;
+        let Origin { settings, access, module, handling: Handling { delivery, batch, generation } } = &self.origin;
         let [context, line] = [context, line].map(|text| access.secrets.mask(Cow::Borrowed(text)));
         let (context, consumer) = (&*context, settings.consumer.as_str());
         let message = delivery.map(|(id, _)| tracing::field::display(id));
@@ -304,14 +310,7 @@ mod tests {
     fn output() -> Output {
         let settings = Arc::new(InstanceSettings::of_a_test());
         let access = Arc::new(Access::of_a_test());
-        Output::new(Origin {
-            settings,
-            access,
-            delivery: None,
-            batch: None,
-            generation: None,
-            module: ModuleHash([0; 32]),
-        })
+        Output::new(Origin { settings, access, module: ModuleHash([0; 32]), handling: Handling::default() })
     }
 
     #[test]
@@ -320,7 +319,7 @@ mod tests {
         output.lock().write(Stream::Stdout, b"not this");
         output.lock().write(Stream::Stderr, "ä".repeat(STDERR_TAIL_BYTES).as_bytes());
         output.lock().write(Stream::Stderr, b"end");
-        let tail = output.finish();
+        let (_, tail) = output.finish();
         assert!(tail.len() <= STDERR_TAIL_BYTES && tail.len() > STDERR_TAIL_BYTES - 4);
         assert!(tail.starts_with('ä') && tail.ends_with("äend"));
     }
@@ -344,11 +343,11 @@ mod tests {
         output.lock().write(Stream::Stdout, &[b'x'; 1000]);
         output.record(Severity::Info, "context", "text");
         assert_eq!(output.lock().bytes, 1011);
-        assert_eq!(output.exceeded(), None);
+        assert!(!output.limit_hit());
         for _ in 0..100 {
             output.record(Severity::Info, "", &"ä".repeat(2000));
         }
         assert_eq!(output.lock().bytes, LOG_BYTES_MAX);
-        assert_eq!(output.exceeded().unwrap().to_string(), "exceeded limits.log_bytes (256 KiB)");
+        assert_eq!(output.finish().0.unwrap().to_string(), "exceeded limits.log_bytes (256 KiB)");
     }
 }

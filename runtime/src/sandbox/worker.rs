@@ -5,12 +5,11 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use wasmtime::Engine;
 
@@ -28,13 +27,17 @@ pub struct Worker(Rc<Local>);
 #[derive(Debug)]
 struct Local {
     index: usize,
-    slots: Arc<Semaphore>,
+    slots: Rc<Semaphore>,
 }
 
 /// The right to one instance of a worker's pool.
 #[derive(Debug)]
-pub struct Slot {
-    _permit: OwnedSemaphorePermit,
+pub struct Slot(Rc<Semaphore>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
 }
 
 impl Worker {
@@ -46,12 +49,16 @@ impl Worker {
     /// Waits for up to `max` free instance slots, at least one. They are given back when dropped.
     pub async fn slots(&self, max: usize) -> Vec<Slot> {
         let slots = &self.0.slots;
-        let first = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let first = slots.acquire().await.expect("the semaphore is never closed");
+        // Nobody else takes any meanwhile: all of them are on this thread.
         let more = slots.available_permits().min(max.saturating_sub(1));
-        let mut permits = Vec::with_capacity(1 + more);
-        permits.push(Slot { _permit: first });
-        permits.extend((0..more).map_while(|_| slots.clone().try_acquire_owned().ok()).map(|_permit| Slot { _permit }));
-        permits
+        let rest = slots.try_acquire_many(more as u32).ok();
+        let permits = first.num_permits() + rest.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let taken = (0..permits).map(|_| Slot(slots.clone())).collect();
+        // The slots give them back one by one.
+        first.forget();
+        rest.into_iter().for_each(SemaphorePermit::forget);
+        taken
     }
 }
 
@@ -75,9 +82,9 @@ impl WorkerThread {
     pub(super) fn start(index: usize, slots: usize) -> io::Result<WorkerThread> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, received) = mpsc::unbounded_channel();
-        let slots = Arc::new(Semaphore::new(slots));
         let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             lower_priority();
+            let slots = Rc::new(Semaphore::new(slots));
             let local = LocalSet::new();
             local.block_on(&runtime, serve(Worker(Rc::new(Local { index, slots })), received));
             // A blocking call of a guest that was dropped (a read of a slow disk) isn't waited for.
