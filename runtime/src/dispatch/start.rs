@@ -13,9 +13,12 @@ use futures_util::future::LocalBoxFuture;
 /// in the same place in memory, where no future is moved to, and nobody is woken for them. Only one that waits takes its
 /// place away with it.
 pub(super) struct Starter<T, E> {
-    make: Box<dyn Fn(Rc<Desk<T, E>>) -> LocalBoxFuture<'static, Infallible>>,
+    make: Box<dyn Fn(Rc<Desk<T, E>>) -> Work>,
     idle: Option<Lane<T, E>>,
 }
+
+/// Handles the tasks of one lane.
+type Work = LocalBoxFuture<'static, Infallible>;
 
 /// Where a lane finds its task, and leaves what came of it.
 pub(super) struct Desk<T, E> {
@@ -26,7 +29,7 @@ pub(super) struct Desk<T, E> {
 /// A place in memory where one task is handled at a time. As a future, it ends with the task.
 pub(super) struct Lane<T, E> {
     desk: Rc<Desk<T, E>>,
-    work: LocalBoxFuture<'static, Infallible>,
+    work: Work,
 }
 
 impl<T, E> Desk<T, E> {
