@@ -13,12 +13,13 @@ use futures_util::future::LocalBoxFuture;
 /// in the same place in memory, where no future is moved to, and nobody is woken for them. Only one that waits takes its
 /// place away with it.
 pub(super) struct Starter<T, E> {
-    make: Box<dyn Fn(Rc<Desk<T, E>>) -> Work>,
+    make: Box<Make<T, E>>,
     idle: Option<Lane<T, E>>,
 }
 
 /// Handles the tasks of one lane.
 type Work = LocalBoxFuture<'static, Infallible>;
+type Make<T, E> = dyn Fn(Rc<Desk<T, E>>) -> Work;
 
 /// Where a lane finds its task, and leaves what came of it.
 pub(super) struct Desk<T, E> {
