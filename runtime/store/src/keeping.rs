@@ -40,8 +40,8 @@ pub(crate) const FILES_MIN: u64 = RESERVE + 2;
 /// Messages that are taken in between two groups.
 const SHELVE_STEP: usize = 2048;
 
-/// How long a disk that was full is left alone before it is asked again.
-const AGAIN_MS: u64 = 1000;
+/// How long a disk that was full is left alone before it is asked again, and a system without descriptors.
+pub(crate) const AGAIN_MS: u64 = 1000;
 
 /// How long segments that could go or be rewritten wait, so that many go with one pair of checkpoints; and how long a ring
 /// that has grown stays so.

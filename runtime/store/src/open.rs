@@ -14,7 +14,7 @@ use crate::cold::keeper::Keeper;
 use crate::cold::segment;
 use crate::dedup::run;
 use crate::dedup::{Dedup, Seen};
-use crate::disk::{Disk, FolderLock, Words};
+use crate::disk::{Disk, FolderLock, HandleCache, Words};
 use crate::engine::Engine;
 use crate::error::OpenError;
 use crate::history::{History, Recent, file as history_file};
@@ -46,6 +46,8 @@ pub(crate) struct Layout {
     pub(crate) picked_max: u64,
     /// Above so many runs of idempotency keys, half as many are put together.
     pub(crate) dedup_runs_max: usize,
+    /// Segments and history files that are open at a time.
+    pub(crate) handles_max: usize,
     /// Room that a checkpoint finds on a full disk.
     pub(crate) checkpoint_bytes: u64,
     pub(crate) preparation: Preparation,
@@ -64,6 +66,7 @@ pub(crate) fn open(
     clock: Arc<dyn Clock>,
     seed: u64,
 ) -> Result<Opened, OpenError> {
+    let disk: Arc<dyn Disk> = Arc::new(HandleCache::new(disk, layout.handles_max));
     let lock = lock(&*disk)?;
     let Recovered { mut queues, history, dedup, kv, state_file, wal, words, left_over, checkpoint, other_files } =
         recover(disk.clone(), layout, seed)?;

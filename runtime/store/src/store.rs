@@ -16,7 +16,7 @@ use crate::cold::segment::{ChunkId, ColdMessage, LoadedChunk, Segment};
 use crate::committer::{self, Caller, DropState, Inbox, Purge};
 use crate::disk::{Disk, FolderLock, RealDisk, Shortage};
 use crate::history::{self, HistoryPage, HistoryRange};
-use crate::keeping::FILES_MIN;
+use crate::keeping::{AGAIN_MS, FILES_MIN};
 use crate::kv::Found;
 use crate::kv::file::FiledKeys;
 use crate::open::{self, Layout, Opened};
@@ -60,6 +60,7 @@ impl Options {
             small_segment_bytes: file_bytes / 8,
             picked_max: 2048,
             dedup_runs_max: 12,
+            handles_max: 128,
             checkpoint_bytes: MIB,
             preparation: Preparation::Thread,
         }
@@ -273,7 +274,7 @@ impl Store {
     pub fn claim(&self, queue: &QueueName, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, Refusal> {
         let now_ms = self.shared.clock.now_ms();
         let expires_at_ms = now_ms.saturating_add(lease_ms);
-        self.claim_with(queue, expires_at_ms, |state, number, claimed| {
+        self.claim_with(queue, now_ms, expires_at_ms, |state, number, claimed| {
             state.queues.advance(number, now_ms);
             let State { queues, chunks, .. } = state;
             queues.claim(number, max, expires_at_ms, chunks, claimed)
@@ -295,7 +296,7 @@ impl Store {
         let now_ms = self.shared.clock.now_ms();
         let expires_at_ms = now_ms.saturating_add(lease_ms);
         let wanted = ExpiredClaim { max, sent_before_ms: now_ms.saturating_sub(older_than_ms), expires_at_ms };
-        self.claim_with(queue, expires_at_ms, |state, number, claimed| {
+        self.claim_with(queue, now_ms, expires_at_ms, |state, number, claimed| {
             state.queues.advance(number, now_ms);
             let State { queues, chunks, .. } = state;
             queues.claim_expired(number, &wanted, chunks, claimed)
@@ -305,6 +306,7 @@ impl Store {
     fn claim_with(
         &self,
         queue: &QueueName,
+        now_ms: u64,
         expires_at_ms: u64,
         mut claim: impl FnMut(&mut State, QueueNumber, &mut Vec<Claimed>) -> Claiming,
     ) -> Result<Vec<Delivery>, Refusal> {
@@ -336,7 +338,9 @@ impl Store {
                     Err(error) => {
                         failed = Some(Arc::from(error.to_string()));
                         let span = segment.chunk_span(chunk);
-                        self.shared.state().queues.put_off(segment.queue, span, expires_at_ms);
+                        // What is missing may be there again soon; what is damaged stays so.
+                        let again_ms = if error.shortage().is_some() { now_ms + AGAIN_MS } else { expires_at_ms };
+                        self.shared.state().queues.put_off(segment.queue, span, again_ms.min(expires_at_ms));
                         break;
                     }
                 },

@@ -72,7 +72,7 @@ impl Appender {
         mut self,
         encode: impl FnOnce(&mut Vec<u8>),
         header: impl FnOnce(&Ending) -> H,
-    ) -> Result<(Arc<dyn File>, Ending), DiskError> {
+    ) -> Result<Ending, DiskError> {
         let data_end = self.end();
         let footer_at = self.buffer.len();
         encode(&mut self.buffer);
@@ -81,6 +81,6 @@ impl Appender {
         self.flush()?;
         self.file.write_at(header(&ending).as_ref(), 0)?;
         self.file.sync()?;
-        Ok((self.file, ending))
+        Ok(ending)
     }
 }

@@ -279,7 +279,7 @@ impl<'a> Copier<'a> {
 
     fn finish_one(&mut self, queue: QueueNumber) -> Result<(), DiskError> {
         let Some(writer) = self.writers.remove(&queue) else { return Ok(()) };
-        let Finished { segment, written, delayed } = writer.finish(self.making.store_tag)?;
+        let Finished { segment, written, delayed } = writer.finish(self.disk, self.making.store_tag)?;
         let retried = self.retried.remove(&queue).unwrap_or_default();
         self.copied.push(Copied { segment: Arc::new(segment), written, delayed, retried });
         Ok(())

@@ -159,7 +159,7 @@ impl Segment {
     /// Opens a segment. `store_tag`: of the store that it must belong to.
     pub(crate) fn open(disk: &dyn Disk, id: u64, store_tag: u64) -> Result<Segment, OpenError> {
         let name = name(id);
-        let file = disk.open(&name)?;
+        let file = disk.open_to_read(&name)?;
         let damaged = |offset: u64, why: &str| OpenError::Damaged { file: name.clone(), offset, why: why.into() };
         let numbers = KIND.read(&name, &*file)?.ok_or_else(|| damaged(0, "the file is empty"))?;
         let [tag, own_id, queue, first, end, messages, data_end, footer_bytes, footer_crc] = numbers;
@@ -479,11 +479,11 @@ impl Writer {
     }
 
     /// Ends the segment and syncs it. Its name is durable after the folder is synced.
-    pub(crate) fn finish(self, store_tag: u64) -> Result<Finished, DiskError> {
+    pub(crate) fn finish(self, disk: &dyn Disk, store_tag: u64) -> Result<Finished, DiskError> {
         let Writer { id, queue, records, first, end, chunks, written, special, .. } = self;
         let messages = written.len() as u64;
         let footer = |out: &mut Vec<u8>| encode_footer(out, first, &chunks, &special);
-        let (file, Ending { data_end, footer_bytes, footer_crc }) = records.finish(footer, |ending| {
+        let Ending { data_end, footer_bytes, footer_crc } = records.finish(footer, |ending| {
             KIND.encode(&[
                 store_tag,
                 id,
@@ -496,6 +496,7 @@ impl Writer {
                 u64::from(ending.footer_crc),
             ])
         })?;
+        let file = disk.open_to_read(&name(id))?;
         let segment = Segment { id, queue, first, end, messages, file, chunks, data_end, footer_bytes, footer_crc };
         Ok(Finished { segment, written, delayed: special.delayed })
     }

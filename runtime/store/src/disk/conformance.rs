@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::{Disk, DiskError, OverlayDisk, RealDisk, SimulatedDisk};
+use super::{Disk, DiskError, HandleCache, OverlayDisk, RealDisk, SimulatedDisk};
 
 #[test]
 fn the_real_disk_keeps_the_promises() {
@@ -29,6 +29,16 @@ fn the_overlay_keeps_the_promises() {
     }
 }
 
+#[test]
+fn the_cache_of_handles_keeps_the_promises() {
+    for promise in PROMISES {
+        let disk = SimulatedDisk::new(1);
+        promise(&HandleCache::new(Arc::new(disk.clone()), 1), &|| {
+            Box::new(HandleCache::new(Arc::new(disk.clone()), 1))
+        });
+    }
+}
+
 /// A promise is tested on an empty disk, and on what is found when the same disk is opened again.
 type Promise = fn(&dyn Disk, &dyn Fn() -> Box<dyn Disk>);
 
@@ -43,6 +53,7 @@ const PROMISES: &[Promise] = &[
     the_list_is_sorted,
     rename_replaces,
     handles_outlive_the_name,
+    handles_that_only_read_outlive_the_name,
     words_survive_a_reopen,
     words_of_a_longer_or_shorter_file,
     errors_name_the_file,
@@ -172,6 +183,21 @@ fn handles_outlive_the_name(disk: &dyn Disk, _: &dyn Fn() -> Box<dyn Disk>) {
     assert_eq!(contents(disk, "c"), b"mine");
     assert_eq!(contents(disk, "a"), b"another");
     assert_eq!(contents(disk, "b"), b"another");
+}
+
+fn handles_that_only_read_outlive_the_name(disk: &dyn Disk, _: &dyn Fn() -> Box<dyn Disk>) {
+    assert_eq!(kind(disk.open_to_read("a")), Some(ErrorKind::NotFound));
+    ["a", "b", "c"].into_iter().for_each(|name| put(disk, name, name.as_bytes()));
+    let handles = ["a", "b", "c"].map(|name| disk.open_to_read(name).unwrap());
+    disk.remove("a").unwrap();
+    disk.rename("b", "c").unwrap();
+    put(disk, "a", b"another");
+    put(disk, "b", b"another");
+    for (handle, was) in handles.iter().zip([b"a", b"b", b"c"]) {
+        let mut byte = [0];
+        handle.read_at(&mut byte, 0).unwrap();
+        assert_eq!((&byte, handle.len().unwrap()), (was, 1));
+    }
 }
 
 fn words_survive_a_reopen(disk: &dyn Disk, reopen: &dyn Fn() -> Box<dyn Disk>) {

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod handles;
 mod overlay;
 mod real;
 mod simulated;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use handles::HandleCache;
 pub(crate) use overlay::OverlayDisk;
 pub use real::RealDisk;
 pub use simulated::{SimulatedDisk, SimulatedFaults};
@@ -35,6 +37,12 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Opens a file that exists, for reading and writing.
     fn open(&self, name: &str) -> Result<Arc<dyn File>, DiskError>;
+
+    /// Opens a file that exists and is not written to any more, which is told at once. It is only read through this handle,
+    /// and a read may fail for lack of a descriptor: the handle need not hold one between reads.
+    fn open_to_read(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
+        self.open(name)
+    }
 
     /// Makes an empty file. Refused if the name is taken.
     fn create(&self, name: &str) -> Result<Arc<dyn File>, DiskError>;

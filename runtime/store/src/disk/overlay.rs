@@ -29,6 +29,24 @@ impl OverlayDisk {
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A file that was changed, or else is opened `below`.
+    fn open_with(
+        &self,
+        name: &str,
+        below: impl FnOnce(&dyn Disk) -> Result<Arc<dyn File>, DiskError>,
+    ) -> Result<Arc<dyn File>, DiskError> {
+        let mut changed = self.changed();
+        match changed.get(name) {
+            Some(Some(file)) => Ok(file.clone()),
+            Some(None) => Err(failed("open", name, io::ErrorKind::NotFound)),
+            None => {
+                let file: Arc<dyn File> = Arc::new(OverlayFile::new(name, Some(below(&*self.below)?))?);
+                changed.insert(name.to_owned(), Some(file.clone()));
+                Ok(file)
+            }
+        }
+    }
+
     fn exists(&self, name: &str) -> Result<bool, DiskError> {
         Ok(self.list()?.iter().any(|there| there == name))
     }
@@ -50,16 +68,11 @@ impl Disk for OverlayDisk {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
-        let mut changed = self.changed();
-        match changed.get(name) {
-            Some(Some(file)) => Ok(file.clone()),
-            Some(None) => Err(failed("open", name, io::ErrorKind::NotFound)),
-            None => {
-                let file: Arc<dyn File> = Arc::new(OverlayFile::new(name, Some(self.below.open(name)?))?);
-                changed.insert(name.to_owned(), Some(file.clone()));
-                Ok(file)
-            }
-        }
+        self.open_with(name, |below| below.open(name))
+    }
+
+    fn open_to_read(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
+        self.open_with(name, |below| below.open_to_read(name))
     }
 
     fn create(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {

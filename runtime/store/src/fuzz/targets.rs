@@ -215,6 +215,7 @@ fn folder(name: &str, input: &[u8]) -> bool {
         small_segment_bytes: 0,
         picked_max: 4,
         dedup_runs_max: 4,
+        handles_max: 2,
         checkpoint_bytes: 2048,
         preparation: Preparation::Inline,
     };

@@ -59,7 +59,7 @@ fn copy_queue(
                 continue;
             }
             if let Some(full) = writer.take_if(|writer| !writer.takes(position, bytes.len() + 64)) {
-                files.push(Arc::new(full.finish(making.store_tag)?));
+                files.push(Arc::new(full.finish(disk, making.store_tag)?));
             }
             let writer = match &mut writer {
                 Some(writer) => writer,
@@ -74,7 +74,7 @@ fn copy_queue(
         }
     }
     if let Some(writer) = writer {
-        files.push(Arc::new(writer.finish(making.store_tag)?));
+        files.push(Arc::new(writer.finish(disk, making.store_tag)?));
     }
     Ok(())
 }

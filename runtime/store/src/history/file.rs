@@ -143,7 +143,7 @@ impl HistoryFile {
     /// Opens a history file. `store_tag`: of the store that it must belong to.
     pub(crate) fn open(disk: &dyn Disk, id: u64, store_tag: u64) -> Result<HistoryFile, OpenError> {
         let name = name(id);
-        let file = disk.open(&name)?;
+        let file = disk.open_to_read(&name)?;
         let damaged = |offset: u64, why: &str| OpenError::Damaged { file: name.clone(), offset, why: why.into() };
         let numbers = KIND.read(&name, &*file)?.ok_or_else(|| damaged(0, "the file is empty"))?;
         let [tag, own_id, queue, first, end, messages, data_end, footer_bytes, footer_crc, message_bytes, newest_ms] =
@@ -283,7 +283,7 @@ impl HistoryWriter {
     }
 
     /// Ends the file and syncs it. Its name is durable after the folder is synced.
-    pub(crate) fn finish(self, store_tag: u64) -> Result<HistoryFile, DiskError> {
+    pub(crate) fn finish(self, disk: &dyn Disk, store_tag: u64) -> Result<HistoryFile, DiskError> {
         let HistoryWriter { id, queue, records, first, end, messages, message_bytes, newest_ms, chunks, .. } = self;
         let footer = |out: &mut Vec<u8>| {
             for chunk in &chunks {
@@ -292,7 +292,7 @@ impl HistoryWriter {
                 out.extend_from_slice(&chunk.acked_at_ms.to_le_bytes());
             }
         };
-        let (file, Ending { data_end, footer_bytes, .. }) = records.finish(footer, |ending| {
+        let Ending { data_end, footer_bytes, .. } = records.finish(footer, |ending| {
             KIND.encode(&[
                 store_tag,
                 id,
@@ -307,6 +307,7 @@ impl HistoryWriter {
                 newest_ms,
             ])
         })?;
+        let file = disk.open_to_read(&name(id))?;
         Ok(HistoryFile {
             id,
             queue,
@@ -366,5 +367,5 @@ pub(crate) fn join(
             return Err(JoinError::Damaged(file.id));
         }
     }
-    writer.map(|writer| writer.finish(store_tag)).transpose().map_err(JoinError::Disk)
+    writer.map(|writer| writer.finish(disk, store_tag)).transpose().map_err(JoinError::Disk)
 }

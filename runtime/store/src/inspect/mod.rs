@@ -28,7 +28,10 @@ pub use self::dump::{DumpOptions, Entry, KeptRef, QueueRef, Recorded, StateRecor
 pub use self::finding::{Finding, Meaning};
 pub use self::verify::{FileKind, FileReport, QueueReport, Report};
 use crate::OpenError;
-use crate::disk::{Disk, FolderLock, RealDisk};
+use crate::disk::{Disk, FolderLock, HandleCache, RealDisk};
+
+/// Segments and history files that are open at a time.
+const HANDLES_MAX: usize = 64;
 
 /// A data folder that is looked at. Nobody can work on it meanwhile.
 pub struct Folder {
@@ -44,7 +47,7 @@ impl Folder {
 
     pub(crate) fn on(disk: Arc<dyn Disk>) -> Result<Folder, OpenError> {
         let lock = crate::open::lock(&*disk)?;
-        Ok(Folder { disk, _lock: lock })
+        Ok(Folder { disk: Arc::new(HandleCache::new(disk, HANDLES_MAX)), _lock: lock })
     }
 }
 

@@ -53,7 +53,7 @@ impl Role {
 impl SegmentFile {
     pub(super) fn open(disk: &dyn Disk, id: u64, role: Role, store_tag: u64) -> Result<SegmentFile, DiskError> {
         let name = segment::name(id);
-        let file = disk.open(&name)?;
+        let file = disk.open_to_read(&name)?;
         Ok(SegmentFile { id, name, role, file, opened: Segment::open(disk, id, store_tag) })
     }
 

@@ -1,72 +1,9 @@
 //! Chunks that are read ahead: bounded, and never trusted more than those that are read when they are needed.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-
-use super::run::LAYOUT;
-use crate::clock::ManualClock;
+use super::backlog::{Backlog, LEASE_MS, number};
 use crate::cold::ahead::ReadAhead;
 use crate::cold::chunks::Chunks;
-use crate::disk::SimulatedDisk;
-use crate::engine::Engine;
-use crate::open::{self, Opened};
-use crate::{Action, Delivery, NewMessage, QueueLimits, QueueName, Refusal, Store, Transaction};
-
-const LEASE_MS: u64 = 600_000;
-const BODY_BYTES: usize = 100;
-
-/// A queue whose messages, which are numbered, stand in segments.
-struct Backlog {
-    disk: SimulatedDisk,
-    clock: Arc<ManualClock>,
-    engine: Engine,
-    store: Store,
-    queue: QueueName,
-}
-
-impl Backlog {
-    fn new(messages: u64) -> Backlog {
-        let (disk, clock) = (SimulatedDisk::new(1), Arc::new(ManualClock::new(1_000_000)));
-        let Opened { engine, lock } = open::open(Arc::new(disk.clone()), &LAYOUT, clock.clone(), 1).expect("it opens");
-        let store = Store::without_committer(engine.shared.clone(), lock);
-        let queue = QueueName::new("backlog").unwrap();
-        store.declare(&queue, QueueLimits::default());
-        let mut backlog = Backlog { disk, clock, engine, store, queue };
-        for number in 0..messages {
-            let mut body = vec![b'x'; BODY_BYTES];
-            body[..8].copy_from_slice(&number.to_le_bytes());
-            let message = NewMessage { body: Bytes::from(body), ..NewMessage::default() };
-            let sends = [(backlog.queue.clone(), message)].into();
-            backlog.commit(Transaction { sends, ..Transaction::default() });
-            while backlog.engine.maintain() {}
-        }
-        backlog
-    }
-
-    fn commit(&mut self, transaction: Transaction) {
-        let mut answers = Vec::new();
-        self.engine.commit(&mut vec![transaction], &mut answers);
-        assert!(answers[0].is_ok(), "{answers:?}");
-    }
-
-    fn claim(&self, max: usize) -> Result<Vec<Delivery>, Refusal> {
-        self.store.claim(&self.queue, max, LEASE_MS)
-    }
-
-    fn ack(&mut self, delivery: &Delivery) {
-        self.commit(Transaction { settle: Some((delivery.lease, Action::Ack)), ..Transaction::default() });
-    }
-
-    /// Chunks that are kept, and their bytes.
-    fn kept(&self) -> (usize, usize) {
-        self.engine.shared.state().chunks.kept()
-    }
-}
-
-fn number(delivery: &Delivery) -> u64 {
-    u64::from_le_bytes(*delivery.message.body.first_chunk().expect("it begins with a number"))
-}
+use crate::{Action, Refusal, Transaction};
 
 #[test]
 fn a_drain_finds_what_it_needs_and_little_more() {

@@ -12,8 +12,10 @@
 //! order, contents, attempts, due times, and what can be claimed.
 
 mod ahead;
+mod backlog;
 mod clock;
 mod damage;
+mod handles;
 mod happened;
 mod history;
 mod model;

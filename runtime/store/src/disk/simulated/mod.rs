@@ -77,6 +77,11 @@ impl SimulatedDisk {
         state.files[file].corrupt(offset as usize, xor);
     }
 
+    /// Handles that are open, beside those of files that are locked or mapped.
+    pub fn open_files(&self) -> usize {
+        self.shared.lock().open_files
+    }
+
     /// The names of the files, sorted. Unlike [`Disk::list`] it also works after the power has failed.
     pub fn file_names(&self) -> Vec<String> {
         self.shared.lock().folder.entries().map(|(name, _)| name.to_owned()).collect()
@@ -119,7 +124,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {
-        let index = self.shared.lock().find(name).map_err(failed("open", name))?;
+        let index = self.shared.lock().open(name).map_err(failed("open", name))?;
         Ok(Arc::new(SimulatedFile { shared: self.shared.clone(), name: name.to_owned(), index }))
     }
 
@@ -152,6 +157,12 @@ struct SimulatedFile {
     /// As it was opened, for errors.
     name: String,
     index: FileIndex,
+}
+
+impl Drop for SimulatedFile {
+    fn drop(&mut self) {
+        self.shared.lock().close();
+    }
 }
 
 impl File for SimulatedFile {

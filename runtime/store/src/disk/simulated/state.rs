@@ -11,6 +11,9 @@ use crate::disk::SECTOR_BYTES;
 /// `EIO` on every system that we build for.
 const INPUT_OUTPUT_ERROR: i32 = 5;
 
+/// `EMFILE`, likewise.
+const TOO_MANY_OPEN_FILES: i32 = 24;
+
 /// What is to go wrong, and when.
 ///
 /// Operations are numbered from 0, so that [`SimulatedDisk::operations`](super::SimulatedDisk::operations) is the
@@ -30,6 +33,9 @@ pub struct SimulatedFaults {
     /// The disk is full when the files that have a name are this long together. Whatever does not make a file longer
     /// still works.
     pub full_after_bytes: Option<u64>,
+    /// Files that may be open at a time, beside those that are locked or mapped: one more is refused, as by a process that
+    /// has used up its descriptors. Files that are open already stay so.
+    pub open_files_max: Option<usize>,
 }
 
 /// Everything that a simulated disk is.
@@ -40,6 +46,8 @@ pub(super) struct State {
     pub(super) files: Vec<Contents>,
     pub(super) faults: SimulatedFaults,
     pub(super) operations: u64,
+    /// Handles that are open.
+    pub(super) open_files: usize,
     locks: BTreeSet<String>,
     random: Random,
     powered_off: bool,
@@ -66,6 +74,7 @@ impl State {
             files: Vec::new(),
             faults: SimulatedFaults::default(),
             operations: 0,
+            open_files: 0,
             locks: BTreeSet::new(),
             random: Random::new(seed),
             powered_off: false,
@@ -128,9 +137,28 @@ impl State {
         self.locks.remove(name);
     }
 
-    pub(super) fn find(&self, name: &str) -> io::Result<FileIndex> {
+    fn find(&self, name: &str) -> io::Result<FileIndex> {
         self.check_power()?;
         self.folder.get(name).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn check_descriptors(&self) -> io::Result<()> {
+        match self.faults.open_files_max {
+            Some(max) if self.open_files >= max => Err(io::Error::from_raw_os_error(TOO_MANY_OPEN_FILES)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a file: it counts until it is closed.
+    pub(super) fn open(&mut self, name: &str) -> io::Result<FileIndex> {
+        let file = self.find(name)?;
+        self.check_descriptors()?;
+        self.open_files += 1;
+        Ok(file)
+    }
+
+    pub(super) fn close(&mut self) {
+        self.open_files -= 1;
     }
 
     pub(super) fn create(&mut self, name: &str) -> io::Result<FileIndex> {
@@ -138,11 +166,12 @@ impl State {
         if self.folder.get(name).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        self.check_descriptors()?;
         if self.is_done(&outcome) {
             self.add_file(name);
         }
         outcome.into_result()?;
-        self.find(name)
+        self.open(name)
     }
 
     pub(super) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
