@@ -318,6 +318,88 @@ fn write_the_folder() {
     write_records();
 }
 
+#[test]
+#[ignore = "writes the other fuzz targets' corpus anew"]
+fn write_the_inputs() {
+    write_inputs();
+}
+
+/// What the fuzz targets get beside the folder: small stores in each of which there is one kind of message.
+fn write_inputs() {
+    const MESSAGES: usize = 9;
+    const ROUNDS: u8 = 4;
+    let layout = Layout { file_bytes: 2 << 10, ..SMALL };
+    let message = |what: &str, at: usize| match what {
+        "delayed" => NewMessage { delay_ms: DUE_IN_MS + 7 * at as u64, ..text("later") },
+        "keyed" => NewMessage { key: Some(format!("key-{}", at % 2).into()), ..text("in order") },
+        "once" => NewMessage { idempotency_key: Some(format!("once-{at}").into()), ..text("once") },
+        "empty" => NewMessage::default(),
+        "attributes" => NewMessage { attributes: vec![("größe".into(), "✓".repeat(at).into())], ..text("") },
+        _ => text(&"kept ".repeat(at)),
+    };
+    type Is = fn(&str) -> bool;
+    let is_segment: Is = |name| crate::cold::segment::id(name).is_some();
+    let kinds: [(&str, Is); 7] = [
+        ("frame", |name| file::slot(name).is_some()),
+        ("chunk", is_segment),
+        ("segment", is_segment),
+        ("checkpoint", |name| name == "checkpoint-1"),
+        ("history", |name| crate::history::file::id(name).is_some()),
+        ("run", |name| crate::dedup::run::id(name).is_some()),
+        ("state", |name| name == crate::kv::file::NAME),
+    ];
+    let other: [(&str, Is); 2] =
+        [("attempts", |name| name == "attempts.map"), ("confirmed", |name| name == "confirmed.map")];
+    for (target, _) in kinds.iter().chain(&other) {
+        let _ = fs::remove_dir_all(crate::fuzz::corpus_folder(target));
+        fs::create_dir_all(crate::fuzz::corpus_folder(target)).unwrap();
+    }
+    for what in ["delayed", "keyed", "once", "empty", "attributes", "kept"] {
+        let store = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(store.path(), &layout);
+        let queue = if ["once", "kept"].contains(&what) { what } else { "orders" };
+        for round in 0..ROUNDS {
+            let mut messages = (0..MESSAGES).map(|at| message(what, at + MESSAGES * usize::from(round)));
+            messages.by_ref().for_each(|message| drop(writer.send(queue, message)));
+            if what != "delayed" {
+                let delivery = writer.claim(queue);
+                writer.settle(&delivery, Action::Ack);
+            }
+            if what == "attributes" {
+                let value = Some(Bytes::from(vec![round]));
+                let write = StateWrite { space: "consumer/audit".into(), key: "rounds".into(), value };
+                writer.commit(Transaction { state: vec![write], ..Transaction::default() });
+            }
+            writer.keep();
+        }
+        if what == "keyed" {
+            writer.claim(queue);
+        }
+        drop(writer);
+        let disk = RealDisk::open_read_only(store.path()).unwrap();
+        let names = disk.list().unwrap();
+        for (target, is) in kinds.iter().chain(&other) {
+            // Chunks are of other segments than segments are.
+            let mut found = names.iter().filter(|name| is(name));
+            let found = if *target == "chunk" { found.next_back() } else { found.next() };
+            let Some(name) = found else { continue };
+            // Running attempts and what was confirmed are alike in all of them.
+            if other.iter().any(|(other, _)| other == target) && what != "keyed" {
+                continue;
+            }
+            let to = crate::fuzz::corpus_folder(target).join(format!("{name}~{what}"));
+            fs::copy(store.path().join(name), to).unwrap();
+        }
+    }
+    let folder = crate::fuzz::corpus_folder("folder");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    // What a fresh folder has.
+    for (name, words) in [("attempts.map", 48), ("confirmed.map", crate::wal::confirmed::WORDS)] {
+        fs::write(folder.join(format!("{name}~blank")), vec![0; 8 * words]).unwrap();
+    }
+}
+
 /// One record of each kind, and with each field, for the fuzz target.
 fn write_records() {
     let corpus = crate::fuzz::corpus_folder("record");

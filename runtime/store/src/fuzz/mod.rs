@@ -1,7 +1,8 @@
 //! Fuzz targets: one for each decoder of bytes from disk, and one for opening a folder. No input may make them panic, hang,
 //! or allocate without bound.
 //!
-//! Inputs are the committed corpus (`tests/corpus`, and the files of `tests/format-1`), mutated always in the same way. A
+//! Inputs are the committed corpus (a folder for each target in `tests/corpus`, and the files of `tests/format-1`), mutated
+//! always in the same way. What stands after a `~` in the name of an input says what is in it. A
 //! mutated file is also tried with its checksums mended: otherwise hardly anything would come past them. They run for a
 //! fixed count among the other tests; `cargo test --release -p linecook-store fuzz -- --ignored` goes on for a long time.
 
@@ -28,17 +29,23 @@ pub(crate) fn corpus_folder(target: &str) -> PathBuf {
 }
 
 fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
-    let folders = [corpus_folder(target.name), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format-1")];
+    let own = inputs(target, &corpus_folder(target.name));
+    assert!(!own.is_empty(), "{} has no corpus of its own", target.name);
+    let format = inputs(target, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/format-1"));
+    own.into_iter().chain(format).collect()
+}
+
+/// The files of a folder that are for a target, with the names that they had in a data folder.
+fn inputs(target: &Target, folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut inputs = Vec::new();
-    for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if (target.takes)(&name) {
-            inputs.push((name, fs::read(entry.path()).unwrap()));
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().and_then(|name| name.to_str()?.split('~').next()).unwrap();
+        if (target.takes)(name) {
+            inputs.push((name.to_owned(), fs::read(&path).unwrap()));
         }
     }
     inputs.sort();
-    assert!(!inputs.is_empty(), "{} has no corpus", target.name);
     inputs
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::mend;
-use crate::attempts::WORDS_OF_A_SLOT;
+use crate::attempts::{self, Attempts, WORDS_OF_A_SLOT};
 use crate::cold::checkpoint;
 use crate::cold::segment::{self, Segment, StoredRecords};
 use crate::dedup::run::{self, Run};
@@ -17,7 +17,7 @@ use crate::inspect::{DumpOptions, Folder};
 use crate::kv::{self, file::StateFile};
 use crate::open::{self, Layout};
 use crate::record::{self, Record, Records};
-use crate::wal::{Preparation, file};
+use crate::wal::{self, Preparation, file};
 
 pub(super) struct Target {
     pub(super) name: &'static str,
@@ -39,6 +39,8 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "checkpoint", takes: is_checkpoint, mend: mend::file, run: checkpoint, bytes_max: 1 << 20, cost: 1 },
     Target { name: "history", takes: is_history, mend: mend::file, run: history, bytes_max: 1 << 20, cost: 1 },
     Target { name: "run", takes: is_run, mend: mend::file, run, bytes_max: 1 << 20, cost: 1 },
+    Target { name: "attempts", takes: is_attempts, mend: mend::nothing, run: attempts, bytes_max: 1 << 20, cost: 4 },
+    Target { name: "confirmed", takes: is_confirmed, mend: mend::nothing, run: confirmed, bytes_max: 1 << 20, cost: 4 },
     Target { name: "state", takes: is_state, mend: mend::file, run: state, bytes_max: 256 << 20, cost: 20 },
     Target { name: "folder", takes: is_any, mend: mend::file, run: folder, bytes_max: 256 << 20, cost: 4 },
 ];
@@ -69,6 +71,14 @@ fn is_run(name: &str) -> bool {
 
 fn is_state(name: &str) -> bool {
     name == kv::file::NAME
+}
+
+fn is_attempts(name: &str) -> bool {
+    name == attempts::FILE_NAME
+}
+
+fn is_confirmed(name: &str) -> bool {
+    name == wal::confirmed::FILE_NAME
 }
 
 fn is_any(name: &str) -> bool {
@@ -170,6 +180,21 @@ fn run(name: &str, input: &[u8]) -> bool {
         }
     }
     whole
+}
+
+fn attempts(name: &str, input: &[u8]) -> bool {
+    let words = disk_of(name, input).map_words(name, input.len() / size_of::<u64>()).unwrap();
+    let whole = Attempts::used(&*words).filter_map(Result::ok).count();
+    assert_eq!(Attempts::left_over(&*words).len(), whole);
+    whole > 0
+}
+
+fn confirmed(name: &str, input: &[u8]) -> bool {
+    let words = disk_of(name, input).map_words(name, wal::confirmed::WORDS).unwrap();
+    let confirmed = wal::confirmed::Confirmed::new(words);
+    let newest = confirmed.newest();
+    assert_eq!(newest.is_some(), (0..2).any(|which| matches!(confirmed.read(which), Ok(Some(_)))));
+    newest.is_some()
 }
 
 /// Nothing comes out of it that was not put in.
