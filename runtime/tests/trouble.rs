@@ -482,10 +482,30 @@ fn a_full_disk_refuses_sends_and_is_drained() {
     let (refusal, confirmed) = fill();
     assert_eq!(refusal.status, 507, "{}", refusal.body);
 
+    // Clients read, retry, dead-letter and acknowledge what is there, in the log and in segments.
+    let claimed = site.post("/queues/parked/claim", json!({ "max": 3, "lease": "60s" }).to_string());
+    assert_eq!(claimed.status, 200, "{}", claimed.body);
+    let settle = |at: usize, how: &str, more: Value| {
+        let message = &claimed.body["messages"][at];
+        assert_eq!(message["body"], body);
+        let answer = site.post(&format!("/deliveries/{}/{how}", message["lease"].as_str().unwrap()), more.to_string());
+        assert_eq!(answer.status, 200, "{how}: {}", answer.body);
+        message["id"].clone()
+    };
+    let retried = settle(0, "retry", json!({ "delay": "0s" }));
+    let dead = settle(1, "dead-letter", json!({ "reason": "it came on a full disk" }));
+    settle(2, "ack", json!({}));
+    assert_eq!(site.messages("parked.dead")[0]["id"], dead);
+    let again = site.post("/queues/parked/claim", json!({ "max": 1, "lease": "1s" }).to_string());
+    let again = &again.body["messages"][0];
+    assert_eq!((&again["id"], &again["attempt"]), (&retried, &json!(2)));
+    let confirmed = [confirmed[0] - 2, confirmed[1]];
+
     // Acks need no room, and make some: then sends are taken again, without a restart.
     fs::copy(guests::component("noop"), site.path("late.wasm")).unwrap();
     site.wait_empty("work");
     assert_eq!(site.count("parked"), confirmed[0] as u64);
+    assert_eq!(site.count("parked.dead"), 1);
     assert_eq!(site.consumer("late")["failed"], 0);
     eventually("there is room again", || {
         let answer = site.post("/queues/parked/messages", &body);

@@ -234,6 +234,47 @@ fn a_duplicate_gets_the_id_of_the_first_until_its_window_is_over() {
 }
 
 #[test]
+fn of_duplicates_that_race_one_is_taken_and_all_get_its_id() {
+    const SENDERS: u64 = 8;
+    const KEYS: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let race = |store: &Store| {
+        // All of them send each key at about the same time, some in the same group.
+        let start = std::sync::Barrier::new(SENDERS as usize);
+        let sent: Vec<Vec<Sent>> = std::thread::scope(|scope| {
+            let senders = (0..SENDERS).map(|_| {
+                scope.spawn(|| {
+                    let once = |key: u64| {
+                        let message = NewMessage {
+                            idempotency_key: Some(format!("{key}").into()),
+                            ..message(&key.to_le_bytes())
+                        };
+                        start.wait();
+                        let sends = [(name("orders"), message)].into();
+                        commit(store, Transaction { sends, ..Transaction::default() }).unwrap()[0]
+                    };
+                    (0..KEYS).map(once).collect()
+                })
+            });
+            let senders: Vec<_> = senders.collect();
+            senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+        });
+        let of_key = |key: u64| sent.iter().map(move |of_sender: &Vec<Sent>| of_sender[key as usize]);
+        let ids: Vec<MessageId> = (0..KEYS).map(|key| of_key(key).next().unwrap().id).collect();
+        for key in 0..KEYS {
+            assert!(of_key(key).all(|sent| sent.id == ids[key as usize]), "key {key}");
+        }
+        let taken = (0..KEYS).map(|key| of_key(key).filter(|sent| !sent.duplicate).count()).sum::<usize>();
+        (ids, taken as u64)
+    };
+    let (ids, taken) = race(&open(folder.path()));
+    assert_eq!(taken, KEYS);
+    let store = open(folder.path());
+    assert_eq!(race(&store), (ids, 0), "also after a restart");
+    assert_eq!(store.queue(&name("orders")).unwrap().ready, KEYS);
+}
+
+#[test]
 fn after_closing_nothing_is_confirmed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
@@ -276,6 +317,41 @@ fn a_purge_takes_away_what_was_there_and_nothing_that_comes_later() {
     let store = open(folder.path());
     assert_eq!(bodies(&store, "orders"), [b"later"]);
     assert_eq!(bodies(&store, "audit"), [b"stays"]);
+}
+
+/// It is done in steps, and between any two of them others have their turn.
+#[test]
+fn others_go_on_while_a_large_queue_is_purged() {
+    const MESSAGES: u64 = 200_000;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (done, answered) = channel();
+    for _ in 0..MESSAGES / 500 {
+        let sends = (0..500).map(|_| (name("orders"), message(b"one of many"))).collect();
+        let done = done.clone();
+        store.submit(Transaction { sends, ..Transaction::default() }, move |answer| {
+            done.send(answer.is_ok()).unwrap();
+        });
+    }
+    drop(done);
+    assert!(answered.iter().all(|taken| taken));
+
+    let (done, purged) = channel();
+    store.purge(&name("orders"), move |answer| done.send(answer).unwrap());
+    let mut turns = 0;
+    let removed = loop {
+        // A message comes and goes.
+        send(&store, "audit", b"meanwhile").unwrap();
+        let delivery = store.claim(&name("audit"), 1, LEASE_MS).unwrap().remove(0);
+        let settle = Some((delivery.lease, Action::Ack));
+        commit(&store, Transaction { settle, ..Transaction::default() }).unwrap();
+        match purged.try_recv() {
+            Ok(answer) => break answer.unwrap(),
+            Err(_) => turns += 1,
+        }
+    };
+    assert_eq!(removed, MESSAGES);
+    assert!(turns >= 10, "only {turns} messages came and went meanwhile");
 }
 
 #[test]

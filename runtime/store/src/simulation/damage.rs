@@ -103,6 +103,43 @@ fn a_damaged_checkpoint_is_recovered_from_the_other() {
     });
 }
 
+/// Without a whole checkpoint there is only the log. Unless all of that is still there from its start on, the folder is not
+/// opened, and the damaged file is named.
+#[test]
+fn damage_to_both_checkpoints_is_recovered_from_a_whole_log_or_refused_by_name() {
+    const FILES: [&str; 2] = ["checkpoint-1", "checkpoint-2"];
+    let outcomes = std::sync::Mutex::new([0; 2]);
+    super::for_each_of(52_200..52_300, |seed| {
+        let (disk, expected) = Run::new(seed, Shape::COLD).leave();
+        if !FILES.iter().all(|file| is_written(&disk, file)) {
+            return;
+        }
+        for offset in [8, 100, 511, 512, 530] {
+            let damaged = disk.snapshot();
+            FILES.iter().for_each(|file| damaged.corrupt(file, offset, 0x40));
+            let outcome = match Run::contents_of(&damaged, Shape::COLD) {
+                Ok(contents) => {
+                    assert_eq!(contents, expected, "both at {offset}");
+                    0
+                }
+                Err(why) => {
+                    assert!(FILES.iter().any(|file| why.contains(&format!("{file} is damaged at offset"))), "{why}");
+                    1
+                }
+            };
+            outcomes.lock().unwrap()[outcome] += 1;
+        }
+    });
+    let outcomes = outcomes.into_inner().unwrap();
+    assert!(outcomes.iter().all(|times| *times > 20), "{outcomes:?}");
+}
+
+fn is_written(disk: &crate::disk::SimulatedDisk, file: &str) -> bool {
+    let mut magic = [0; 8];
+    let read = crate::disk::Disk::open(disk, file).and_then(|file| crate::disk::File::read_at(&*file, &mut magic, 0));
+    read.is_ok() && magic != [0; 8]
+}
+
 /// No flipped bit comes out as state: whoever reads it is told, or the folder is not opened. `store verify` says so, too.
 #[test]
 fn damaged_state_is_never_taken_for_whole() {
