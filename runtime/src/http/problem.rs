@@ -89,7 +89,9 @@ impl Problem {
                 "The store is full",
                 format!("{detail}; nothing was stored, send again later"),
             ),
-            BrokerError::TooLarge { .. } => Problem::too_large(format!("{detail}; send less in one message")),
+            BrokerError::TooLarge { .. } => {
+                Problem::too_large(format!("{detail}; send less in one message, or raise log_max_bytes in [runtime]"))
+            }
             BrokerError::StateKey(_) => Problem::new(StatusCode::BAD_REQUEST, "state-key", "No key of state", detail),
             BrokerError::StateFull { .. } => {
                 Problem::new(StatusCode::INSUFFICIENT_STORAGE, "state-full", "The state is full", detail)
