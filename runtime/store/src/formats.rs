@@ -41,6 +41,7 @@ const SMALL: Layout = Layout {
     small_segment_bytes: 0,
     picked_max: 4,
     dedup_runs_max: 4,
+    state_bytes_min: u64::MAX,
     handles_max: 2,
     checkpoint_bytes: 2048,
     preparation: Preparation::Inline,

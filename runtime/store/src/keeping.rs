@@ -26,6 +26,7 @@ use crate::disk::Shortage;
 use crate::engine::Engine;
 use crate::history::file::{self as history_file, HistoryFile};
 use crate::kv::Frozen;
+use crate::kv::compact::Compacted;
 use crate::location::FileId;
 use crate::open::Layout;
 use crate::room::Room;
@@ -52,6 +53,9 @@ const SETTLE_MS: u64 = 1000;
 
 /// How long what is too old for the histories may stay, so that much of it goes with one record.
 const FORGET_MS: u64 = 1000;
+
+/// How long the file of durable state stays as it is after it was written anew, or there was no room for that.
+const COMPACT_MS: u64 = 60_000;
 
 /// Segments are rewritten when less than one of so many of their messages lives.
 const LIVE_SHARE: u64 = 4;
@@ -95,6 +99,12 @@ pub(crate) struct Keeping {
     picked_max: u64,
     /// The full file that waits for what lives in it to be acknowledged, and since when.
     settling: Option<(u64, u64)>,
+    /// A shorter file of durable state may be empty.
+    state_bytes_min: u64,
+    /// When it was last written anew, or that was tried.
+    compacted_at_ms: Option<u64>,
+    /// It can't be read to its end.
+    state_is_unreadable: bool,
     /// State that is in its file by now: a lot to let go of, which is better done beside the committer.
     retired: Option<Arc<Frozen>>,
     #[cfg(test)]
@@ -117,6 +127,8 @@ pub(crate) struct Tally {
     pub(crate) removed: u64,
     /// How often durable state was put into its file.
     pub(crate) states: u64,
+    /// How often that file was written anew.
+    pub(crate) compacted: u64,
 }
 
 /// A copied file that is being taken in.
@@ -167,6 +179,9 @@ impl Keeping {
             small_bytes: layout.small_segment_bytes,
             picked_max: layout.picked_max,
             settling: None,
+            state_bytes_min: layout.state_bytes_min,
+            compacted_at_ms: None,
+            state_is_unreadable: false,
             retired: None,
             #[cfg(test)]
             tally: Tally::default(),
@@ -397,6 +412,10 @@ impl Engine {
         if let Some(old) = self.rewritable() {
             return Some(Order::Rewrite(old));
         }
+        if self.wastes_state(now_ms) {
+            self.keeping.compacted_at_ms = Some(now_ms);
+            return Some(Order::CompactState);
+        }
         if self.wal.files() > FILES_MIN && self.wal.spares() > RESERVE && self.wal.full() == 0 {
             return self.wal.drop_spare().map(|name| Order::Remove(vec![name]));
         }
@@ -407,6 +426,16 @@ impl Engine {
     fn forgets_before_ms(&self) -> u64 {
         let window_ms = self.shared.state().queues.dedup_window_max_ms();
         self.shared.clock.now_ms().saturating_sub(window_ms)
+    }
+
+    /// Whether the file of durable state is better written anew.
+    fn wastes_state(&self, now_ms: u64) -> bool {
+        let Keeping { state_bytes_min, compacted_at_ms, state_is_unreadable, .. } = self.keeping;
+        if state_is_unreadable || compacted_at_ms.is_some_and(|at_ms| now_ms.abs_diff(at_ms) < COMPACT_MS) {
+            return false;
+        }
+        let live_bytes = self.shared.state().kv.total_bytes();
+        self.shared.state_file.is_mostly_empty(live_bytes, state_bytes_min)
     }
 
     /// Segments of one queue, side by side, that are better written anew: one that is mostly dead, or many small ones.
@@ -507,6 +536,9 @@ impl Engine {
             Ok(Done::HistoryJoined { old, .. }) => self.keeping.tally.joined += old.len() as u64,
             Ok(Done::Rewritten { old, .. }) => self.keeping.tally.rewritten += old.len() as u64,
             Ok(Done::Merged { old, .. }) => self.keeping.tally.merged += old.len() as u64,
+            Ok(Done::StateCompacted(done)) => {
+                self.keeping.tally.compacted += u64::from(matches!(done, Some(Compacted::Done)));
+            }
             Ok(Done::CheckpointWritten) => self.keeping.tally.checkpoints += 1,
             Ok(Done::Removed) => self.keeping.tally.removed += 1,
             Err(_) => {}
@@ -536,6 +568,9 @@ impl Engine {
             Ok(Done::HistoryJoined { old, new }) => {
                 self.keeping.dropped.extend(old.iter().map(|file| history_file::name(file.id)));
                 self.shared.state().history.joined(&old, new);
+            }
+            Ok(Done::StateCompacted(done)) => {
+                self.keeping.state_is_unreadable |= matches!(done, Some(Compacted::Unreadable));
             }
             Ok(Done::CheckpointWritten) => {
                 let pair = self.keeping.pair.as_mut().expect("checkpoints come in pairs");

@@ -46,6 +46,8 @@ pub(crate) struct Layout {
     pub(crate) picked_max: u64,
     /// Above so many runs of idempotency keys, half as many are put together.
     pub(crate) dedup_runs_max: usize,
+    /// A file of durable state that is shorter may be empty.
+    pub(crate) state_bytes_min: u64,
     /// Segments and history files that are open at a time.
     pub(crate) handles_max: usize,
     /// Room that a checkpoint finds on a full disk.

@@ -60,6 +60,7 @@ impl Options {
             small_segment_bytes: file_bytes / 8,
             picked_max: 2048,
             dedup_runs_max: 12,
+            state_bytes_min: 8 * MIB,
             handles_max: 128,
             checkpoint_bytes: MIB,
             preparation: Preparation::Thread,

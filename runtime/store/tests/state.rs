@@ -179,3 +179,36 @@ fn limits_of_keys_values_and_spaces_hold() {
     put(write(SPACE, "large", None)).unwrap();
     put(write(SPACE, "9", Some(vec![1; 100 << 10]))).unwrap();
 }
+
+#[test]
+fn the_file_of_a_large_state_gets_small_again_when_the_state_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let file_bytes = || std::fs::metadata(folder.path().join("state.redb")).map_or(0, |file| file.len());
+    // More than the log holds, so that it comes into the file.
+    for round in 0..200u32 {
+        let keys = (0..2).map(|key| write(SPACE, &format!("{round}-{key}"), Some(vec![7; 100_000])));
+        put(&store, keys.collect());
+    }
+    put(&store, vec![write("consumer/small", "k", Some(vec![1]))]);
+    let wait_for = |what: &str, done: &dyn Fn() -> bool| {
+        let begun = std::time::Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{what}: {} bytes", file_bytes());
+            // Whatever is written turns the log's ring.
+            put(&store, (0..2).map(|key| write("consumer/busy", &format!("{key}"), Some(vec![0; 100_000]))).collect());
+        }
+    };
+    wait_for("it has grown", &|| file_bytes() > 20 << 20);
+    let (done, dropped) = channel();
+    store.drop_state(SPACE, move |answer| done.send(answer).expect("somebody waits"));
+    dropped.recv().unwrap().unwrap();
+    wait_for("it is small again", &|| file_bytes() < 4 << 20);
+    assert_eq!(contents(&store, "consumer/small")["k"], [1]);
+    drop(store);
+    let report = Folder::open(folder.path()).unwrap().verify().unwrap();
+    assert!(report.is_healthy(), "{:#?}", report.findings);
+    let store = open(folder.path());
+    assert_eq!((contents(&store, SPACE).len(), contents(&store, "consumer/busy").len()), (0, 2));
+    assert_eq!(contents(&store, "consumer/small")["k"], [1]);
+}

@@ -15,6 +15,7 @@ use crate::dedup::run::{self, Run};
 use crate::disk::Disk;
 use crate::history::file::{self as history_file, HistoryFile, JoinError};
 use crate::kv::Frozen;
+use crate::kv::compact::Compacted;
 use crate::shared::Shared;
 use crate::wal::Preparation;
 
@@ -29,6 +30,8 @@ pub(crate) enum Order {
     MergeRuns { old: Vec<Arc<Run>>, before_ms: u64 },
     /// Make one history file of these, without what stands before `begin`.
     JoinHistory { old: Vec<Arc<HistoryFile>>, begin: u64 },
+    /// Write the file of durable state anew.
+    CompactState,
     /// Write a checkpoint, and let go of state that is in its file.
     Checkpoint { checkpoint: Box<Checkpoint>, retired: Option<Arc<Frozen>> },
     /// Remove files that nobody needs.
@@ -38,9 +41,20 @@ pub(crate) enum Order {
 /// What came of it.
 pub(crate) enum Done {
     Copied(CopiedFile),
-    Rewritten { old: Vec<Arc<Segment>>, new: Vec<Copied> },
-    Merged { old: Vec<Arc<Run>>, new: Option<Arc<Run>> },
-    HistoryJoined { old: Vec<Arc<HistoryFile>>, new: Option<Arc<HistoryFile>> },
+    Rewritten {
+        old: Vec<Arc<Segment>>,
+        new: Vec<Copied>,
+    },
+    Merged {
+        old: Vec<Arc<Run>>,
+        new: Option<Arc<Run>>,
+    },
+    HistoryJoined {
+        old: Vec<Arc<HistoryFile>>,
+        new: Option<Arc<HistoryFile>>,
+    },
+    /// None if there was no room for it.
+    StateCompacted(Option<Compacted>),
     CheckpointWritten,
     Removed,
 }
@@ -191,6 +205,12 @@ impl Workshop {
                     }
                 }
             }
+            Order::CompactState => match shared.state_file.compact() {
+                Ok(compacted) => Ok(Done::StateCompacted(Some(compacted))),
+                // It can wait: nothing has to make way for it.
+                Err(error) if error.shortage().is_some() => Ok(Done::StateCompacted(None)),
+                Err(error) => Err(error.into()),
+            },
             Order::Checkpoint { mut checkpoint, retired } => {
                 drop(retired);
                 checkpoint.header.next_segment = making.next_id;

@@ -240,6 +240,7 @@ fn folder(name: &str, input: &[u8]) -> bool {
         small_segment_bytes: 0,
         picked_max: 4,
         dedup_runs_max: 4,
+        state_bytes_min: 0,
         handles_max: 2,
         checkpoint_bytes: 2048,
         preparation: Preparation::Inline,

@@ -167,6 +167,7 @@ fn try_open(disk: Arc<dyn Disk>) -> Result<(), OpenError> {
         small_segment_bytes: 0,
         picked_max: 4,
         dedup_runs_max: 0,
+        state_bytes_min: 0,
         handles_max: 1,
         checkpoint_bytes: 0,
         preparation: Preparation::Thread,

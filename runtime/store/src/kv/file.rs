@@ -17,7 +17,7 @@ use crate::error::OpenError;
 
 pub(crate) const NAME: &str = "state.redb";
 /// What it is called while it is made.
-const NEW_NAME: &str = "state.new";
+pub(super) const NEW_NAME: &str = "state.new";
 
 /// The space, a zero byte and the key; the value.
 const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
@@ -29,19 +29,19 @@ const FACTS: TableDefinition<'_, &str, u64> = TableDefinition::new("facts");
 const LSN: &str = "lsn";
 
 /// What is put into the file at once: so much must fit on a disk that is full otherwise.
-const PIECE_KEYS: usize = 512;
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_KEYS: usize = 512;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// Pages that redb keeps in memory. What else is read often, the system keeps.
 const CACHE_BYTES: usize = 8 << 20;
 
 pub(crate) struct StateFile {
-    disk: Arc<dyn Disk>,
-    // Read by whoever reads; written to make, reopen and close the file.
-    state: RwLock<State>,
+    pub(super) disk: Arc<dyn Disk>,
+    // Read by whoever reads; written to make, reopen, exchange and close the file.
+    pub(super) state: RwLock<State>,
 }
 
-enum State {
+pub(super) enum State {
     /// Nothing was ever put into it.
     Missing,
     Open(Open),
@@ -50,9 +50,11 @@ enum State {
     Closed,
 }
 
-struct Open {
+pub(super) struct Open {
     database: Database,
-    sectors: Sectors,
+    pub(super) sectors: Sectors,
+    /// How long it was when it was written anew last, by this process.
+    pub(super) compact_bytes: u64,
 }
 
 /// Keys of a space that stand in the file.
@@ -249,15 +251,15 @@ impl StateFile {
 
 impl Open {
     /// `why`: what becomes of redb's error.
-    fn new<E>(sectors: Sectors, why: fn(&Sectors, redb::Error) -> E) -> Result<Open, E> {
+    pub(super) fn new<E>(sectors: Sectors, why: fn(&Sectors, redb::Error) -> E) -> Result<Open, E> {
         match Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(sectors.clone()) {
-            Ok(database) => Ok(Open { database, sectors }),
+            Ok(database) => Ok(Open { database, sectors, compact_bytes: 0 }),
             Err(error) => Err(why(&sectors, error.into())),
         }
     }
 
     /// What stands in it from the start.
-    fn begin(&self) -> Result<(), redb::Error> {
+    pub(super) fn begin(&self) -> Result<(), redb::Error> {
         self.write(|writing| {
             writing.open_table(STATE)?;
             writing.open_table(SPACES)?;
@@ -266,7 +268,10 @@ impl Open {
         })
     }
 
-    fn write(&self, write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
+    pub(super) fn write(
+        &self,
+        write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
         let mut writing = self.database.begin_write()?;
         // It opens quickly whatever happens, and refers to nothing that was not synced.
         writing.set_quick_repair(true);
@@ -274,7 +279,7 @@ impl Open {
         Ok(writing.commit()?)
     }
 
-    fn lsn(&self) -> Result<u64, redb::Error> {
+    pub(super) fn lsn(&self) -> Result<u64, redb::Error> {
         let facts = self.database.begin_read()?.open_table(FACTS)?;
         Ok(facts.get(LSN)?.map_or(0, |lsn| lsn.value()))
     }
@@ -306,7 +311,7 @@ impl Open {
         Ok(found)
     }
 
-    fn each(&self, take: &mut dyn FnMut(&str, &str, &[u8]) -> bool) -> Result<(), redb::Error> {
+    pub(super) fn each(&self, take: &mut dyn FnMut(&str, &str, &[u8]) -> bool) -> Result<(), redb::Error> {
         let state = self.database.begin_read()?.open_table(STATE)?;
         for one in state.iter()? {
             let (at, value) = one?;
@@ -349,6 +354,11 @@ impl Open {
         })
     }
 
+    /// It is complete up to this frame.
+    pub(super) fn set_lsn(&self, lsn: u64) -> Result<(), redb::Error> {
+        self.write(|writing| Ok(drop(writing.open_table(FACTS)?.insert(LSN, lsn)?)))
+    }
+
     /// Takes some keys of a space away, which is to lose all. Answers whether that were the last.
     fn drop_piece(&self, space: &str) -> Result<bool, redb::Error> {
         let FiledKeys { keys, more } = self.keys(space, None, PIECE_KEYS)?;
@@ -359,7 +369,7 @@ impl Open {
         Ok(!more)
     }
 
-    fn failed(&self, error: redb::Error) -> DiskError {
+    pub(super) fn failed(&self, error: redb::Error) -> DiskError {
         failed(&self.sectors, error)
     }
 
@@ -369,7 +379,7 @@ impl Open {
 }
 
 /// Writes some keys, and counts what their spaces come to.
-fn put(writing: &redb::WriteTransaction, piece: &[(&str, &str, Option<&Bytes>)]) -> Result<(), redb::Error> {
+pub(super) fn put(writing: &redb::WriteTransaction, piece: &[(&str, &str, Option<&Bytes>)]) -> Result<(), redb::Error> {
     let mut state = writing.open_table(STATE)?;
     let mut spaces = writing.open_table(SPACES)?;
     for some in piece.chunk_by(|one, other| one.0 == other.0) {
@@ -408,7 +418,7 @@ fn space_and_key(place: &[u8]) -> Result<(&str, &str), redb::Error> {
 }
 
 /// What redb's error comes from.
-fn failed(sectors: &Sectors, error: redb::Error) -> DiskError {
+pub(super) fn failed(sectors: &Sectors, error: redb::Error) -> DiskError {
     match sectors.take_trouble() {
         Some(Trouble::Disk(error)) => error,
         Some(Trouble::Damaged { offset, why }) => {
@@ -430,8 +440,9 @@ fn refusal(sectors: &Sectors, error: redb::Error) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::SimulatedDisk;
+    use crate::disk::{SimulatedDisk, SimulatedFaults};
     use crate::kv::Changes;
+    use crate::kv::compact::Compacted;
 
     fn frozen(lsn: u64, writes: &[(&str, &str, Option<&str>)]) -> Frozen {
         let mut changes = Changes::default();
@@ -484,6 +495,62 @@ mod tests {
         assert_eq!(file.keys("a", None, 9).unwrap().keys, ["new".into()]);
         assert_eq!(file.inspect(), Ok(2));
         assert_eq!(file.spaces().unwrap()["a"], 4);
+    }
+
+    #[test]
+    fn a_file_that_is_mostly_empty_is_written_anew_once() {
+        let disk = SimulatedDisk::new(1);
+        let file = StateFile::open(Arc::new(disk.clone())).unwrap();
+        let value = "v".repeat(1000);
+        let keys: Vec<String> = (0..3000).map(|key| format!("{key:05}")).collect();
+        let writes: Vec<_> = keys.iter().map(|key| ("a", &**key, Some(&*value))).collect();
+        file.take_in(&frozen(5, &writes), 7).unwrap();
+        assert!(!file.is_mostly_empty(3000 * 1005, 0), "it is full");
+        let removed: Vec<_> = keys[10..].iter().map(|key| ("a", &**key, None)).collect();
+        file.take_in(&frozen(6, &removed), 7).unwrap();
+        file.take_in(&frozen(7, &[("b", "k", Some("other"))]), 7).unwrap();
+        let before = disk.file_len(NAME);
+        let live = file.spaces().unwrap().values().sum();
+        assert!(before > 3_000_000 && file.is_mostly_empty(live, 0) && !file.is_mostly_empty(live, before));
+        assert!(matches!(file.compact(), Ok(Compacted::Done)));
+        let after = disk.file_len(NAME);
+        assert!(after < before / 10, "{after} of {before} bytes");
+        assert!(!file.is_mostly_empty(live, 0), "not again because of what small files cost");
+        assert!(!disk.file_names().contains(&NEW_NAME.to_owned()));
+        for file in [file, StateFile::open(Arc::new(disk.crash())).unwrap()] {
+            assert_eq!((file.lsn().unwrap(), file.inspect()), (7, Ok(11)));
+            assert_eq!(file.get("a", "00009").unwrap().as_deref(), Some(value.as_bytes()));
+            assert_eq!(file.spaces().unwrap().values().sum::<u64>(), live);
+            file.take_in(&frozen(8, &[("a", "new", Some("x"))]), 7).unwrap();
+            assert_eq!(file.get("a", "new").unwrap().as_deref(), Some(&b"x"[..]));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_or_has_no_room_beside_it_stays_as_it_is() {
+        let disk = SimulatedDisk::new(1);
+        let file = StateFile::open(Arc::new(disk.clone())).unwrap();
+        let value = "v".repeat(1000);
+        let keys: Vec<String> = (0..100).map(|key| format!("{key:05}")).collect();
+        let writes: Vec<_> = keys.iter().map(|key| ("a", &**key, Some(&*value))).collect();
+        file.take_in(&frozen(5, &writes), 7).unwrap();
+        let used: u64 = disk.file_names().iter().map(|name| disk.file_len(name)).sum();
+        for room in [0, 600, 10_000, 60_000] {
+            let full = SimulatedFaults { full_after_bytes: Some(used + room), ..SimulatedFaults::default() };
+            disk.set_faults(full);
+            assert!(file.compact().is_err_and(|error| error.is_full()), "{room}");
+            assert_eq!(disk.file_names(), [NAME]);
+            assert_eq!(file.get("a", "00050").unwrap().map(|value| value.len()), Some(1000));
+        }
+        disk.set_faults(SimulatedFaults::default());
+        file.close();
+        // A sector in the middle of a value.
+        let file = StateFile::open(Arc::new(disk.clone())).unwrap();
+        for offset in (20_000..disk.file_len(NAME) - 4096).step_by(512) {
+            disk.corrupt(NAME, offset, 1);
+        }
+        assert!(matches!(file.compact(), Ok(Compacted::Unreadable)));
+        assert_eq!(disk.file_names(), [NAME]);
     }
 
     #[test]

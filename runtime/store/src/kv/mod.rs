@@ -19,9 +19,11 @@
 //! | --- | --- |
 //! | [`admission`] | the writes of the group that is being built, checked against all that came before |
 //! | [`file`] | `state.redb` |
+//! | [`compact`] | `state.redb` is written anew when it is mostly empty |
 //! | [`sectors`] | what redb reads and writes, with a checksum for each sector |
 
 pub(crate) mod admission;
+pub(crate) mod compact;
 pub(crate) mod file;
 mod sectors;
 
@@ -145,6 +147,11 @@ impl Kv {
     /// Bytes of keys and values of a space.
     pub(crate) fn bytes(&self, space: &str) -> u64 {
         self.bytes.get(space).copied().unwrap_or(0)
+    }
+
+    /// Bytes of keys and values of all spaces.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.bytes.values().sum()
     }
 
     pub(crate) fn limit(&self, space: &str) -> u64 {

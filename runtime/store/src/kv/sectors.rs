@@ -86,6 +86,11 @@ impl Sectors {
         self.0.store_tag
     }
 
+    /// Bytes that the file has on disk, as far as it was written.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.0.lengths.read().unwrap_or_else(PoisonError::into_inner).file
+    }
+
     /// What went wrong since it was asked last.
     pub(super) fn take_trouble(&self) -> Option<Trouble> {
         self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -201,12 +201,14 @@ fn state_survives_kills_and_errors_of_the_disk() {
     for_each(&seeds::KILLS_ON_STATE, |seed| {
         Run::new(seed, Shape::STATE_LONG).go(Fault::Kills);
     });
-    let states = AtomicU64::new(0);
+    let (states, compacted) = (AtomicU64::new(0), AtomicU64::new(0));
     for_each_of(81_000..81_020, |seed| {
         let Told { tally, .. } = Run::new(seed, Shape::STATE_LONG).go_and_tell(Fault::None);
         states.fetch_add(tally.states, Ordering::Relaxed);
+        compacted.fetch_add(tally.compacted, Ordering::Relaxed);
     });
     assert!(states.into_inner() > 100, "the runs must put state into its file");
+    assert!(compacted.into_inner() >= 10, "they must write that file anew");
     for_each(&seeds::ERRORS_ON_STATE, |seed| {
         let operations = Run::new(seed, Shape::STATE).go(Fault::None);
         for operation in (seed % 5..operations).step_by(5) {

@@ -72,6 +72,7 @@ pub(in crate::simulation) const LAYOUT: Layout = Layout {
     small_segment_bytes: 1200,
     picked_max: 4,
     dedup_runs_max: 4,
+    state_bytes_min: 0,
     handles_max: 2,
     checkpoint_bytes: 2048,
     preparation: Preparation::Inline,
