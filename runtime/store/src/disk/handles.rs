@@ -184,7 +184,7 @@ impl Disk for HandleCache {
     }
 
     fn list(&self) -> Result<Vec<String>, DiskError> {
-        self.handles.with_a_descriptor(|disk| disk.list())
+        self.handles.with_a_descriptor(Disk::list)
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn File>, DiskError> {

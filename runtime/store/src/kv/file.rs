@@ -356,7 +356,10 @@ impl Open {
 
     /// It is complete up to this frame.
     pub(super) fn set_lsn(&self, lsn: u64) -> Result<(), redb::Error> {
-        self.write(|writing| Ok(drop(writing.open_table(FACTS)?.insert(LSN, lsn)?)))
+        self.write(|writing| {
+            writing.open_table(FACTS)?.insert(LSN, lsn)?;
+            Ok(())
+        })
     }
 
     /// Takes some keys of a space away, which is to lose all. Answers whether that were the last.
