@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` beside this crate has the picture, the code map and the invariants.
 
+mod allocator;
 pub mod auth;
 pub mod broker;
 pub mod cli;

@@ -7,6 +7,9 @@ mod bench;
 mod resources;
 mod verdict;
 
+// With it comes the allocator of the binary, also for a benchmark that uses the store alone.
+use linecook as _;
+
 pub(crate) use self::bench::{Bench, CLAIM, LEASE_MS, Settling, message};
 pub(crate) use self::resources::{Usage, Watch, folder_bytes, over, resident_kb};
 pub(crate) use self::verdict::{Verdict, exit_code, number};
