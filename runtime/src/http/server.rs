@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 #[cfg(target_os = "linux")]
 use super::limits::UNREAD_PATIENCE;
-use super::limits::{CONNECTIONS_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, Timeouts};
+use super::limits::{CONNECTIONS_MAX, HEADERS_BYTES_MAX, Timeouts};
 use super::peer::{Peer, Watched};
 use super::problem::Problem;
 use super::timer::HeadersTimer;
@@ -167,12 +167,12 @@ fn refuse(stream: &TcpStream, tls: bool) {
     _ = stream.try_write(answer.as_bytes());
 }
 
-/// HTTP/1.1 with its limits. They are twice what `headers::check_size` allows, so that whoever is a little over gets an
-/// explanation, and whoever is far over gets a bare 431.
+/// HTTP/1.1 with its limits. They are beyond what `headers::check_size` allows, so that whoever is a little over gets an
+/// explanation, and whoever is far over gets a bare 431. The number of headers has hyper's own limit, 100: for any other
+/// that is set it allocates the room for all of them for each request.
 fn protocol(timeouts: Timeouts) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(timeouts.headers)
-        .max_headers(2 * HEADERS_MAX)
         .max_buf_size(2 * HEADERS_BYTES_MAX)
         // A client that has shut its sending side still waits for its answer (`… | nc`).
         .half_close(true);
