@@ -25,9 +25,10 @@ const OWN_PREFIX: &str = "linecook-";
 /// The message that these headers and this body make.
 pub(super) fn message(headers: &HeaderMap, body: Bytes) -> Result<NewMessage, Problem> {
     let mut message = NewMessage { body, ..NewMessage::default() };
-    for name in headers.keys() {
-        let mut values = headers.get_all(name).iter();
-        let (Some(value), another) = (values.next(), values.next()) else { continue };
+    // A name that is there twice comes twice in a row.
+    let mut last = None;
+    for (name, value) in headers {
+        let another = last.replace(name) == Some(name);
         let field = name.as_str();
         let attribute = match field {
             _ if *name == header::CONTENT_TYPE => {
@@ -54,7 +55,7 @@ pub(super) fn message(headers: &HeaderMap, body: Bytes) -> Result<NewMessage, Pr
             },
             _ => continue,
         };
-        if another.is_some() {
+        if another {
             return Err(Problem::malformed(format!("the header {field} is there twice; send it once")));
         }
         if let Some(attribute) = attribute {

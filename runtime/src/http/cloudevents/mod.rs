@@ -28,6 +28,8 @@ pub(super) use self::write::{About, event};
 pub(super) const STRUCTURED: &str = "application/cloudevents+json";
 /// The media type of many.
 pub(super) const BATCH: &str = "application/cloudevents-batch+json";
+/// How the media types of all formats begin.
+const FORMATS: &str = "application/cloudevents";
 /// What stands before the name of an attribute, in headers and in attributes of messages.
 pub(super) const PREFIX: &str = "ce-";
 /// The attribute of a message that says which of its extensions are no texts. It is no reserved name, so that a consumer
@@ -52,16 +54,18 @@ impl Mode {
     /// By the content type.
     pub(super) fn of(headers: &HeaderMap) -> Result<Mode, Problem> {
         let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
-            STRUCTURED => Ok(Mode::Structured),
-            BATCH => Ok(Mode::Batch),
-            other if other.starts_with("application/cloudevents") => Err(Problem::new(
-                axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "event-format",
-                "Event format is not supported",
-                format!("events are taken as {STRUCTURED} or {BATCH}, or in binary mode"),
-            )),
+        let essence = media_type.split(';').next().unwrap_or_default().trim();
+        match essence {
+            _ if essence.eq_ignore_ascii_case(STRUCTURED) => Ok(Mode::Structured),
+            _ if essence.eq_ignore_ascii_case(BATCH) => Ok(Mode::Batch),
+            _ if essence.get(..FORMATS.len()).is_some_and(|start| start.eq_ignore_ascii_case(FORMATS)) => {
+                Err(Problem::new(
+                    axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "event-format",
+                    "Event format is not supported",
+                    format!("events are taken as {STRUCTURED} or {BATCH}, or in binary mode"),
+                ))
+            }
             _ => Ok(Mode::Binary),
         }
     }
