@@ -4,8 +4,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use axum::body::{Body, HttpBody, to_bytes};
-use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
@@ -39,12 +37,9 @@ pub(super) fn check_room() -> Result<(), Problem> {
     Err(Problem::busy("too many large answers are not read by their clients yet; ask again in a second"))
 }
 
-/// For routes whose answers may be large.
-pub(super) async fn bound(request: Request, next: Next) -> Response {
-    if let Err(problem) = check_room() {
-        return problem.into_response();
-    }
-    let (head, body) = next.run(request).await.into_parts();
+/// Counts an answer that may be large.
+pub(super) async fn count(answer: impl Future<Output = Response>) -> Response {
+    let (head, body) = answer.await.into_parts();
     // All answers are whole; this is where one that is not would be seen.
     debug_assert!(body.size_hint().exact().is_some());
     match to_bytes(body, usize::MAX).await {

@@ -1,13 +1,13 @@
 //! Who asks, and whether they may: each route says what it needs (`routes`), and a request without it is refused before
 //! anything of it is read.
 
-use axum::extract::{FromRequestParts, RawPathParams, Request};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use futures_util::FutureExt;
 use std::sync::Arc;
 
 use super::Shared;
+use super::path;
 use super::problem::Problem;
 use crate::auth::{Action, Checked, Token};
 use crate::time::now_ms;
@@ -76,19 +76,18 @@ impl FromRequestParts<Shared> for Principal {
     }
 }
 
-/// Lets a request through to its handler if it may go there.
-pub(super) fn check(shared: &Shared, needs: Needs, request: Request) -> Result<Request, Problem> {
+/// Lets a request through to its handler if it may go there, and says in it who asks.
+pub(super) fn check(shared: &Shared, needs: Needs, request: &mut Request) -> Result<(), Problem> {
     if needs == Needs::Nothing || !shared.auth.is_on() {
-        return Ok(request);
+        return Ok(());
     }
-    let (mut parts, body) = request.into_parts();
-    let principal = admit(shared, needs, &mut parts)?;
-    parts.extensions.insert(principal);
-    Ok(Request::from_parts(parts, body))
+    let principal = admit(shared, needs, request)?;
+    request.extensions_mut().insert(principal);
+    Ok(())
 }
 
-fn admit(shared: &Shared, needs: Needs, parts: &mut Parts) -> Result<Principal, Problem> {
-    let token = match shared.auth.check(bearer(&parts.headers)?, now_ms()) {
+fn admit(shared: &Shared, needs: Needs, request: &Request) -> Result<Principal, Problem> {
+    let token = match shared.auth.check(bearer(request.headers())?, now_ms()) {
         Checked::Good(token) => token,
         Checked::Expired => return Err(unauthorized("the token has expired", Some("invalid_token"))),
         Checked::Unknown => return Err(unauthorized("the token is not one of queue.toml's", Some("invalid_token"))),
@@ -99,10 +98,8 @@ fn admit(shared: &Shared, needs: Needs, parts: &mut Parts) -> Result<Principal, 
         Needs::Everything if token.may_all() => {}
         Needs::Everything => return Err(forbidden("admin".to_owned())),
         Needs::For(action) => {
-            // The router has them ready, so nothing is waited for. What is no name at all is for the handler to refuse; it is nothing that a scope names.
-            let parameters = RawPathParams::from_request_parts(parts, &()).now_or_never().and_then(Result::ok);
-            let name = parameters.iter().flatten().next().map(|(_, value)| value.to_owned());
-            principal.require(action, name.as_deref().unwrap_or_default())?;
+            // What is no name at all is for the handler to refuse; it is nothing that a scope names.
+            principal.require(action, &path::named(request.uri().path()).unwrap_or_default())?;
         }
     }
     Ok(principal)

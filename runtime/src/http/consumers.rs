@@ -2,12 +2,13 @@
 //! `…/resume`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::auth::Principal;
+use super::path::Named;
 use super::problem::Problem;
 use crate::auth::Action;
 use crate::config::nearest;
@@ -30,7 +31,7 @@ pub(super) async fn list(State(shared): State<Shared>, principal: Principal) -> 
 /// The consumer claims nothing more; what runs ends.
 pub(super) async fn pause(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
+    Named(name): Named,
     principal: Principal,
 ) -> Result<Json<Value>, Problem> {
     set(shared, name, &principal, true).await
@@ -39,7 +40,7 @@ pub(super) async fn pause(
 /// The consumer claims again.
 pub(super) async fn resume(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
+    Named(name): Named,
     principal: Principal,
 ) -> Result<Json<Value>, Problem> {
     set(shared, name, &principal, false).await

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ use super::leases::{Held, Token};
 use super::limits::{
     BODY_BYTES_MAX, DELAY_MAX, PARAMETERS_BYTES_MAX, REASON_CHARS_MAX, REASON_REQUEST_BYTES_MAX, SETTLEMENTS_MAX,
 };
+use super::path::Named;
 use super::problem::Problem;
 use super::{Shared, body};
 use crate::auth::Action;
@@ -92,8 +93,8 @@ impl FromRequest<Shared> for Asked {
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Asked, Problem> {
         let (mut parts, body) = request.into_parts();
-        let lease = Path::<String>::from_request_parts(&mut parts, shared).await;
-        let token = lease.map_err(|rejection| Problem::malformed(rejection.body_text()))?.parse()?;
+        let Named(lease) = Named::from_request_parts(&mut parts, shared).await?;
+        let token = lease.parse()?;
         let principal = Principal::from_request_parts(&mut parts, shared).await?;
         Ok(Asked { shared: shared.clone(), principal, token, headers: parts.headers, body })
     }

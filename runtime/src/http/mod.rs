@@ -6,15 +6,12 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::http::{Method, Uri};
 use tokio::sync::watch;
 
 use self::auth::Needs;
 use self::leases::Leases;
 use self::limits::Timeouts;
 use self::metrics::Meters;
-use self::problem::Problem;
 use self::route::Route;
 use crate::auth::Action::{Admin, Consume, Send};
 use crate::auth::Auth;
@@ -50,6 +47,7 @@ mod queues;
 mod redrive;
 mod replay;
 mod route;
+mod router;
 mod send;
 mod server;
 mod subjects;
@@ -75,7 +73,7 @@ pub struct App {
     pub host_names: watch::Receiver<Arc<[String]>>,
 }
 
-/// What every handler gets. Each request clones it several times, so it is one pointer.
+/// What every handler gets. It is cloned for each request, so it is one pointer.
 #[derive(Clone)]
 struct Shared(Arc<Parts>);
 
@@ -113,9 +111,12 @@ fn routes() -> Vec<Route> {
         Route::post("/queues/{queue}/messages", Needs::For(Send), &doc::SEND, send::send),
         Route::delete("/queues/{queue}/messages", Needs::For(Admin), &doc::PURGE, purge::purge),
         Route::post("/queues/{queue}/messages/batch", Needs::For(Send), &doc::SEND_BATCH, batch::send),
-        Route::post("/queues/{queue}/claim", Needs::For(Consume), &doc::CLAIM, claim::claim).with_large_answers(),
+        Route::post("/queues/{queue}/claim", Needs::For(Consume), &doc::CLAIM, claim::claim)
+            .with_large_answers()
+            .that_waits(),
         Route::post("/queues/{queue}/claim/event", Needs::For(Consume), &doc::CLAIM_EVENT, claim::claim_event)
-            .with_large_answers(),
+            .with_large_answers()
+            .that_waits(),
         Route::post("/queues/{queue}/redrive", Needs::For(Admin), &doc::REDRIVE, redrive::redrive),
         Route::post("/queues/{queue}/replay", Needs::For(Admin), &doc::REPLAY, replay::replay),
         Route::post("/subjects/{subject}/messages", Needs::For(Send), &doc::SEND_TO_SUBJECT, subjects::send),
@@ -159,18 +160,6 @@ impl Shared {
             stopping,
         }))
     }
-}
-
-/// The router of all routes. What is checked of every request has been checked before it gets there ([`server`]).
-fn router(shared: Shared) -> Router {
-    routes()
-        .into_iter()
-        .fold(Router::new(), |router, route| route.add_to(router))
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            Problem::method_not_allowed(method.as_str(), uri.path())
-        })
-        .fallback(producers::webhook)
-        .with_state(shared)
 }
 
 #[cfg(test)]

@@ -1,16 +1,15 @@
 //! Connections: how many, how long, and how they end.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use axum::http::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::future::RouteFuture;
-use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -25,9 +24,10 @@ use super::limits::UNREAD_PATIENCE;
 use super::limits::{CONNECTIONS_MAX, HEADERS_BYTES_MAX, Timeouts};
 use super::peer::{Peer, Watched};
 use super::problem::Problem;
+use super::router::{Answer, Router};
 use super::timer::HeadersTimer;
 use super::tls::Tls;
-use super::{App, Shared, headers, origin, router};
+use super::{App, Shared, headers, origin};
 
 /// Serves until `shutdown` resolves; then stops accepting and lets running requests finish, within
 /// [`Timeouts::shutdown`].
@@ -53,7 +53,7 @@ pub async fn serve_with(
     listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared::new(app, timeouts, stopping);
-    let router = router(shared.clone());
+    let router = Arc::new(Router::new(shared.clone()));
     let http = protocol(timeouts);
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(connections_max()));
@@ -114,7 +114,7 @@ fn connections_max() -> usize {
 /// Answers the requests of one connection.
 struct Answering {
     shared: Shared,
-    router: Router,
+    router: Arc<Router>,
     /// Each request knows the connection that it came over.
     peer: Peer,
 }
@@ -130,15 +130,24 @@ impl Answering {
 impl Service<Request<Incoming>> for Answering {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+    type Future = Whole;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if let Err(problem) = self.check(&request) {
-            return Either::Left(ready(Ok(problem.into_response())));
-        }
-        request.extensions_mut().insert(self.peer.clone());
-        // A router is always ready.
-        Either::Right(tower::Service::call(&mut self.router.clone(), request))
+    fn call(&self, request: Request<Incoming>) -> Whole {
+        Whole(match self.check(&request) {
+            Ok(()) => self.router.answer(request.map(Body::new), &self.peer),
+            Err(problem) => Box::pin(async { problem.into_response() }),
+        })
+    }
+}
+
+/// An answer as hyper wants it: it never fails.
+struct Whole(Answer);
+
+impl Future for Whole {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
     }
 }
 
