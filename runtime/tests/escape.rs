@@ -22,6 +22,9 @@ mod guests;
 #[path = "support/kitchen.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod kitchen;
+#[path = "support/log.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod log;
 #[path = "support/web.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod web;
@@ -337,6 +340,8 @@ fn a_guest_sends_only_where_it_is_granted() {
 
 /// What uses something up: the command, and what the failure says.
 fn hogs() -> Vec<(&'static str, Value, &'static str)> {
+    // The adapter for wasip1 has a table of its own, which is full sooner.
+    let open_files = if guests::WASIP1 { "Out of memory" } else { "held more than 256 files" };
     vec![
         ("behave", json!({ "do": "loop" }), "exceeded limits.cpu_time"),
         ("behave", json!({ "do": "allocate" }), "exceeded memory_limit (32 MiB)"),
@@ -346,7 +351,7 @@ fn hogs() -> Vec<(&'static str, Value, &'static str)> {
         ("behave", json!({ "do": "send", "to": "audit", "bytes": 20_000_000 }), "exceeded limits.host_call_bytes"),
         ("escape", json!({ "do": "abort" }), "trapped"),
         ("escape", json!({ "do": "recurse" }), "trapped"),
-        ("escape", json!({ "do": "open-many", "path": "/read/menu" }), "held more than 256 files"),
+        ("escape", json!({ "do": "open-many", "path": "/read/menu" }), open_files),
         ("escape", json!({ "do": "timers" }), "held more than 256 files"),
         ("escape", json!({ "do": "clock" }), "exceeded limits.cpu_time"),
         ("escape", json!({ "do": "fields" }), "total size of fields exceeds limit"),

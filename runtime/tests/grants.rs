@@ -1,11 +1,18 @@
 //! Grants and limits as users write them: in `queue.toml`, with the real binary.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpListener;
 use std::thread;
 
 use serde_json::{Value, json};
 
+#[path = "support/by_hand.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod by_hand;
+#[path = "support/edits.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod edits;
 #[path = "support/guests.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod guests;
@@ -16,7 +23,9 @@ mod runtime;
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod web;
 
-use runtime::Site;
+use by_hand::component_of;
+use edits::{replace, wait_in_force};
+use runtime::{Runtime, Site, eventually, when};
 use web::{Authority, Web};
 
 /// A consumer of `work` that gives up at once.
@@ -87,29 +96,121 @@ fn a_secret_reaches_the_guest_and_nothing_that_is_shown() {
     }
 }
 
-#[test]
-fn a_limit_of_the_file_is_the_reason_of_the_dead_letter() {
-    let limits = "grants.send = [\"audit\"]\nmemory_limit = \"8MiB\"\ntimeout = \"20s\"\n[consumers.it.limits]\ncpu_time = \"50ms\"\n\
-                  host_call_bytes = \"64KiB\"\nlog_bytes = \"1KiB\"\nsends = 3\nsend_bytes = \"10KiB\"";
-    let site = Site::new(&tables("behave", limits));
-    let runtime = site.start();
+/// What goes over one limit.
+struct Over {
+    /// The key and its value, as a line of the consumer's table.
+    line: &'static str,
+    guest: &'static str,
+    body: Value,
+    /// What the reason of the dead letter says.
+    says: &'static str,
+}
+
+/// What each limit of a delivery stops.
+fn over_limits() -> Vec<Over> {
+    let over = |line, guest, body, says| Over { line, guest, body, says };
     let flood = json!({ "do": "print", "lines": ["x".repeat(2000)], "then": { "do": "retry" } });
-    for (count, (body, reason)) in [
-        (json!({ "do": "loop" }), "exceeded limits.cpu_time (50ms)"),
-        (json!({ "do": "allocate" }), "exceeded memory_limit (8 MiB)"),
-        (json!({ "do": "send", "to": "audit", "bytes": 100_000 }), "exceeded limits.host_call_bytes (64 KiB)"),
-        (flood, "exceeded limits.log_bytes (1 KiB)"),
-        (json!({ "do": "send", "to": "audit", "count": 4 }), "limits.sends"),
-        (json!({ "do": "send", "to": "audit", "bytes": 11_000 }), "limits.send_bytes"),
+    let send = |count: u32, bytes: u32| json!({ "do": "send", "to": "audit", "count": count, "bytes": bytes });
+    vec![
+        over("memory_limit = \"8MiB\"", "behave", json!({ "do": "allocate" }), "exceeded memory_limit (8 MiB)"),
+        over("timeout = \"2s\"", "behave", json!({ "do": "sleep", "ms": 3_600_000 }), "timed out after 2s"),
+        over("limits.cpu_time = \"50ms\"", "behave", json!({ "do": "loop" }), "exceeded limits.cpu_time (50ms)"),
+        over("limits.table_elements = 5000", "grow", json!({}), "exceeded limits.table_elements (5000)"),
+        over(
+            "limits.host_call_bytes = \"64KiB\"",
+            "behave",
+            send(1, 100_000),
+            "exceeded limits.host_call_bytes (64 KiB)",
+        ),
+        over(
+            "limits.random_bytes = \"1KiB\"",
+            "outside",
+            json!({ "do": "random", "bytes": 1025 }),
+            "exceeded limits.random_bytes (1 KiB)",
+        ),
+        over("limits.log_bytes = \"1KiB\"", "behave", flood, "exceeded limits.log_bytes (1 KiB)"),
+        over("limits.sends = 3", "behave", send(4, 1), "a delivery may send 3 messages (limits.sends)"),
+        over("limits.send_bytes = \"10KiB\"", "behave", send(1, 11_000), "10 KiB in all (limits.send_bytes)"),
+        over(
+            "limits.state_bytes = \"1KiB\"",
+            "state",
+            json!({ "do": "set", "key": "k", "bytes": 1025 }),
+            "(limits.state_bytes)",
+        ),
     ]
-    .into_iter()
-    .enumerate()
-    {
-        site.send("work", &body);
-        let letter = site.wait_messages("work.dead", count + 1).pop().unwrap();
-        assert!(fact(&letter, "reason").contains(reason), "{body}: {}", fact(&letter, "reason"));
+}
+
+/// What no component may be made of: it is refused when it is loaded, so that there is no delivery that could fail. The line, the
+/// guest, and the reason.
+const NOT_LOADED: [(&str, &str, &str); 2] = [
+    ("limits.core_instances = 1", "behave", "exceeded limits.core_instances (1)"),
+    ("limits.tables = 2", "three-tables", "exceeded limits.tables (2)"),
+];
+
+/// The keys of `[consumers.NAME.limits]`, as the command line tells somebody who writes another one.
+fn keys_of_limits() -> BTreeSet<String> {
+    let site = Site::new(&tables("behave", "limits.zzzzzzzzzzzz = 1"));
+    let stderr = String::from_utf8(site.run(&["check"]).stderr).unwrap();
+    let (_, keys) = stderr.split_once("the keys here are ").unwrap_or_else(|| panic!("no keys in {stderr}"));
+    keys.lines().next().unwrap().split(", ").map(|key| format!("limits.{}", key.trim().trim_matches('`'))).collect()
+}
+
+#[test]
+fn every_limit_of_the_file_is_named_where_it_stops_something() {
+    let over = over_limits();
+    let named = over.iter().map(|over| over.line).chain(NOT_LOADED.map(|(line, ..)| line));
+    let named: BTreeSet<_> = named.map(|line| line.split_once(" = ").unwrap().0.to_owned()).collect();
+    let keys: BTreeSet<_> =
+        keys_of_limits().into_iter().chain(["memory_limit", "timeout"].map(str::to_owned)).collect();
+    assert_eq!(named, keys, "each limit that there is, is tried here");
+
+    let mut text = "[queues.audit]\n[queues.report]\n".to_owned();
+    let consumer = |name: &str, guest: &str, line: &str| {
+        let component = match guest {
+            "grow" | "three-tables" => format!("{guest}.wasm").into(),
+            guest => guests::component(guest),
+        };
+        format!(
+            "[queues.{name}]\n[consumers.{name}]\nqueue = \"{name}\"\ncomponent = {component:?}\nmax_retries = 0\n{line}\n\
+             grants = {{ send = [\"audit\", \"report\"], state = true }}\n"
+        )
+    };
+    for (number, Over { line, guest, .. }) in over.iter().enumerate() {
+        text += &consumer(&format!("over-{number}"), guest, line);
     }
-    assert_eq!(site.count("audit"), 0, "nothing of a failed delivery was sent");
+    for (number, (line, guest, _)) in NOT_LOADED.iter().enumerate() {
+        text += &consumer(&format!("not-loaded-{number}"), guest, line);
+    }
+    let site = Site::new(&text);
+    std::fs::write(
+        site.path("three-tables.wasm"),
+        component_of(&format!("{} (func $f)", "(table 1 funcref)".repeat(3))),
+    )
+    .unwrap();
+    let grow = "(table $t 1 funcref) (func $f (if (i32.eq (table.grow $t (ref.null func) (i32.const 5000)) (i32.const -1)) \
+                (then unreachable)))";
+    std::fs::write(site.path("grow.wasm"), component_of(grow)).unwrap();
+    let runtime = site.start();
+    for (number, Over { body, .. }) in over.iter().enumerate() {
+        site.send(&format!("over-{number}"), body);
+    }
+    for (number, Over { line, says, .. }) in over.iter().enumerate() {
+        let letter = site.wait_messages(&format!("over-{number}.dead"), 1).remove(0);
+        assert!(fact(&letter, "reason").contains(says), "{line}: {}", fact(&letter, "reason"));
+    }
+    assert_eq!(site.count("audit") + site.count("report"), 0, "nothing of a failed delivery was sent");
+
+    for (number, (.., says)) in NOT_LOADED.iter().enumerate() {
+        let name = format!("not-loaded-{number}");
+        let shown = site.consumer(&name);
+        assert_eq!((&shown["state"], &shown["generation"]), (&json!("failed"), &json!(0)), "{shown}");
+        assert!(shown["reload_error"].as_str().unwrap().contains(says), "{shown}");
+        // Its messages wait for a component that may be loaded.
+        site.send(&name, "{}");
+        assert_eq!(site.messages(&name)[0]["attempt"], 0);
+    }
+    let status = site.run_well(&["status"]);
+    assert!(NOT_LOADED.iter().all(|(.., says)| status.contains(says)), "{status}");
     runtime.stop();
 }
 
@@ -183,5 +284,109 @@ fn a_reused_instance_may_connect_to_what_this_delivery_has_looked_up() {
     let report = |n: usize| serde_json::from_str::<Value>(reports[n]["body"].as_str().unwrap()).unwrap();
     assert_eq!([report(0)["received"].clone(), report(2)["received"].clone()], ["soup", "soup"]);
     assert!(report(1)["error"].is_string(), "{}", report(1));
+    runtime.stop();
+}
+
+/// What is tried without a grant at first, and then with the one that the log has told.
+struct Asked {
+    consumer: &'static str,
+    guest: &'static str,
+    command: Value,
+    /// What the log says was refused.
+    what: &'static str,
+}
+
+/// The lines that the log says would grant something, each time that it says so of this consumer.
+fn lines_told(runtime: &Runtime, consumer: &str) -> Vec<String> {
+    let stderr = runtime.stderr();
+    let mut told = Vec::new();
+    let head = format!("[consumers.{consumer}.grants]");
+    let mut lines = stderr.lines();
+    while let Some(line) = lines.next() {
+        if line == head {
+            told.push(format!("{line}\n{}\n", lines.next().unwrap()));
+        }
+    }
+    told
+}
+
+#[test]
+fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
+    let web = Web::http();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp_port = tcp.local_addr().unwrap().port();
+    thread::spawn(move || tcp.incoming().for_each(|stream| _ = stream.unwrap().write_all(b"soup")));
+    let url = format!("http://localhost:{}/echo", web.port());
+    let connect = json!({ "do": "connect", "to": format!("127.0.0.1:{tcp_port}"), "send": "" });
+    let asked = |consumer, guest, command, what| Asked { consumer, guest, command, what };
+    let all = [
+        asked("queue", "behave", json!({ "do": "send", "to": "audit" }), "a send to audit"),
+        asked("subject", "behave", json!({ "do": "send", "to": "orders.new" }), "a send to orders.new"),
+        asked("http", "outside", json!({ "do": "http", "url": url }), "an HTTP request to http://localhost:"),
+        asked("tcp", "outside", connect, "a connection to 127.0.0.1:"),
+        asked("state", "state", json!({ "do": "set", "key": "a", "value": "b" }), "its state"),
+    ];
+    let tables = |grants: &dyn Fn(&Asked) -> String| {
+        let mut text = "[queues.report]\n[queues.audit]\n[queues.orders]\nsubscribe = [\"orders.*\"]\n".to_owned();
+        for asked in &all {
+            let Asked { consumer, guest, .. } = asked;
+            text += &format!(
+                "[queues.{consumer}]\n[consumers.{consumer}]\nqueue = \"{consumer}\"\ncomponent = {:?}\nmax_retries = 0\n{}",
+                guests::component(guest),
+                grants(asked)
+            );
+        }
+        text
+    };
+    let own = |asked: &Asked| format!("[consumers.{}.grants]\nsend = [\"report\"]\n", asked.consumer);
+    let site = Site::new(&tables(&own));
+    let runtime = site.start();
+    let done = |times: u64| {
+        for Asked { consumer, .. } in &all {
+            eventually("all handled", || {
+                let now = site.consumer(consumer);
+                when(now["acked"].as_u64().unwrap() + now["dead_lettered"].as_u64().unwrap() == times, &now)
+            });
+        }
+    };
+    // Three times each.
+    for _ in 0..3 {
+        all.iter().for_each(|asked| _ = site.send(asked.consumer, &asked.command));
+    }
+    done(3);
+    let denied = |message: &Value| message["body"].as_str().is_some_and(|body| body.contains("error"));
+    let reports = site.messages("report");
+    assert!(reports.len() == 6 && reports.iter().all(denied), "HTTP and TCP were errors of the guest: {reports:#?}");
+    for consumer in ["queue", "subject", "state"] {
+        assert_eq!(site.count(&format!("{consumer}.dead")), 3, "the error of the guest was its failure");
+    }
+    for Asked { consumer, what, .. } in &all {
+        let told = lines_told(&runtime, consumer);
+        assert_eq!(told.len(), 1, "{consumer}: {told:#?}");
+        assert!(runtime.stderr().contains(what), "{consumer}");
+    }
+
+    // What the log says, instead of the tables that were there.
+    let before = edits::text(&site, &tables(&own));
+    let told = |asked: &Asked| lines_told(&runtime, asked.consumer).remove(0);
+    let text = edits::text(&site, &tables(&told));
+    replace(&site, &text);
+    wait_in_force(&site, &text);
+    assert_eq!(site.request("DELETE", "/queues/report/messages", &[], b"").unwrap().status, 200);
+    all.iter().for_each(|asked| _ = site.send(asked.consumer, &asked.command));
+    done(4);
+    assert_eq!((site.count("audit"), site.count("orders")), (1, 1));
+    let reports = site.messages("report");
+    assert!(reports.len() == 2 && !reports.iter().any(denied), "{reports:#?}");
+    assert_eq!(site.consumer("state")["acked"], 1);
+
+    // A grant that is taken away is gone.
+    replace(&site, &before);
+    wait_in_force(&site, &before);
+    all.iter().for_each(|asked| _ = site.send(asked.consumer, &asked.command));
+    done(5);
+    assert_eq!((site.count("audit"), site.count("orders")), (1, 1));
+    assert_eq!(site.messages("report").iter().filter(|report| denied(report)).count(), 2);
+    assert_eq!(site.consumer("state")["acked"], 1);
     runtime.stop();
 }

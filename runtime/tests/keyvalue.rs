@@ -15,8 +15,12 @@ mod guests;
 #[path = "support/kitchen.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod kitchen;
+#[path = "support/log.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod log;
 
-use kitchen::{Kitchen, LOG, component, reason, sent, settings};
+use crate::log::LOG;
+use kitchen::{Kitchen, component, reason, sent, settings};
 
 struct Fixed(BTreeMap<&'static str, &'static str>);
 
@@ -70,9 +74,9 @@ fn a_delivery_sees_its_own_writes_by_every_way() {
 
 #[test]
 fn without_the_grant_it_is_denied_and_the_log_says_what_would_grant_it() {
-    LOG.of("ungranted");
+    LOG.of("stateless");
     let kitchen = Kitchen::new(1);
-    let settings = Arc::new(InstanceSettings { consumer: "ungranted".into(), ..settings() });
+    let settings = Arc::new(InstanceSettings { consumer: "stateless".into(), ..settings() });
     let module = kitchen.load(&component("state"), &settings).unwrap();
     for _ in 0..3 {
         let report = kitchen.call(&module, &settings, r#"{"do":"get","key":"k"}"#);
@@ -82,8 +86,8 @@ fn without_the_grant_it_is_denied_and_the_log_says_what_would_grant_it() {
     }
     let report = kitchen.call(&module, &settings, r#"{"do":"open","name":"other"}"#);
     assert_eq!(sent(&report)[0].1, json!({ "opened": "Error::AccessDenied" }));
-    let told: Vec<_> = LOG.of("ungranted").into_iter().filter(|line| line["level"] == "WARN").collect();
+    let told: Vec<_> = LOG.of("stateless").into_iter().filter(|line| line["level"] == "WARN").collect();
     assert_eq!(told.len(), 1, "{told:#?}");
     let text = told[0]["fields"]["message"].as_str().unwrap();
-    assert!(text.ends_with("[consumers.ungranted.grants]\nstate = true"), "{text}");
+    assert!(text.ends_with("[consumers.stateless.grants]\nstate = true\n"), "{text}");
 }

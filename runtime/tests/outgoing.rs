@@ -17,11 +17,15 @@ mod guests;
 #[path = "support/kitchen.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod kitchen;
+#[path = "support/log.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod log;
 #[path = "support/web.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod web;
 
-use kitchen::{Kitchen, LOG, component, reason, retry, sent, settings};
+use crate::log::LOG;
+use kitchen::{Kitchen, component, reason, retry, sent, settings};
 use web::{Authority, Web};
 
 /// A consumer with grants, and its name.
@@ -57,7 +61,7 @@ impl Caller {
     /// The denials in the log, in order.
     fn denials(&self) -> Vec<String> {
         let lines = LOG.of(&self.settings.consumer);
-        let texts = lines.iter().map(|line| line["fields"]["message"].as_str().unwrap().to_owned());
+        let texts = lines.iter().map(|line| line["fields"]["message"].as_str().unwrap().trim_end().to_owned());
         texts.filter(|text| text.contains("was refused")).collect()
     }
 }
@@ -200,7 +204,7 @@ fn https_checks_the_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
     authority.write(&ca_file);
-    let trusting = || Kitchen::trusting(1, Some(ca_file.clone()));
+    let trusting = || Kitchen::trusting(1, ca_file.clone());
     let caller = Caller::of(trusting(), "trusting", &grants, &[]);
     assert_eq!(caller.get(&url)["body"], format!("GET /echo localhost:{port}\n"));
     assert_eq!(caller.get(&format!("https://127.0.0.1:{port}/echo"))["status"], 200);

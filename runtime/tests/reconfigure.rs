@@ -325,6 +325,57 @@ fn what_runs_ends_under_the_settings_that_it_began_with() {
 }
 
 #[test]
+fn limits_are_added_changed_and_removed() {
+    let tables = |limits: &str| {
+        let reused = format!("instance = \"reused\"\n{limits}");
+        format!("{QUEUES}{}{}", consumer("one", limits), consumer("two", &reused))
+    };
+    let site = site(&tables(""));
+    let runtime = site.start();
+    // Acknowledged, or given up for a reason that says this.
+    let hand_over = |body: &Value, says: Option<&str>| {
+        for name in ["one", "two"] {
+            let acked = || site.consumer(name)["acked"].as_u64().unwrap();
+            let before = acked();
+            site.send(name, body);
+            let Some(says) = says else {
+                eventually("an ack", || when(acked() == before + 1, site.consumer(name)));
+                continue;
+            };
+            let letter = site.wait_messages(&format!("{name}.dead"), 1).remove(0);
+            let reason = letter["attributes"]["linecook-reason"].as_str().unwrap();
+            assert!(reason.contains(says), "{name}: {reason} is not {says}");
+            let purged = site.request("DELETE", &format!("/queues/{name}.dead/messages"), &[], b"").unwrap();
+            assert_eq!(purged.status, 200);
+        }
+    };
+    let sends = json!({ "do": "send", "to": "audit", "count": 4 });
+    let (allocates, sleeps) = (json!({ "do": "allocate" }), json!({ "do": "sleep", "ms": 3000 }));
+    hand_over(&sends, None);
+
+    // Added.
+    edit(&site, &tables("limits.sends = 3"));
+    hand_over(&sends, Some("a delivery may send 3 messages (limits.sends)"));
+
+    // Changed: to less, and to more.
+    edit(&site, &tables("limits.sends = 2"));
+    hand_over(&sends, Some("a delivery may send 2 messages (limits.sends)"));
+    edit(&site, &tables("limits.sends = 4\nmemory_limit = \"8MiB\"\ntimeout = \"1s\""));
+    hand_over(&sends, None);
+    hand_over(&allocates, Some("exceeded memory_limit (8 MiB)"));
+    hand_over(&sleeps, Some("timed out after 1s"));
+
+    // Removed.
+    edit(&site, &tables("limits.sends = 3"));
+    hand_over(&sends, Some("(limits.sends)"));
+    hand_over(&allocates, Some("exceeded memory_limit (128 MiB)"));
+    hand_over(&sleeps, None);
+    edit(&site, &tables(""));
+    hand_over(&sends, None);
+    runtime.stop();
+}
+
+#[test]
 fn a_consumer_with_a_width_of_one_stays_so_while_it_is_edited() {
     let site = site(&format!("{QUEUES}{}", consumer("one", "max_concurrency = 1")));
     let runtime = site.start();
@@ -435,6 +486,14 @@ fn another_component_takes_over_at_once_and_one_that_is_missing_later() {
         let now = site.consumer("one");
         when(now["reload_error"].as_str().is_some_and(|error| error.contains("later.wasm")), &now)
     });
+    let (now, status) = (site.consumer("one"), site.run_well(&["status"]));
+    let row = status.lines().find(|line| line.split_whitespace().next() == Some("one") && line.contains("running"));
+    let shown = [now["generation"].to_string(), now["loaded_at"].as_str().unwrap().to_owned()];
+    let row: Vec<_> = row.unwrap_or_else(|| panic!("{status}")).split_whitespace().collect();
+    assert!(shown.iter().all(|fact| row.contains(&fact.as_str())), "{shown:?} in {status}");
+    assert!(row.contains(&&second["module_hash"].as_str().unwrap()[..12]), "{status}");
+    let error = status.lines().find(|line| line.starts_with("one: reload failed: ")).unwrap();
+    assert!(error.contains("later.wasm"), "{status}");
     assert_eq!(ask(&site, "one", &who()), "one");
     assert_eq!(site.consumer("one")["module_hash"], second["module_hash"]);
     fs::write(site.path("later.wasm"), "no component").unwrap();

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+#[path = "support/by_hand.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod by_hand;
 #[path = "support/guests.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod guests;
@@ -20,7 +23,7 @@ fn kitchen(guest: &str, more: &str) -> Kitchen {
         "",
         &format!(
             "[queues.jobs]\n[queues.report]\n[consumers.worker]\nqueue = \"jobs\"\ncomponent = \"it.wasm\"\n\
-             max_concurrency = 1\nmax_retries = 0\n{more}\n[consumers.worker.grants]\nsend = [\"report\"]\n"
+             max_concurrency = 1\nmax_retries = 0\n{more}\n[consumers.worker.grants]\nsend = [\"report\"]\nstate = true\n"
         ),
     );
     kitchen.write("it.wasm", fs::read(guests::component(guest)).unwrap());
@@ -75,6 +78,41 @@ fn an_instance_goes_after_any_trap_timeout_or_limit_and_stays_after_an_answer() 
         expected.push(if stays { expected.last().unwrap() + 1 } else { 1 });
     }
     assert_eq!(counts(&runtime, &commands), expected);
+}
+
+#[test]
+fn an_instance_goes_after_each_limit_also_if_its_handler_coped() {
+    let grow =
+        by_hand::component_of("(table $t 1 funcref) (func $f (drop (table.grow $t (ref.null func) (i32.const 4000))))");
+    let send = |count: u32, bytes: u32| json!({ "do": "send", "to": "report", "count": count, "bytes": bytes });
+    let ok = json!({ "do": "ok" });
+    for (guest, limits, well, over) in [
+        ("behave", "cpu_time = \"200ms\"", ok.clone(), json!({ "do": "loop" })),
+        ("behave", "host_call_bytes = \"64KiB\"", ok.clone(), send(1, 100_000)),
+        ("behave", "sends = 3", send(3, 1), send(4, 1)),
+        ("behave", "send_bytes = \"10KiB\"", send(1, 9000), send(1, 11_000)),
+        (
+            "outside",
+            "random_bytes = \"1KiB\"",
+            json!({ "do": "random", "bytes": 100 }),
+            json!({ "do": "random", "bytes": 2000 }),
+        ),
+        ("state", "state_bytes = \"1KiB\"", json!({ "do": "keys" }), json!({ "do": "set", "key": "k", "bytes": 2000 })),
+        // Twice is too much, and once is not. It acknowledges whatever happens.
+        ("grow", "table_elements = 8000", json!({}), json!({})),
+    ] {
+        let kitchen =
+            kitchen(if guest == "grow" { "behave" } else { guest }, &format!("instance = \"reused\"\nlimits.{limits}"));
+        if guest == "grow" {
+            kitchen.write("it.wasm", &grow);
+        }
+        let runtime = kitchen.start_ready();
+        for (body, instances) in [(&well, json!([{ "generation": 1, "count": 1 }])), (&over, json!([]))] {
+            runtime.send("jobs", body.to_string());
+            runtime.until("it is handled", |runtime| runtime.is_empty("jobs"));
+            assert_eq!(runtime.consumer("worker")["instances"], instances, "{guest}, {limits}: {body}");
+        }
+    }
 }
 
 #[test]

@@ -16,8 +16,12 @@ mod guests;
 #[path = "support/kitchen.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod kitchen;
+#[path = "support/log.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod log;
 
-use kitchen::{Kitchen, LOG, LONG, component, delivery, reason, retry, sent, settings};
+use crate::log::LOG;
+use kitchen::{Kitchen, LONG, component, delivery, reason, retry, sent, settings};
 
 #[test]
 fn every_answer_of_a_handler_is_an_outcome() {
@@ -259,7 +263,7 @@ fn a_granted_folder_that_is_missing_is_refused_at_load() {
 
 #[test]
 fn compiled_code_is_kept_and_damage_is_repaired() {
-    let kitchen = Kitchen::new(2);
+    let kitchen = Kitchen::with_own_cache(2);
     let settings = Arc::new(settings());
     let noop = component("noop");
     // Each is dropped before the next is loaded: code that is in use is not loaded again.
@@ -285,7 +289,7 @@ fn compiled_code_is_kept_and_damage_is_repaired() {
 
 #[test]
 fn consumers_of_the_same_component_share_its_code() {
-    let kitchen = Kitchen::new(2);
+    let kitchen = Kitchen::with_own_cache(2);
     let (one, mut two) = (settings(), settings());
     two.consumer = "other".into();
     two.max_batch_size = 5;

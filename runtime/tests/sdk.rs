@@ -16,6 +16,9 @@ mod guests;
 #[path = "support/kitchen.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod kitchen;
+#[path = "support/log.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod log;
 #[path = "support/web.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod web;
@@ -95,7 +98,7 @@ fn https_is_spoken_and_its_certificates_are_checked() {
     authority.write(&ca_file);
     let grants = [(Scheme::Https, "localhost", web.port())];
     let command = json!({ "method": "GET", "url": format!("https://localhost:{}/echo", web.port()) });
-    let trusting = Client::of(Kitchen::trusting(1, Some(ca_file)), &grants, &[]);
+    let trusting = Client::of(Kitchen::trusting(1, ca_file), &grants, &[]);
     assert_eq!(trusting.ask(&command)["status"], 200);
     let error = Client::new(&grants, &[]).refused(&command);
     assert!(error.ends_with("/echo: the server's certificate is not trusted"), "{error}");

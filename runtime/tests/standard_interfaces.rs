@@ -13,8 +13,12 @@ mod guests;
 #[path = "support/kitchen.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod kitchen;
+#[path = "support/log.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod log;
 
-use kitchen::{Kitchen, LOG, component, delivery, queue, reason, retry, sent, settings};
+use crate::log::LOG;
+use kitchen::{Kitchen, component, delivery, queue, reason, retry, sent, settings};
 
 fn outside(settings: InstanceSettings, command: &Value) -> Report {
     let (kitchen, settings) = (Kitchen::new(1), Arc::new(settings));

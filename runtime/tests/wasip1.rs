@@ -4,15 +4,36 @@
 
 #[path = "batches.rs"]
 mod batches;
-// For `support/kitchen.rs`.
-#[path = "support/guests.rs"]
-#[allow(unreachable_pub, reason = "shared by several test crates")]
-mod guests;
+#[path = "escape.rs"]
+mod escape;
+#[path = "grants.rs"]
+mod grants;
 #[path = "hostile.rs"]
 mod hostile;
+#[path = "keyvalue.rs"]
+mod keyvalue;
+#[path = "limits.rs"]
+mod limits;
+#[path = "outgoing.rs"]
+mod outgoing;
 #[path = "reuse.rs"]
 mod reuse;
 #[path = "sandbox.rs"]
 mod sandbox;
+#[path = "sdk.rs"]
+mod sdk;
+#[path = "standard_interfaces.rs"]
+mod standard_interfaces;
 #[path = "state.rs"]
 mod state;
+
+// For the support modules.
+#[path = "support/guests.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod guests;
+#[path = "support/kitchen.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod kitchen;
+#[path = "support/log.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod log;

@@ -9,13 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// What the guests of this test program are compiled for: `tests/wasip1.rs` and `tests/wasip1_sdk.rs` run the same tests with the
-/// other target.
-const TARGET: &str = if is_wasip1(env!("CARGO_CRATE_NAME")) { "wasm32-wasip1" } else { "wasm32-wasip2" };
+/// What the guests of this test program are compiled for: `tests/wasip1.rs` runs the same tests with the other target.
+const TARGET: &str = if WASIP1 { "wasm32-wasip1" } else { "wasm32-wasip2" };
 
-const fn is_wasip1(name: &str) -> bool {
-    matches!(name.as_bytes(), b"wasip1" | b"wasip1_sdk")
-}
+/// Whether they are core modules, with the adapter between them and the host.
+pub(crate) const WASIP1: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"wasip1");
 
 /// The folder of the built components.
 static BUILT: LazyLock<PathBuf> = LazyLock::new(build);

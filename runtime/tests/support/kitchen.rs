@@ -1,12 +1,11 @@
-//! A sandbox to try components in, without queues: [`Kitchen`]; and everything that it logs: [`LOG`].
+//! A sandbox to try components in, without queues: [`Kitchen`].
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::time::Duration;
 
 use linecook::config::{Grants, Limits};
@@ -15,11 +14,12 @@ use linecook::sandbox::{InstanceSettings, LoadError, Module, Report, Sandbox, Sa
 use tempfile::TempDir;
 
 use crate::guests;
+use crate::log::LOG;
 
 /// Longer than anything here takes on the busiest machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-/// A sandbox with its cache folder.
+/// A sandbox, and a folder for what its guests may see.
 pub(crate) struct Kitchen {
     pub(crate) sandbox: Sandbox,
     pub(crate) folder: TempDir,
@@ -28,14 +28,24 @@ pub(crate) struct Kitchen {
 
 impl Kitchen {
     pub(crate) fn new(workers: usize) -> Kitchen {
-        Kitchen::trusting(workers, None)
+        Kitchen::open(workers, tempfile::tempdir().unwrap(), &compiled_code(), None)
     }
 
     /// One whose guests' HTTPS also trusts the certificates of a file.
-    pub(crate) fn trusting(workers: usize, ca_file: Option<PathBuf>) -> Kitchen {
-        LazyLock::force(&LOG);
+    pub(crate) fn trusting(workers: usize, ca_file: PathBuf) -> Kitchen {
+        Kitchen::open(workers, tempfile::tempdir().unwrap(), &compiled_code(), Some(ca_file))
+    }
+
+    /// One whose compiled code is in a folder of its own, `cache`, which is empty.
+    pub(crate) fn with_own_cache(workers: usize) -> Kitchen {
         let folder = tempfile::tempdir().unwrap();
-        let options = SandboxOptions { workers, slots: 4, cache_dir: folder.path().join("cache"), ca_file };
+        let cache = folder.path().join("cache");
+        Kitchen::open(workers, folder, &cache, None)
+    }
+
+    fn open(workers: usize, folder: TempDir, cache: &Path, ca_file: Option<PathBuf>) -> Kitchen {
+        LazyLock::force(&LOG);
+        let options = SandboxOptions { workers, slots: 4, cache_dir: cache.to_owned(), ca_file };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Kitchen { sandbox: Sandbox::start(options).unwrap(), folder, runtime }
     }
@@ -94,6 +104,11 @@ impl Kitchen {
     }
 }
 
+/// The compiled code of all test programs: most of them load the same few components again and again.
+fn compiled_code() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled-code")
+}
+
 pub(crate) fn component(name: &str) -> Vec<u8> {
     fs::read(guests::component(name)).unwrap()
 }
@@ -147,33 +162,4 @@ pub(crate) fn reason(report: &Report) -> &str {
 pub(crate) fn sent(report: &Report) -> Vec<(String, serde_json::Value)> {
     let value = |body: &[u8]| serde_json::from_slice(body).unwrap();
     report.sends.iter().map(|send| (send.queue.to_string(), value(&send.message.body))).collect()
-}
-
-/// Everything that was logged by this process, as lines of JSON.
-pub(crate) static LOG: LazyLock<Arc<Log>> = LazyLock::new(|| {
-    let log = Arc::new(Log::default());
-    let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
-    log
-});
-
-#[derive(Default)]
-pub(crate) struct Log(Mutex<Vec<u8>>);
-
-impl Log {
-    pub(crate) fn of(&self, consumer: &str) -> Vec<serde_json::Value> {
-        let lines = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.filter(|line| line["fields"]["consumer"] == consumer).collect()
-    }
-}
-
-impl Write for &Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -33,7 +33,8 @@ impl Denied {
         let consumer = &settings.consumer;
         if self.note(consumer, grant, name) {
             let lines = grant.lines(settings, name);
-            tracing::warn!(consumer, "{what}. In queue.toml, this grants it:\n{lines}");
+            // The line end keeps the fields of the record out of the last line, which else is no TOML.
+            tracing::warn!(consumer, "{what}. In queue.toml, this grants it:\n{lines}\n");
         }
     }
 

@@ -14,8 +14,6 @@
 //! | `{"do":"fail-with","variable":"…"}` | nothing: fails with its value as the reason, after printing it |
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 
 use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
 use serde::Deserialize;
@@ -24,6 +22,7 @@ use serde_json::{Value, json};
 use crate::http::Response;
 
 mod http;
+mod sockets;
 
 #[allow(unsafe_code, missing_docs, reason = "generated")]
 mod host {
@@ -102,15 +101,13 @@ fn outside(message: Message) -> Outcome {
                 held.iter().map(|held| held.as_ref().map_or_else(Clone::clone, |_| "ok".into())).collect();
             json!({ "results": results })
         }
-        Command::Connect { to, send } => match exchange(&to, &send) {
+        Command::Connect { to, send } => match sockets::exchange(&to, &send) {
             Ok(received) => json!({ "received": received }),
             Err(error) => json!({ "error": error.to_string() }),
         },
-        Command::Bind { to } => result(TcpListener::bind(to).map(|_| "listening".to_owned())),
-        Command::Udp => result(UdpSocket::bind("0.0.0.0:0").map(|_| "bound".to_owned())),
-        Command::LookUp { name } => {
-            result((name.as_str(), 80).to_socket_addrs().map(|found| format!("{}", found.count())))
-        }
+        Command::Bind { to } => result(sockets::listen(&to).map(|()| "listening".to_owned())),
+        Command::Udp => result(sockets::udp().map(|()| "bound".to_owned())),
+        Command::LookUp { name } => result(sockets::look_up(&name).map(|found| found.to_string())),
         Command::Sockets { count } => {
             use wasip2::sockets::network::IpAddressFamily::Ipv4;
             use wasip2::sockets::tcp_create_socket::create_tcp_socket;
@@ -171,12 +168,4 @@ fn call(url: &str, method: Option<String>, body: Option<String>, follow: bool) -
         }
     }
     json!({ "error": "too many redirects" })
-}
-
-fn exchange(to: &str, send: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.write_all(send.as_bytes())?;
-    let mut received = String::new();
-    stream.read_to_string(&mut received)?;
-    Ok(received)
 }
