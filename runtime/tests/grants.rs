@@ -366,9 +366,13 @@ fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
         assert!(runtime.stderr().contains(what), "{consumer}");
     }
 
-    // What the log says, instead of the tables that were there.
+    // What the log says, pasted into the tables that were there: over a line of the same key, or below the others.
     let before = edits::text(&site, &tables(&own));
-    let told = |asked: &Asked| lines_told(&runtime, asked.consumer).remove(0);
+    let told = |asked: &Asked| {
+        let told = lines_told(&runtime, asked.consumer).remove(0);
+        let (_, line) = told.split_once('\n').unwrap();
+        if line.starts_with("send = ") { told } else { format!("{}{line}", own(asked)) }
+    };
     let text = edits::text(&site, &tables(&told));
     replace(&site, &text);
     wait_in_force(&site, &text);
