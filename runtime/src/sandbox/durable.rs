@@ -111,9 +111,11 @@ impl Session {
         self.limit_hit
     }
 
-    /// What was read and written for each message that wrote something.
+    /// What was read and written for each message that wrote something. That a limit was hit is remembered: whether the instance
+    /// is kept is decided after this.
     pub(super) fn take(&mut self, state: &DurableState) -> Vec<(usize, StateUse)> {
-        let Session { parts, common_reads, seen, .. } = std::mem::take(self);
+        let begun = Session { limit_hit: self.limit_hit, ..Session::default() };
+        let Session { parts, common_reads, seen, .. } = std::mem::replace(self, begun);
         let space = &state.space;
         let uses = parts.into_iter().filter(|(_, part)| !part.writes.is_empty()).map(|(place, mut part)| {
             for (key, value) in &common_reads {
