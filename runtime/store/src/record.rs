@@ -251,6 +251,8 @@ pub(crate) enum Malformed {
 pub(crate) struct Records<'a> {
     input: Input<'a>,
     payload_bytes: usize,
+    /// The checksums of puts need no look.
+    is_whole: bool,
 }
 
 /// A record, and which bytes of the payload it takes.
@@ -262,7 +264,19 @@ pub(crate) struct Spanned<'a> {
 
 impl<'a> Records<'a> {
     pub(crate) fn new(payload: &'a [u8]) -> Records<'a> {
-        Records { input: Input::new(payload), payload_bytes: payload.len() }
+        Records { input: Input::new(payload), payload_bytes: payload.len(), is_whole: false }
+    }
+
+    /// Of a frame whose own checksum has just been found to match.
+    pub(crate) fn of_whole_frame(payload: &'a [u8]) -> Records<'a> {
+        Records { is_whole: true, ..Records::new(payload) }
+    }
+
+    fn record(&mut self) -> Result<Record<'a>, Malformed> {
+        if self.is_whole && self.input.rest.first() == Some(&PUT) {
+            return self.input.checked_put().map(Record::Put);
+        }
+        self.input.record()
     }
 }
 
@@ -274,7 +288,7 @@ impl<'a> Iterator for Records<'a> {
             return None;
         }
         let offset = (self.payload_bytes - self.input.rest.len()) as u32;
-        match self.input.record() {
+        match self.record() {
             Ok(record) => {
                 let end = (self.payload_bytes - self.input.rest.len()) as u32;
                 Some(Ok(Spanned { offset, len: end - offset, record }))
@@ -306,13 +320,7 @@ pub(crate) fn decode_put(bytes: &[u8]) -> Result<Option<Put<'_>>, Malformed> {
 
 /// Decodes once more a put in memory that [`decode`] has found to be whole.
 pub(crate) fn decode_checked_put(bytes: &[u8]) -> Result<Put<'_>, Malformed> {
-    let mut input = Input::new(bytes);
-    match input.byte()? {
-        PUT => {}
-        other => return Err(Malformed::Kind(other)),
-    }
-    let _checksum = input.array::<4>()?;
-    input.put_fields()
+    Input::new(bytes).checked_put()
 }
 
 /// The position in a put that nobody has checked yet.
@@ -571,6 +579,16 @@ impl<'a> Input<'a> {
             return Err(Malformed::Checksum);
         }
         Ok(put)
+    }
+
+    /// A put that was found to be whole before.
+    fn checked_put(&mut self) -> Result<Put<'a>, Malformed> {
+        match self.byte()? {
+            PUT => {}
+            other => return Err(Malformed::Kind(other)),
+        }
+        let _checksum = self.array::<4>()?;
+        self.put_fields()
     }
 
     /// What stands after a put's checksum.

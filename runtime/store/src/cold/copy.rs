@@ -10,7 +10,6 @@ use rustc_hash::FxHashMap;
 
 use super::frames::Frames;
 use super::segment::{self, Finished, Segment, Writer, Written};
-use crate::NewMessage;
 use crate::dedup::run::{self, Run, RunWriter};
 use crate::dedup::{KeyHash, Seen};
 use crate::disk::{Disk, DiskError};
@@ -18,7 +17,7 @@ use crate::history::copy::copy_history;
 use crate::history::file::HistoryFile;
 use crate::location::{FileId, Location};
 use crate::queues::{Entry, Queues};
-use crate::record::{self, DeliveryState, PutPlace, QueueNumber, Record, Records};
+use crate::record::{self, DeliveryState, Put, PutPlace, QueueNumber, Record, Records};
 use crate::shared::{Shared, Wanted};
 use crate::wal::LogFile;
 
@@ -146,7 +145,7 @@ fn pick(shared: &Shared, log_file: &LogFile, few: &[Wanted], copier: &mut Copier
             }
         };
         if let (Some(place), Ok(put)) = (place, put) {
-            copier.put(&place, &put.message())?;
+            copier.put(&place, &put, &bytes)?;
         }
     }
     Ok(())
@@ -163,13 +162,13 @@ fn read_all(shared: &Shared, full: &FullFile, copier: &mut Copier<'_>) -> Result
     let file = FileId::log(log_file.header.epoch);
     let mut frames = Frames::new(log_file);
     let mut keys: BTreeMap<KeyHash, Seen> = BTreeMap::new();
-    let mut live: Vec<(PutPlace, NewMessage)> = Vec::new();
     let mut lsn = log_file.header.first_lsn - 1;
     while let Some((payload_offset, frame)) = frames.next()? {
         lsn = frame.lsn;
+        let mut live: Vec<(PutPlace, Put<'_>, &[u8])> = Vec::new();
         {
             let state = shared.state();
-            for spanned in Records::new(frame.payload).flatten() {
+            for spanned in Records::of_whole_frame(frame.payload).flatten() {
                 let Record::Put(put) = spanned.record else { continue };
                 if let Some(key) = put.place.idempotency {
                     keys.insert(key, Seen { sequence: put.place.sequence, at_ms: put.place.enqueued_at_ms });
@@ -177,12 +176,13 @@ fn read_all(shared: &Shared, full: &FullFile, copier: &mut Copier<'_>) -> Result
                 let offset = payload_offset + spanned.offset;
                 let location = Location { file, offset, len: spanned.len };
                 if let Some(place) = place_now(&state.queues, put.place, location) {
-                    live.push((place, put.message()));
+                    let start = spanned.offset as usize;
+                    live.push((place, put, &frame.payload[start..start + spanned.len as usize]));
                 }
             }
         }
-        for (place, message) in live.drain(..) {
-            copier.put(&place, &message)?;
+        for (place, put, record) in live {
+            copier.put(&place, &put, record)?;
         }
     }
     if lsn < full.last_lsn {
@@ -222,7 +222,7 @@ pub(crate) fn rewrite(
                 };
                 let bytes = chunk.record(&message);
                 let Ok(Record::Put(put)) = record::decode(&bytes) else { unreachable!("it was decoded before") };
-                copier.put(&put.place, &put.message())?;
+                copier.put(&put.place, &put, &bytes)?;
             }
         }
     }
@@ -251,17 +251,20 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn put(&mut self, place: &PutPlace, message: &NewMessage) -> Result<(), CopyError> {
-        let done = self.try_put(place, message);
+    /// `record`: what `put` was decoded from.
+    fn put(&mut self, place: &PutPlace, put: &Put<'_>, record: &[u8]) -> Result<(), CopyError> {
+        let done = self.try_put(place, put, record);
         if done.is_err() {
             self.give_up();
         }
         Ok(done?)
     }
 
-    fn try_put(&mut self, place: &PutPlace, message: &NewMessage) -> Result<(), DiskError> {
+    fn try_put(&mut self, place: &PutPlace, put: &Put<'_>, record: &[u8]) -> Result<(), DiskError> {
+        /// What another state may add to a record.
+        const STATE_BYTES: usize = 32;
         let queue = place.queue;
-        let record_bytes = record::put_bytes_max(message) as usize;
+        let record_bytes = record.len() + STATE_BYTES;
         if self.writers.get(&queue).is_some_and(|writer| !writer.takes(place.position, record_bytes)) {
             self.finish_one(queue)?;
         }
@@ -274,7 +277,7 @@ impl<'a> Copier<'a> {
         if place.state != (DeliveryState { due_at_ms: place.state.due_at_ms, ..DeliveryState::default() }) {
             self.retried.entry(queue).or_default().insert(place.position, place.state);
         }
-        self.writers.get_mut(&queue).expect("just put there").put(place, message)
+        self.writers.get_mut(&queue).expect("just put there").put(place, put, record)
     }
 
     fn finish_one(&mut self, queue: QueueNumber) -> Result<(), DiskError> {

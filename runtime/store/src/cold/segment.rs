@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::appender::{Appender, Ending};
-use crate::NewMessage;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
 use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX, number_in_name};
@@ -454,8 +453,9 @@ impl Writer {
         self.written.is_empty() || (fits(position) && bytes < BYTES_MAX)
     }
 
-    /// Adds a message. Positions must grow.
-    pub(crate) fn put(&mut self, place: &PutPlace, message: &NewMessage) -> Result<(), DiskError> {
+    /// Adds a message. Positions must grow. `record`: what `put` was decoded from, which is written as it is if `place`
+    /// says the same.
+    pub(crate) fn put(&mut self, place: &PutPlace, put: &Put<'_>, record: &[u8]) -> Result<(), DiskError> {
         let position = place.position;
         if self.written.is_empty() {
             self.first = position;
@@ -469,10 +469,13 @@ impl Writer {
         if place.state.due_at_ms != 0 {
             self.special.delayed.push((position, place.state.due_at_ms));
         }
-        if message.key.is_some() {
+        if put.key.is_some() {
             self.special.keyed.push(position);
         }
-        let len = self.records.add(|out| record::encode_put(out, place, message))?;
+        let len = self.records.add(|out| match put.place == *place {
+            true => out.extend_from_slice(record),
+            false => record::encode_put(out, place, &put.message()),
+        })?;
         self.written.push(Written { position, offset: offset + LEN_BYTES as u32, len });
         self.end = position + 1;
         Ok(())
