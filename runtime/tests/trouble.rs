@@ -513,3 +513,32 @@ fn a_full_disk_refuses_sends_and_is_drained() {
     });
     runtime.stop();
 }
+
+/// The operator's way: something else goes from the disk.
+#[test]
+fn space_that_somebody_frees_is_used_without_a_restart() {
+    let site = Site::with_runtime("log_max_bytes = \"16MiB\"", "[queues.parked]");
+    let _disk = SmallDisk::mount(site.path("data"), "size=40m");
+    let ballast = site.path("data/somebody-elses");
+    fs::write(&ballast, vec![1; 12 << 20]).unwrap();
+    let runtime = site.start();
+    let body = "x".repeat(100 << 10);
+    let send = || site.post("/queues/parked/messages", &body);
+    let mut confirmed = 0;
+    let refusal = loop {
+        let answer = send();
+        if answer.status != 202 {
+            break answer;
+        }
+        confirmed += 1;
+        assert!(confirmed < 300, "more is taken than there can be room for");
+    };
+    assert_eq!(refusal.status, 507, "{}", refusal.body);
+    fs::remove_file(&ballast).unwrap();
+    eventually("there is room again", || {
+        let answer = send();
+        when(answer.status == 202, answer.body)
+    });
+    assert_eq!(site.count("parked"), confirmed + 1);
+    runtime.stop();
+}

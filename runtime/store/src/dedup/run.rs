@@ -251,6 +251,8 @@ mod tests {
             assert!(others.iter().all(|key| run.find(*key) == Ok(None)));
             let may = others.iter().filter(|key| run.bloom.may_hold(**key)).count();
             assert!(may < 400, "{may} of 10000 new keys pass the filter of {count}");
+            let memory = run.blocks.capacity() * size_of::<Block>() + run.bloom.words.capacity() * 8;
+            assert!(memory as u64 <= 2 * count + 64, "{count} keys take {memory} bytes of memory");
         }
     }
 
