@@ -53,11 +53,11 @@ fn what_was_read_ahead_of_a_segment_that_is_gone_does_no_harm() {
         assert_eq!(Some(number(&claimed)), expected.next(), "nothing was rewritten until here");
         backlog.ack(&claimed);
         backlog.clock.advance(1001);
-        while backlog.engine.maintain() {}
+        backlog.keep();
         rewritten = backlog.engine.keeping.tally.rewritten;
     }
     backlog.clock.advance(1001);
-    while backlog.engine.maintain() {}
+    backlog.keep();
     assert!(backlog.engine.keeping.tally.removed > 0);
     assert!(!backlog.disk.file_names().contains(&crate::cold::segment::name(first.id)));
     // As if somebody had noted these before, and had no time to read them until now.

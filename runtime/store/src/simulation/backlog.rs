@@ -1,4 +1,4 @@
-//! A queue that is longer than the log, message by message.
+//! A store with one queue, on a simulated disk and clock, that a test drives message by message.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{Action, Delivery, NewMessage, QueueLimits, QueueName, Refusal, Store
 pub(super) const LEASE_MS: u64 = 600_000;
 const BODY_BYTES: usize = 100;
 
-/// A queue whose messages, which are numbered, stand in segments.
+/// A queue, and whatever stands in it.
 pub(super) struct Backlog {
     pub(super) disk: SimulatedDisk,
     pub(super) clock: Arc<ManualClock>,
@@ -24,15 +24,13 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
+    /// A queue that is longer than the log: its messages, which are numbered, stand in segments.
     pub(super) fn new(messages: u64) -> Backlog {
         let mut backlog = Backlog::open(SimulatedDisk::new(1), Arc::new(ManualClock::new(1_000_000)));
         for number in 0..messages {
             let mut body = vec![b'x'; BODY_BYTES];
             body[..8].copy_from_slice(&number.to_le_bytes());
-            let message = NewMessage { body: Bytes::from(body), ..NewMessage::default() };
-            let sends = [(backlog.queue.clone(), message)].into();
-            backlog.commit(Transaction { sends, ..Transaction::default() });
-            while backlog.engine.maintain() {}
+            backlog.publish(body);
         }
         backlog
     }
@@ -54,6 +52,25 @@ impl Backlog {
         let mut answers = Vec::new();
         self.engine.commit(&mut vec![transaction], &mut answers);
         assert!(answers[0].is_ok(), "{answers:?}");
+    }
+
+    /// Also does what there is to do beside it.
+    pub(super) fn publish(&mut self, body: impl Into<Bytes>) {
+        let message = NewMessage { body: body.into(), ..NewMessage::default() };
+        self.commit(Transaction { sends: [(self.queue.clone(), message)].into(), ..Transaction::default() });
+        self.keep();
+    }
+
+    /// Handles the first message, likewise.
+    pub(super) fn consume(&mut self) {
+        let claimed = self.claim(1).unwrap().remove(0);
+        self.ack(&claimed);
+        self.keep();
+    }
+
+    /// Does all that there is to do beside commits.
+    pub(super) fn keep(&mut self) {
+        while self.engine.maintain() {}
     }
 
     pub(super) fn claim(&self, max: usize) -> Result<Vec<Delivery>, Refusal> {

@@ -30,12 +30,12 @@ fn a_backlog_is_built_opened_and_drained_with_few_descriptors() {
         backlog.ack(&claimed);
         if expected % 50 == 0 {
             backlog.clock.advance(1001);
-            while backlog.engine.maintain() {}
+            backlog.keep();
         }
         assert!(backlog.disk.open_files() <= OTHERS_MAX + 2, "{}", backlog.disk.open_files());
     }
     backlog.clock.advance(1001);
-    while backlog.engine.maintain() {}
+    backlog.keep();
     assert_eq!(segments(&backlog), 0);
     let (open, there) = (backlog.disk.open_files(), backlog.disk.file_names().len());
     assert!(open <= there, "a file that is gone is not kept open: {open} are open, {there} are there");
@@ -58,9 +58,7 @@ fn without_descriptors_a_read_is_refused_and_nothing_is_lost() {
     assert!(matches!(refused, Refusal::Read(_)), "{why}");
     assert!(why.contains("could not open simulated/segment-") && why.contains("os error 24"), "{why}");
     // It goes on with what needs no new file, and what is due comes again when it was asked for long enough ago.
-    let message = NewMessage { body: 77_777_u64.to_le_bytes().to_vec().into(), ..NewMessage::default() };
-    backlog.commit(Transaction { sends: [(backlog.queue.clone(), message)].into(), ..Transaction::default() });
-    while backlog.engine.maintain() {}
+    backlog.publish(77_777_u64.to_le_bytes().to_vec());
     assert!(backlog.engine.stopped().is_none());
 
     backlog.disk.set_faults(few(None));
@@ -91,7 +89,7 @@ fn without_descriptors_what_is_done_beside_the_committer_waits() {
         let mut answers = Vec::new();
         let sends = [(backlog.queue.clone(), message)].into();
         backlog.engine.commit(&mut vec![Transaction { sends, ..Transaction::default() }], &mut answers);
-        while backlog.engine.maintain() {}
+        backlog.keep();
         match answers.remove(0) {
             Ok(_) => sent += 1,
             Err(refused) => break refused,
@@ -101,9 +99,8 @@ fn without_descriptors_what_is_done_beside_the_committer_waits() {
     assert!(matches!(refused, Refusal::OutOfFiles), "{refused}");
     backlog.disk.set_faults(few(None));
     backlog.clock.advance(1001);
-    while backlog.engine.maintain() {}
-    let message = NewMessage { body: vec![b'z'; 100].into(), ..NewMessage::default() };
-    backlog.commit(Transaction { sends: [(backlog.queue.clone(), message)].into(), ..Transaction::default() });
+    backlog.keep();
+    backlog.publish(vec![b'z'; 100]);
     for _ in 0..MESSAGES + sent + 1 {
         let delivery = backlog.claim(1).unwrap().remove(0);
         backlog.ack(&delivery);

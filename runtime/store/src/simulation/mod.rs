@@ -15,7 +15,6 @@ mod ahead;
 mod backlog;
 mod clock;
 mod damage;
-mod driven;
 mod handles;
 mod happened;
 mod history;

@@ -1,22 +1,20 @@
 //! Segments that are mostly dead are written anew, at a bounded rate.
 
-use super::driven::Driven;
-use crate::disk::SimulatedDisk;
+use super::backlog::Backlog;
 
 #[test]
 fn one_segment_a_second_is_rewritten_at_most() {
-    let mut open = Driven::new(SimulatedDisk::new(1));
-    for _ in 0..1500 {
-        open.publish(b"a message that goes to a segment");
-    }
+    const MESSAGES: u64 = 1500;
+    let mut open = Backlog::new(MESSAGES);
     // Of each segment a few messages live on.
     let mut kept = Vec::new();
-    for number in 0..1500 {
+    for number in 0..MESSAGES {
         let claimed = open.store.claim(&open.queue, 1, u64::MAX / 2).unwrap();
         if number % 100 == 0 && kept.len() < 12 {
             kept.extend(claimed);
         } else {
-            open.settle(&claimed[0]);
+            open.ack(&claimed[0]);
+            open.keep();
         }
     }
     let mut rewritten = open.engine.keeping.tally.rewritten;
@@ -24,7 +22,7 @@ fn one_segment_a_second_is_rewritten_at_most() {
     for _ in 0..30 {
         open.clock.advance(1000);
         // As much work as there is to do in no time at all.
-        while open.engine.maintain() {}
+        open.keep();
         let now = open.engine.keeping.tally.rewritten;
         // Some small ones that stand side by side are put together, four at most.
         assert!(now - rewritten <= 4, "{} segments in a second", now - rewritten);

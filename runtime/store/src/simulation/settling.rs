@@ -1,15 +1,14 @@
 //! Full log files in which little lives: they wait for a moment, and what is left then is picked out.
 
-use super::driven::{Driven, LEASE_MS};
-use crate::disk::SimulatedDisk;
+use super::backlog::Backlog;
 
 #[test]
 fn a_queue_that_is_kept_short_makes_no_segment() {
-    let mut open = Driven::new(SimulatedDisk::new(1));
-    open.publish(b"one that is always in flight, so that no log file is without one when it is full");
+    let mut open = Backlog::new(0);
+    open.publish("one that is always in flight, so that no log file is without one when it is full");
     let begun = open.engine.wal.epoch();
     for _ in 0..1000 {
-        open.publish(b"the next");
+        open.publish("the next");
         open.consume();
     }
     assert!(open.engine.wal.epoch() > begun + 5, "the ring has turned");
@@ -20,25 +19,22 @@ fn a_queue_that_is_kept_short_makes_no_segment() {
 
 #[test]
 fn a_message_that_stays_is_picked_out_after_a_second_and_survives() {
-    let mut open = Driven::new(SimulatedDisk::new(1));
-    open.publish(b"the one that stays");
-    let claimed = open.store.claim(&open.queue, 1, LEASE_MS).unwrap();
+    let mut open = Backlog::new(0);
+    open.publish("the one that stays");
+    let claimed = open.claim(1).unwrap();
     while open.engine.wal.full() == 0 {
-        open.publish(b"the next");
+        open.publish("the next");
         open.consume();
     }
-    let picked = |open: &Driven| (open.engine.keeping.tally.picked, open.engine.keeping.tally.segments);
+    let picked = |open: &Backlog| (open.engine.keeping.tally.picked, open.engine.keeping.tally.segments);
     open.clock.advance(999);
-    while open.engine.maintain() {}
+    open.keep();
     assert_eq!((picked(&open), open.engine.wal.full()), ((0, 0), 1), "it waits");
     open.clock.advance(1);
-    while open.engine.maintain() {}
+    open.keep();
     assert_eq!((picked(&open), open.engine.wal.full()), ((1, 1), 0), "it is copied, and the file is free");
     drop(claimed);
-    let disk = open.disk.kill();
-    drop(open);
-    let again = Driven::new(disk);
-    let claimed = again.store.claim(&again.queue, 10, LEASE_MS).unwrap();
+    let claimed = open.reopen().claim(10).unwrap();
     let bodies: Vec<&[u8]> = claimed.iter().map(|delivery| &delivery.message.body[..]).collect();
     assert_eq!(bodies, [&b"the one that stays"[..]]);
 }
