@@ -110,11 +110,11 @@ pub(crate) fn copy_log_file(
     let mut copier = Copier::new(disk, making);
     let run = match few {
         Some(few) => pick(shared, log_file, &few, &mut copier).map(|()| None),
-        None => read_all(shared, full, &mut copier).and_then(|keys| copier.write_run(&keys)),
+        None => read_all(shared, full, &mut copier).and_then(|keys| Ok(copier.write_run(&keys)?)),
     };
-    let run = run.inspect_err(|_| copier.give_up())?.map(Arc::new);
+    let run = run?.map(Arc::new);
     let Copier { making, begun, .. } = &mut copier;
-    let history = copy_history(disk, shared, log_file, making, begun).inspect_err(|_| copier.give_up())?;
+    let history = copy_history(disk, shared, log_file, making, begun)?;
     Ok(CopiedFile {
         #[cfg(test)]
         picked,
@@ -137,7 +137,7 @@ fn pick(shared: &Shared, log_file: &LogFile, few: &[Wanted], copier: &mut Copier
             match &put {
                 Ok(put) => place_now(&state.queues, put.place, wanted.location),
                 // It is no loss if nobody needs it any more.
-                Err(_) if !stands(&state.queues, wanted) => None,
+                Err(_) if entry_at(&state.queues, wanted.queue, wanted.position, wanted.location).is_none() => None,
                 Err(why) => {
                     let name = crate::wal::file::name(log_file.slot);
                     return Err(CopyError::LogDamaged(format!("{name} is damaged at offset {offset}: {why}")));
@@ -149,11 +149,6 @@ fn pick(shared: &Shared, log_file: &LogFile, few: &[Wanted], copier: &mut Copier
         }
     }
     Ok(())
-}
-
-/// Whether a message still stands where it was.
-fn stands(queues: &Queues, wanted: &Wanted) -> bool {
-    queues.entry(wanted.queue, wanted.position).is_some_and(|entry| entry.location == wanted.location)
 }
 
 /// Copies what lives in a log file that is read from end to end. Answers the idempotency keys that are found.
@@ -195,8 +190,13 @@ fn read_all(shared: &Shared, full: &FullFile, copier: &mut Copier<'_>) -> Result
 
 /// A message's place with the state that it has now, if it still stands there. A lease is in memory only.
 fn place_now(queues: &Queues, place: PutPlace, location: Location) -> Option<PutPlace> {
-    let entry: &Entry = queues.entry(place.queue, place.position).filter(|entry| entry.location == location)?;
+    let entry = entry_at(queues, place.queue, place.position, location)?;
     Some(PutPlace { state: entry.state(), holds_key: entry.holds_key(), idempotency: None, ..place })
+}
+
+/// What is known of a message, if it still stands there.
+fn entry_at(queues: &Queues, queue: QueueNumber, position: u64, location: Location) -> Option<&Entry> {
+    queues.entry(queue, position).filter(|entry| entry.location == location)
 }
 
 /// Copies what lives in segments of one queue that stand side by side into one.
@@ -217,7 +217,6 @@ pub(crate) fn rewrite(
             };
             for position in live {
                 let Some(message) = chunk.get(position) else {
-                    copier.give_up();
                     return Err(CopyError::Damaged { files: vec![segment.id] });
                 };
                 let bytes = chunk.record(&message);
@@ -235,7 +234,7 @@ struct Copier<'a> {
     writers: BTreeMap<QueueNumber, Writer>,
     retried: BTreeMap<QueueNumber, FxHashMap<u64, DeliveryState>>,
     copied: Vec<Copied>,
-    /// Files that were begun.
+    /// Files that were begun, until all of them are whole.
     begun: Vec<String>,
 }
 
@@ -252,15 +251,7 @@ impl<'a> Copier<'a> {
     }
 
     /// `record`: what `put` was decoded from.
-    fn put(&mut self, place: &PutPlace, put: &Put<'_>, record: &[u8]) -> Result<(), CopyError> {
-        let done = self.try_put(place, put, record);
-        if done.is_err() {
-            self.give_up();
-        }
-        Ok(done?)
-    }
-
-    fn try_put(&mut self, place: &PutPlace, put: &Put<'_>, record: &[u8]) -> Result<(), DiskError> {
+    fn put(&mut self, place: &PutPlace, put: &Put<'_>, record: &[u8]) -> Result<(), DiskError> {
         /// What another state may add to a record.
         const STATE_BYTES: usize = 32;
         let queue = place.queue;
@@ -289,40 +280,36 @@ impl<'a> Copier<'a> {
     }
 
     /// A run of the idempotency keys that were found.
-    fn write_run(&mut self, keys: &BTreeMap<KeyHash, Seen>) -> Result<Option<Run>, CopyError> {
+    fn write_run(&mut self, keys: &BTreeMap<KeyHash, Seen>) -> Result<Option<Run>, DiskError> {
         if keys.is_empty() {
             return Ok(None);
         }
         let id = self.making.next_id;
         self.making.next_id += 1;
         self.begun.push(run::name(id));
-        let written = (|| {
-            let mut writer = RunWriter::new(self.disk, id, keys.len() as u64)?;
-            keys.iter().try_for_each(|(key, seen)| writer.put(*key, *seen))?;
-            writer.finish(self.making.store_tag)
-        })();
-        if written.is_err() {
-            self.give_up();
-        }
-        Ok(Some(written?))
+        let mut writer = RunWriter::new(self.disk, id, keys.len() as u64)?;
+        keys.iter().try_for_each(|(key, seen)| writer.put(*key, *seen))?;
+        writer.finish(self.making.store_tag).map(Some)
     }
 
     /// All segments are durable when this returns.
     fn finish(mut self) -> Result<Vec<Copied>, CopyError> {
         let queues: Vec<QueueNumber> = self.writers.keys().copied().collect();
-        let finished = queues.into_iter().try_for_each(|queue| self.finish_one(queue));
-        let finished = finished.and_then(|()| if self.begun.is_empty() { Ok(()) } else { self.disk.sync_folder() });
-        if let Err(error) = finished {
-            self.give_up();
-            return Err(error.into());
+        queues.into_iter().try_for_each(|queue| self.finish_one(queue))?;
+        if !self.begun.is_empty() {
+            self.disk.sync_folder()?;
         }
-        Ok(self.copied)
+        self.begun.clear();
+        Ok(std::mem::take(&mut self.copied))
     }
+}
 
-    /// Leaves nothing behind, if the disk lets go of it. What stays is removed when the store is opened.
-    fn give_up(&mut self) {
-        for name in self.begun.drain(..) {
-            let _ = self.disk.remove(&name);
+impl Drop for Copier<'_> {
+    /// A copy that does not come to its end leaves nothing behind, if the disk lets go of it. What stays is removed when the
+    /// store is opened.
+    fn drop(&mut self) {
+        for name in &self.begun {
+            let _ = self.disk.remove(name);
         }
     }
 }
