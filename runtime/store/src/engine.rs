@@ -292,7 +292,7 @@ impl Engine {
             let store_tag = self.wal.store_tag();
             self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
-            for (one, Transaction { sends, .. }) in group.iter_mut().zip(transactions) {
+            for (one, Transaction { sends, .. }) in group.iter().zip(transactions) {
                 match one {
                     Ok(admitted) => {
                         answers.push(Ok(Receipt::new()));
