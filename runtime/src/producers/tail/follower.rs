@@ -167,8 +167,9 @@ impl Follower {
             self.look_at(id, listing.files.remove(&id), &mut listing, &mut in_folders, batch, now);
         }
         self.held.retain(|id, _| listing.files.contains_key(id));
+        let unread = self.unread(&listing);
         for (id, found) in listing.files {
-            if !self.files.contains_key(&id) && !self.is_held(id, &found, now) {
+            if !self.files.contains_key(&id) && !self.is_held(id, &found, &unread, now) {
                 self.held.remove(&id);
                 self.follow(id, &found.path, found.seen, batch, now);
             }
@@ -281,36 +282,56 @@ impl Follower {
         batch.forgotten.insert(id);
     }
 
+    /// The files of which nothing is read yet: those that are new in this listing, and others.
+    fn unread(&self, listing: &Listing) -> HashMap<PathBuf, FileId> {
+        if listing.files.is_empty() {
+            return HashMap::new();
+        }
+        let followed = self.files.iter().filter(|(_, file)| file.listed && file.is_unread());
+        let followed = followed.map(|(id, file)| (file.path.clone(), *id));
+        followed.chain(listing.files.iter().map(|(id, found)| (found.path.clone(), *id))).collect()
+    }
+
     /// Whether a new file is left alone for now, because it may be the copy in a copy-truncate.
-    fn is_held(&mut self, id: FileId, found: &Found, now: Instant) -> bool {
+    fn is_held(&mut self, id: FileId, found: &Found, unread: &HashMap<PathBuf, FileId>, now: Instant) -> bool {
         let since = match self.held.get(&id) {
             Some((seen, since)) if *seen == found.seen => *since,
             _ => now,
         };
-        if now.duration_since(since) >= self.patience.copied || !self.looks_like_a_copy(id, &found.path) {
+        if now.duration_since(since) >= self.patience.copied || !self.looks_like_a_copy(id, &found.path, unread) {
             return false;
         }
         self.held.insert(id, (found.seen, since));
         true
     }
 
-    /// Whether a file begins as one that is followed does, or did when it was read, and is named after it.
-    fn looks_like_a_copy(&self, id: FileId, path: &Path) -> bool {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let related = |original: &Followed| {
-            let stem = original.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            original.path.parent() == path.parent() && name.starts_with(&stem)
+    /// Whether a file begins as another does, or did when it was read, and is named after that. As a copy has nothing in
+    /// it when it is made, so does one in which there is nothing yet.
+    fn looks_like_a_copy(&self, id: FileId, path: &Path, unread: &HashMap<PathBuf, FileId>) -> bool {
+        // One that can't be read now is no copy of anything, and its turn to say so comes.
+        let Ok(copy) = open(path, id) else { return false };
+        let Ok(size) = copy.metadata().map(|metadata| metadata.len()) else { return false };
+        let alike_now = |original: &Path, original_id: FileId| -> io::Result<bool> {
+            Ok(size == 0 || begin_alike(&open(original, original_id)?, &copy)?)
         };
         let alike = |original_id: FileId, original: &Followed| -> io::Result<bool> {
-            let (copy, original_file) = (open(path, id)?, open(&original.path, original_id)?);
             let as_it_was = match &original.restored {
-                Some(record) => record.head_of(&copy, copy.metadata()?.len())?.is_some(),
+                Some(record) => record.head_of(&copy, size)?.is_some(),
                 None => original.head.begins_like(&copy, original.progress.offset)?,
             };
-            Ok(as_it_was || begin_alike(&original_file, &copy)?)
+            Ok(as_it_was || alike_now(&original.path, original_id)?)
         };
-        let read = self.files.iter().filter(|(_, original)| original.listed && original.progress.offset > 0);
-        read.filter(|(_, original)| related(original)).any(|(id, original)| alike(*id, original).unwrap_or(false))
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let related = |original: &Followed| {
+            let stem = original.path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+            original.path.parent() == path.parent() && name.starts_with(&*stem)
+        };
+        let mut read = self.files.iter().filter(|(_, original)| original.listed && !original.is_unread());
+        let copy_of_unread = || {
+            let mut originals = originals_of(&name).map(|name| path.with_file_name(name));
+            originals.any(|path| unread.get(&path).is_some_and(|id| alike_now(&path, *id).unwrap_or(false)))
+        };
+        read.any(|(id, original)| related(original) && alike(*id, original).unwrap_or(false)) || copy_of_unread()
     }
 
     fn make_ready(&mut self, id: FileId) {
@@ -508,6 +529,20 @@ impl Followed {
             restored: None,
         }
     }
+
+    fn is_unread(&self) -> bool {
+        self.progress.offset == 0
+    }
+}
+
+/// The names that a copy of this name may have been made from: `app.log` of `app.log.1`, `app-2026-11-29.log` and others.
+fn originals_of(name: &str) -> impl Iterator<Item = String> {
+    let extension = name.rfind('.').unwrap_or(name.len());
+    let boundaries = name.match_indices(['.', '-', '_', '~']).map(|(at, _)| at).filter(|at| *at > 0);
+    boundaries.flat_map(move |at| {
+        let with_extension = (at < extension).then(|| format!("{}{}", &name[..at], &name[extension..]));
+        with_extension.into_iter().chain([name[..at].to_owned()])
+    })
 }
 
 /// Opens a file, if it is still this one.

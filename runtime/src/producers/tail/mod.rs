@@ -18,7 +18,8 @@
 //!   left when it has been quiet for a minute; what is then left of it is its last line.
 //! - One that is *truncated* (it is shorter than it was, or begins differently) is read from its beginning. If there is a
 //!   copy of what was before in the same folder (copy-truncate), the rest of that is read, too. A new file that begins as
-//!   a file that is followed, and is named after it, waits for three seconds: it may be such a copy.
+//!   another does, or in which there is nothing yet, and that is named after the other (`app.log.1`, `app-20261129.log`),
+//!   waits for three seconds: it may be such a copy.
 //! - One that is *deleted* is read to its end if it is open here; of those that changed or were read last, 256 are. So a log
 //!   that is compressed as soon as it is rotated is read to its end; not so if all of that happens between two looks at a
 //!   file that is new, or while the runtime does not run.
@@ -31,6 +32,7 @@ mod lines;
 mod listing;
 mod position;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use self::batch::{Batch, Line};
@@ -116,19 +118,27 @@ pub(super) async fn run(outlet: &Outlet, config: &TailConfig) -> Result<(), Unse
 }
 
 /// Puts the lines on record, each with how far its file was read; in smaller steps if the engine wants them.
-async fn commit(outlet: &Outlet, batch: Batch, follower: &mut Follower) -> Result<(), Unsent> {
+async fn commit(outlet: &Outlet, mut batch: Batch, follower: &mut Follower) -> Result<(), Unsent> {
     let mut from = 0;
     let mut step = batch.lines.len();
+    let with_lines: BTreeSet<_> = batch.lines.iter().map(|line| line.file).collect();
+    // A file that was truncated begins anew, and a copy of what was in it is known, before anything else is on record.
+    let (last, mut first): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        std::mem::take(&mut batch.others).into_iter().partition(|(id, _)| with_lines.contains(id));
     while from < batch.lines.len() {
         let until = (from + step).min(batch.lines.len());
         let mut records = batch.records(from..until);
+        records.extend(first.iter().map(|(id, record)| (*id, record.clone())));
         if until == batch.lines.len() {
-            records.extend(batch.others.iter().map(|(id, record)| (*id, record.clone())));
+            records.extend(last.iter().map(|(id, record)| (*id, record.clone())));
         }
         let state: Vec<_> = records.iter().map(|(id, record)| write(outlet, *id, record)).collect();
         let messages = batch.lines[from..until].iter().map(|line| message(outlet, line)).collect();
         match outlet.commit(messages, state.clone()).await {
-            Ok(_) => from = until,
+            Ok(_) => {
+                from = until;
+                first.clear();
+            }
             Err(Unsent::TooLarge) if step > 1 => {
                 step /= 2;
                 follower.halve();
@@ -147,7 +157,7 @@ async fn commit(outlet: &Outlet, batch: Batch, follower: &mut Follower) -> Resul
         }
     }
     if batch.lines.is_empty() {
-        let writes: Vec<_> = batch.others.iter().map(|(id, record)| write(outlet, *id, record)).collect();
+        let writes: Vec<_> = first.iter().map(|(id, record)| write(outlet, *id, record)).collect();
         // More than these are files that have moved together, and each stands for itself.
         for part in writes.chunks(WRITES_MAX) {
             outlet.commit(Vec::new(), part.to_vec()).await?;

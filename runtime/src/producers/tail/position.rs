@@ -64,12 +64,12 @@ impl Record {
 }
 
 impl Head {
-    /// Bytes that were read at `offset`; those that belong to the head are kept.
+    /// Bytes that were read at `offset`; those that belong to the head are kept. They take the place of what was there: a line
+    /// that had no end yet may have been truncated.
     pub(super) fn add(&mut self, offset: u64, bytes: &[u8]) {
-        if self.0.len() < HEAD_BYTES && offset <= self.0.len() as u64 {
-            let known = self.0.len() - offset as usize;
-            let more = bytes.get(known..).unwrap_or_default();
-            self.0.extend(&more[..more.len().min(HEAD_BYTES - self.0.len())]);
+        if offset <= self.0.len() as u64 && offset < HEAD_BYTES as u64 {
+            self.0.truncate(offset as usize);
+            self.0.extend(&bytes[..bytes.len().min(HEAD_BYTES - self.0.len())]);
         }
     }
 
@@ -142,6 +142,7 @@ mod tests {
         let file = File::open(&path).unwrap();
         let mut head = Head::default();
         head.add(0, b"first\nsec");
+        head.add(6, b"to be truncated");
         head.add(6, b"second\n");
         let progress = Progress { offset: 6, ..Progress::default() };
         let record = Record::new(&path, progress, &head);
