@@ -13,6 +13,7 @@ mod clock;
 mod cold;
 mod commit;
 mod committer;
+mod courtesy;
 mod dedup;
 pub mod disk;
 mod engine;

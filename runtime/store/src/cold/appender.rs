@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::segment::LEN_BYTES;
+use crate::courtesy::give_way;
 use crate::disk::{DiskError, File};
 use crate::header::HEADER_BYTES;
 
 /// What is gathered before it writes.
-const FLUSH_BYTES: usize = 256 << 10;
+const FLUSH_BYTES: usize = 64 << 10;
 
 /// What is written before it is synced. A whole file at once would keep the disk busy for so long that the log's own syncs
 /// wait for it.
@@ -59,6 +60,7 @@ impl Appender {
         self.file.write_at(&self.buffer, u64::from(self.buffer_at))?;
         self.buffer_at += self.buffer.len() as u32;
         self.buffer.clear();
+        give_way();
         if self.buffer_at - self.synced_to >= SYNC_BYTES {
             self.file.sync()?;
             self.synced_to = self.buffer_at;

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::frames::Frames;
 use super::segment::{self, Finished, Segment, Writer, Written};
+use crate::courtesy::give_way;
 use crate::dedup::run::{self, Run, RunWriter};
 use crate::dedup::{KeyHash, Seen};
 use crate::disk::{Disk, DiskError};
@@ -209,6 +210,7 @@ pub(crate) fn rewrite(
     let mut copier = Copier::new(disk, making);
     for segment in old {
         for id in segment.chunks() {
+            give_way();
             let chunk = segment.read_chunk(id)?;
             let span = segment.chunk_span(id);
             let live: Vec<u64> = {

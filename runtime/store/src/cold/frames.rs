@@ -1,12 +1,13 @@
 //! The frames of a full log file, read a piece at a time: files are large, and copying one must not take their size in
 //! memory.
 
+use crate::courtesy::give_way;
 use crate::disk::DiskError;
 use crate::wal::frame::{self, Frame};
 use crate::wal::{LogFile, file};
 
 /// What is read at once, unless a frame is longer.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 128 << 10;
 
 pub(crate) struct Frames<'a> {
     log_file: &'a LogFile,
@@ -46,6 +47,7 @@ impl Frames<'_> {
         if self.next_at + bytes.min(left) <= self.piece_at + self.piece.len() {
             return Ok(());
         }
+        give_way();
         self.piece.resize(bytes.max(PIECE_BYTES).min(left), 0);
         self.piece_at = self.next_at;
         self.log_file.file.read_at(&mut self.piece, self.piece_at as u64)

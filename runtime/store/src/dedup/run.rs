@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{KeyHash, Seen};
+use crate::courtesy::give_way;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
 use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX, number_in_name};
@@ -160,6 +161,7 @@ impl RunWriter {
         self.blocks[last].crc = crc32c::crc32c(&self.block);
         self.file.write_at(&self.block, (HEADER_BYTES + last * BLOCK_BYTES) as u64)?;
         self.block.clear();
+        give_way();
         Ok(())
     }
 

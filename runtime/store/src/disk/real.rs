@@ -6,11 +6,15 @@ mod words;
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Advice, fadvise};
+
 use super::{Disk, DiskError, File, FolderLock, Words};
+use crate::courtesy::give_way;
 
 /// Messages are nobody else's business.
 const FILE_MODE: u32 = 0o600;
@@ -134,6 +138,7 @@ impl Disk for RealDisk {
     fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.path(name);
         self.check_writable("remove", &path)?;
+        forget_pages(&path);
         fs::remove_file(&path).map_err(failed("remove", &path))
     }
 
@@ -190,6 +195,19 @@ fn holder(file: &fs::File) -> String {
     match process {
         Some(process) => format!("process {process} is using this folder"),
         None => "another process is using this folder".to_owned(),
+    }
+}
+
+/// Lets go of what the system caches of a file, a piece at a time: removing the file would do it in one go, which takes
+/// 10 ms for 64 MiB. Whoever still reads the file reads it from the disk.
+fn forget_pages(path: &Path) {
+    const PIECE_BYTES: u64 = 1 << 20;
+    // A file that is in nobody's way either way.
+    let Ok(file) = fs::File::open(path) else { return };
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    for from in (0..len).step_by(PIECE_BYTES as usize) {
+        let _ = fadvise(&file, from, NonZeroU64::new(PIECE_BYTES), Advice::DontNeed);
+        give_way();
     }
 }
 

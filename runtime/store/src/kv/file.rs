@@ -12,6 +12,7 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMeta
 
 use super::sectors::{Sectors, Trouble};
 use super::{Frozen, entry_bytes};
+use crate::courtesy::give_way;
 use crate::disk::{Disk, DiskError};
 use crate::error::OpenError;
 
@@ -342,6 +343,7 @@ impl Open {
                 bytes += value.as_ref().map_or(0, Bytes::len);
                 if piece.len() == PIECE_KEYS || bytes >= PIECE_BYTES {
                     self.write(|writing| put(writing, &piece))?;
+                    give_way();
                     piece.clear();
                     bytes = 0;
                 }
