@@ -1,5 +1,5 @@
 //! Calls what is outside the sandbox, as the message says. The body is a JSON object; `do` says what to do. What came of
-//! it, also an error, goes to the queue `report`.
+//! it, also an error, goes to the queue `report`, with the id of the message as the key.
 //!
 //! | body | what is reported |
 //! | --- | --- |
@@ -146,7 +146,7 @@ fn outside(message: Message) -> Outcome {
             return Err(Failure::retry(format!("reason: {value}")));
         }
     };
-    Ok(queues::send("report", &report)?)
+    Ok(queues::json(&report)?.key(message.id).send("report")?)
 }
 
 fn result(result: std::io::Result<String>) -> Value {

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `{"do":"count","key":"n"}` | Adds 1 to a number, by reading and writing. With `"panics":n`, the first n attempts panic after that; with `"retries":n`, they fail. |
 //! | `{"do":"increment","key":"n","by":2}` | Adds to a number. |
-//! | `{"do":"get","key":"k"}` | Reports `{"value": "…"}`, or `null`. |
+//! | `{"do":"get","key":"k"}` | Reports `{"value": "…"}`, or `null`, with the id of the message as the key. |
 //! | `{"do":"set","key":"k","value":"v"}` | Writes; with `"bytes":n`, so many bytes of `x`. |
 //! | `{"do":"delete","key":"k"}` | Takes it away. |
 //! | `{"do":"keys"}` | Reports `{"keys": […]}`. |
@@ -71,7 +71,7 @@ fn one(message: Message) -> Outcome {
         Command::Increment { key, by } => drop(state::increment(&key, by)?),
         Command::Get { key } => {
             let value = state::get(&key)?.map(|value| String::from_utf8_lossy(&value).into_owned());
-            queues::send("report", &json!({ "value": value }))?;
+            queues::json(&json!({ "value": value }))?.key(message.id).send("report")?;
         }
         Command::Set { key, value, bytes } => state::set(&key, bytes.map_or(value, |bytes| "x".repeat(bytes)))?,
         Command::Delete { key } => state::delete(&key)?,
