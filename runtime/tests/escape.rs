@@ -29,6 +29,7 @@ mod log;
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod web;
 
+use crate::log::LOG;
 use cell::Cell;
 use kitchen::{LONG, component, reason, sent};
 use web::Web;
@@ -189,6 +190,48 @@ fn nothing_is_written_but_in_the_folder_to_write() {
     assert_eq!(fs::read_to_string(cell.path("secret")).unwrap(), "recipe");
     assert!(!cell.path("new").exists() && cell.path("write/menu").exists());
     assert_eq!(cell.call(&json!({ "do": "write", "path": "/write/new" })).outcome, Outcome::Ack);
+}
+
+#[test]
+fn a_write_below_a_folder_to_read_is_told_once() {
+    let cell = Cell::new("escape", |_| {});
+    fs::create_dir(cell.path("read/below")).unwrap();
+    let below = |to: &str, path: &str| json!({ "do": to, "path": path });
+    let from_to = |to: &str, from: &str, into: &str| json!({ "do": to, "from": from, "to": into });
+    let told = |consumer: &str, commands: &[Value]| {
+        let settings = Arc::new(InstanceSettings { consumer: consumer.into(), ..(*cell.settings).clone() });
+        let module = cell.kitchen.load(&component("escape"), &settings).unwrap();
+        for command in commands {
+            let report = cell.kitchen.call(&module, &settings, &command.to_string());
+            assert!(matches!(report.outcome, Outcome::DeadLetter { .. }), "{command}: {report:?}");
+        }
+        LOG.of(consumer).iter().map(|line| line["fields"]["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let writes = [
+        below("write", "/read/menu"),
+        below("write", "/read/below/new"),
+        below("truncate", "/read/menu"),
+        below("remove", "/read/menu"),
+        below("remove-dir", "/read/below"),
+        below("make-dir", "/read/new"),
+        from_to("symlink", "menu", "/read/new"),
+        from_to("link", "/write/menu", "/read/new"),
+        from_to("rename", "/write/menu", "/read/new"),
+        from_to("rename", "/read/menu", "/write/new"),
+    ];
+    let host = cell.kitchen.folder.path().display();
+    for (number, command) in writes.iter().enumerate() {
+        let consumer = format!("reader-{number}");
+        let expected = format!(
+            "a write below /read was refused: it is granted for reading. In queue.toml, this grants it:\n\
+             [consumers.{consumer}.grants]\ndirs = [{{ host = \"{host}/read\", guest = \"/read\", access = \"read-write\" }}, \
+             {{ host = \"{host}/write\", guest = \"/write\", access = \"read-write\" }}]\n"
+        );
+        assert_eq!(told(&consumer, &[command.clone(), command.clone()]), [expected], "{command}");
+    }
+    // What no grant of the folder would allow.
+    let others = [below("read", "/read/none"), below("read", "/read/../secret"), below("write", "/write/../secret")];
+    assert_eq!(told("another-reader", &others), Vec::<String>::new());
 }
 
 #[test]

@@ -325,6 +325,12 @@ fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
         asked("http", "outside", json!({ "do": "http", "url": url }), "an HTTP request to http://localhost:"),
         asked("tcp", "outside", connect, "a connection to 127.0.0.1:"),
         asked("state", "state", json!({ "do": "set", "key": "a", "value": "b" }), "its state"),
+        asked(
+            "dirs",
+            "behave",
+            json!({ "do": "write-file", "path": "/letters/a", "text": "b" }),
+            "a write below /letters",
+        ),
     ];
     let tables = |grants: &dyn Fn(&Asked) -> String| {
         let mut text = "[queues.report]\n[queues.audit]\n[queues.orders]\nsubscribe = [\"orders.*\"]\n".to_owned();
@@ -338,8 +344,15 @@ fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
         }
         text
     };
-    let own = |asked: &Asked| format!("[consumers.{}.grants]\nsend = [\"report\"]\n", asked.consumer);
+    let own = |asked: &Asked| {
+        let dirs = match asked.consumer {
+            "dirs" => "dirs = [{ host = \"letters\", guest = \"/letters\", access = \"read\" }]\n",
+            _ => "",
+        };
+        format!("[consumers.{}.grants]\nsend = [\"report\"]\n{dirs}", asked.consumer)
+    };
     let site = Site::new(&tables(&own));
+    std::fs::create_dir(site.path("letters")).unwrap();
     let runtime = site.start();
     let done = |times: u64| {
         for Asked { consumer, .. } in &all {
@@ -357,7 +370,7 @@ fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
     let denied = |message: &Value| message["body"].as_str().is_some_and(|body| body.contains("error"));
     let reports = site.messages("report");
     assert!(reports.len() == 6 && reports.iter().all(denied), "HTTP and TCP were errors of the guest: {reports:#?}");
-    for consumer in ["queue", "subject", "state"] {
+    for consumer in ["queue", "subject", "state", "dirs"] {
         assert_eq!(site.count(&format!("{consumer}.dead")), 3, "the error of the guest was its failure");
     }
     for Asked { consumer, what, .. } in &all {
@@ -371,7 +384,10 @@ fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
     let told = |asked: &Asked| {
         let told = lines_told(&runtime, asked.consumer).remove(0);
         let (_, line) = told.split_once('\n').unwrap();
-        if line.starts_with("send = ") { told } else { format!("{}{line}", own(asked)) }
+        let (key, _) = line.split_once(" = ").unwrap();
+        let own = own(asked);
+        let others = own.lines().filter(|own| !own.starts_with(key)).map(|own| format!("{own}\n"));
+        others.collect::<String>() + line
     };
     let text = edits::text(&site, &tables(&told));
     replace(&site, &text);
@@ -383,6 +399,7 @@ fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
     let reports = site.messages("report");
     assert!(reports.len() == 2 && !reports.iter().any(denied), "{reports:#?}");
     assert_eq!(site.consumer("state")["acked"], 1);
+    assert_eq!(std::fs::read_to_string(site.path("letters/a")).unwrap(), "b");
 
     // A grant that is taken away is gone.
     replace(&site, &before);
@@ -391,6 +408,6 @@ fn what_was_denied_is_told_once_and_the_lines_of_the_log_allow_it() {
     done(5);
     assert_eq!((site.count("audit"), site.count("orders")), (1, 1));
     assert_eq!(site.messages("report").iter().filter(|report| denied(report)).count(), 2);
-    assert_eq!(site.consumer("state")["acked"], 1);
+    assert_eq!((&site.consumer("state")["acked"], &site.consumer("dirs")["acked"]), (&json!(1), &json!(1)));
     runtime.stop();
 }

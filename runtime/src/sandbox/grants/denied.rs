@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use crate::config::DirGrant;
 use crate::sandbox::InstanceSettings;
 
 /// A grant that is a list of names, or that is given or not.
@@ -15,6 +16,8 @@ pub(in crate::sandbox) enum Grant {
     Http,
     /// Servers to connect to.
     Tcp,
+    /// Folders to write to, named as guests name them.
+    Dirs,
     /// Durable state; it has no names.
     State,
 }
@@ -57,6 +60,9 @@ impl Grant {
             Grant::Send => [texts(&grants.send), texts(&grants.send_subjects)].concat(),
             Grant::Http => texts(&grants.http),
             Grant::Tcp => texts(&grants.tcp),
+            Grant::Dirs => {
+                return format!("[consumers.{}.grants]\n{self} = [{}]", settings.consumer, dirs(settings, name));
+            }
             Grant::State => return format!("[consumers.{}.grants]\n{self} = true", settings.consumer),
         };
         names.push(name.to_owned());
@@ -66,6 +72,17 @@ impl Grant {
     }
 }
 
+/// The folders that are granted now, and the one of this name for writing too.
+fn dirs(settings: &InstanceSettings, name: &str) -> String {
+    let dir = |DirGrant { host, guest, write }: &DirGrant| {
+        let access = if *write || guest == name { "read-write" } else { "read" };
+        // What JSON escapes, TOML escapes the same way.
+        let [host, guest] = [&*host.to_string_lossy(), guest].map(|path| serde_json::Value::from(path).to_string());
+        format!("{{ host = {host}, guest = {guest}, access = \"{access}\" }}")
+    };
+    settings.grants.dirs.iter().map(dir).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Grant {
     /// The key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,6 +90,7 @@ impl fmt::Display for Grant {
             Grant::Send => "send",
             Grant::Http => "http",
             Grant::Tcp => "tcp",
+            Grant::Dirs => "dirs",
             Grant::State => "state",
         })
     }

@@ -10,6 +10,7 @@ use super::bindings::linecook::worker::queues as queues_interface;
 use super::state::State;
 
 mod connection;
+mod filesystem;
 mod http;
 pub(super) mod keyvalue;
 mod logging;
@@ -48,8 +49,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     keyvalue::add_to_linker(linker)?;
     logging::add_to_linker(linker)?;
     messaging::add_to_linker(linker)?;
-    // What follows takes the place of what `wasmtime_wasi` has defined, to count or to check more than it does.
+    // What follows takes the place of what `wasmtime_wasi` has defined, to count, check or tell more than it does.
     linker.allow_shadowing(true);
+    filesystem::add_to_linker(linker)?;
     random::add_to_linker(linker)?;
     sockets::add_to_linker(linker)?;
     linker.allow_shadowing(false);
