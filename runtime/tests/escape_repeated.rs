@@ -1,5 +1,6 @@
-//! Ten thousand hostile deliveries, of all kinds in turn: afterwards the process has the memory and the files that it had. It
-//! is the only test of its process, so that nothing else moves them.
+//! Ten thousand hostile deliveries, of all kinds in turn, each by a component and by a core module for `wasm32-wasip1`:
+//! afterwards the process has the memory and the files that it had. It is the only test of its process, so that nothing else
+//! moves them.
 
 use std::fs;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ mod kitchen;
 mod log;
 
 use cell::Cell;
-use kitchen::{LONG, component, delivery, sent};
+use kitchen::{LONG, delivery, sent};
 
 /// So many are made.
 const DELIVERIES: usize = 10_000;
@@ -137,23 +138,26 @@ fn ten_thousand_hostile_deliveries_leave_nothing_behind() {
         );
         by_hand::component_of(&endless)
     };
-    let modules: Vec<_> = [
-        ("escape", component("escape")),
-        ("behave", component("behave")),
-        ("outside", component("outside")),
-        ("table", grow("(table.grow $t (ref.null func) (i32.const 100))")),
-        ("memory", grow("(memory.grow (i32.const 1))")),
-    ]
-    .map(|(name, component)| (name, cell.kitchen.load(&component, &cell.settings).unwrap()))
-    .into();
-    let hostile: Arc<[_]> = hostile()
-        .into_iter()
-        .map(|(guest, command)| {
-            let (_, module) = modules.iter().find(|(name, _)| *name == guest).unwrap();
-            (module.clone(), command.to_string())
+    let load = |wasm: &[u8]| cell.kitchen.load(wasm, &cell.settings).unwrap();
+    let mut modules = vec![
+        ("table", load(&grow("(table.grow $t (ref.null func) (i32.const 100))"))),
+        ("memory", load(&grow("(memory.grow (i32.const 1))"))),
+    ];
+    for name in ["escape", "behave", "outside"] {
+        for path in [guests::component(name), guests::core_module(name)] {
+            modules.push((name, load(&fs::read(path).unwrap())));
+        }
+    }
+    let calls = hostile();
+    assert!(calls.len() >= 40, "{}", calls.len());
+    let hostile: Arc<[_]> = calls
+        .iter()
+        .flat_map(|(guest, command)| {
+            let of_guest = modules.iter().filter(move |(name, _)| name == guest);
+            of_guest.map(move |(_, module)| (module.clone(), command.to_string()))
         })
         .collect();
-    assert!(hostile.len() >= 40, "{}", hostile.len());
+    assert_eq!(hostile.len(), 2 * calls.len() - 2, "all but what is made by hand is called in both kinds");
 
     // Each is refused or contained.
     for (module, body) in &*hostile {

@@ -15,9 +15,6 @@ const TARGET: &str = if WASIP1 { "wasm32-wasip1" } else { "wasm32-wasip2" };
 /// Whether they are core modules, with the adapter between them and the host.
 pub(crate) const WASIP1: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"wasip1");
 
-/// The folder of the built components.
-static BUILT: LazyLock<PathBuf> = LazyLock::new(build);
-
 /// The path of a component, or of the core module that it is for wasip1: `noop`, `behave`, `audit` or `bulk`.
 ///
 /// # Panics
@@ -25,7 +22,24 @@ static BUILT: LazyLock<PathBuf> = LazyLock::new(build);
 /// If the guests can't be built (with cargo's output), or there is none of this name.
 #[track_caller]
 pub(crate) fn component(name: &str) -> PathBuf {
-    let path = BUILT.join(format!("{}.wasm", name.replace('-', "_")));
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| build(TARGET));
+    within(&BUILT, name)
+}
+
+/// The path of a guest that is a core module for wasip1, whatever the guests of this test program are.
+///
+/// # Panics
+///
+/// As [`component`].
+#[track_caller]
+pub(crate) fn core_module(name: &str) -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| build("wasm32-wasip1"));
+    within(&BUILT, name)
+}
+
+#[track_caller]
+fn within(built: &Path, name: &str) -> PathBuf {
+    let path = built.join(format!("{}.wasm", name.replace('-', "_")));
     assert!(path.is_file(), "tests/guests has no package `{name}`: {} does not exist", path.display());
     path
 }
@@ -56,12 +70,12 @@ fn leb128(mut value: usize) -> Vec<u8> {
     }
 }
 
-fn build() -> PathBuf {
+fn build(compiled_for: &str) -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests");
     let target = workspace.join("target");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
+        .args(["build", "--release", "--locked", "--target", compiled_for, "--target-dir"])
         .arg(&target)
         .current_dir(&workspace);
     // What the outer cargo says about its own build (flags, wrappers, folders, packages) is not for this one.
@@ -80,5 +94,5 @@ fn build() -> PathBuf {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    target.join(TARGET).join("release")
+    target.join(compiled_for).join("release")
 }
