@@ -6,6 +6,11 @@ pub mod limits;
 
 pub use linecook_store::{Delivery, Lease, Message, MessageId, NewMessage, QueueName, StateRead, StateWrite};
 
+/// The space of a consumer's durable state (see [`StateWrite::space`]).
+pub fn consumer_space(consumer: &str) -> Box<str> {
+    format!("consumer/{consumer}").into()
+}
+
 /// How a handler, or what became of it, answers for a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

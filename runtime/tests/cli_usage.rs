@@ -36,7 +36,15 @@ fn help_and_version_go_to_stdout() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for args in [&["chek"][..], &["--no-such-flag"], &["check", "surplus"], &["--config"]] {
+    for args in [
+        &["chek"][..],
+        &["--no-such-flag"],
+        &["check", "surplus"],
+        &["--config"],
+        &["purge"],
+        &["purge", "orders", "--state", "cook"],
+        &["purge", "--delete", "--state", "cook"],
+    ] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(stderr(&output).starts_with("error: ") && output.stdout.is_empty(), "{}", stderr(&output));

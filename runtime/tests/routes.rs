@@ -36,6 +36,7 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("GET", "/consumers", "/consumers", "any"),
     ("POST", "/consumers/{name}/pause", "/consumers/cook/pause", "admin:jobs"),
     ("POST", "/consumers/{name}/resume", "/consumers/cook/resume", "admin:jobs"),
+    ("DELETE", "/consumers/{name}/state", "/consumers/gone/state", "admin"),
     ("GET", "/producers", "/producers", "any"),
     ("GET", "/healthz", "/healthz", ""),
     ("GET", "/readyz", "/readyz", ""),

@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+#[path = "support/edits.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod edits;
 #[path = "support/guests.rs"]
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod guests;
@@ -9,6 +12,7 @@ mod guests;
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod runtime;
 
+use edits::edit;
 use runtime::{Site, eventually, when};
 
 /// A site with one consumer `keep` of the queue `work`, with more keys of it and of its tables.
@@ -91,16 +95,18 @@ fn in_a_batch_each_message_counts_once() {
     runtime.stop();
 }
 
+/// A consumer of the queue of its name.
+fn consumer(name: &str, guest: &str) -> String {
+    format!(
+        "[queues.{name}]\n[consumers.{name}]\nqueue = \"{name}\"\ncomponent = {:?}\n\
+         grants = {{ state = true, send = [\"report\"] }}\n",
+        guests::component(guest)
+    )
+}
+
 #[test]
 fn consumers_do_not_reach_each_others_state() {
-    let tables = |name: &str| {
-        format!(
-            "[queues.{name}]\n[consumers.{name}]\nqueue = \"{name}\"\ncomponent = {:?}\n\
-             grants = {{ state = true, send = [\"report\"] }}\n",
-            guests::component("state")
-        )
-    };
-    let site = Site::new(&format!("[queues.report]\n{}{}", tables("ann"), tables("bob")));
+    let site = Site::new(&format!("[queues.report]\n{}{}", consumer("ann", "state"), consumer("bob", "state")));
     let runtime = site.start();
     for (queue, by) in [("ann", 3), ("bob", 40), ("ann", 5)] {
         site.send(queue, json!({ "do": "increment", "key": "n", "by": by }));
@@ -118,6 +124,63 @@ fn consumers_do_not_reach_each_others_state() {
     }
     assert_eq!(ask(&site, "ann", &json!({ "do": "keys" })), json!({ "keys": ["n"] }));
     runtime.stop();
+}
+
+#[test]
+fn the_state_of_a_consumer_that_is_gone_stays_until_it_is_dropped() {
+    let [ann, bob] = ["ann", "bob"].map(|name| consumer(name, "state"));
+    let all = format!("[queues.report]\n{ann}{bob}{}", consumer("cook", "behave"));
+    let site = Site::new(&all);
+    let mut runtime = site.start();
+    let get = json!({ "do": "get", "key": "n" });
+    for (queue, by) in [("ann", 3), ("bob", 40)] {
+        site.send(queue, json!({ "do": "increment", "key": "n", "by": by }));
+        site.wait_empty(queue);
+    }
+    let drop_state = |name: &str| site.request("DELETE", &format!("/consumers/{name}/state"), &[], b"").unwrap();
+    let refused = |name: &str, status: u16, says: &str| {
+        let answer = drop_state(name);
+        assert!(answer.status == status && answer.body["detail"].as_str().unwrap().contains(says), "{answer:?}");
+        let output = site.run(&["purge", "--state", name]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains(says), "{stderr}");
+    };
+    let in_use = "in use: queue.toml names it, or its last deliveries have not ended";
+    let none = "has left any state";
+    refused("ann", 409, in_use);
+    refused("nobody", 404, none);
+    refused("..%2fbob", 404, none);
+
+    // What was taken out and still runs may still write.
+    site.send("cook", json!({ "do": "sleep", "ms": 3000 }));
+    eventually("the cook at work", || when(site.consumer("cook")["running"] == 1, site.get("/consumers")));
+    edit(&site, &format!("[queues.report]\n{bob}"));
+    refused("cook", 409, in_use);
+    refused("bob", 409, in_use);
+
+    // It stays, over a restart too, until it is dropped.
+    runtime.kill();
+    runtime = site.start();
+    edit(&site, &all);
+    assert_eq!(ask(&site, "ann", &get), json!({ "value": "3" }));
+    edit(&site, &format!("[queues.report]\n{bob}"));
+    eventually("ann gone", || when(drop_state("ann").status == 200, site.get("/consumers")));
+    refused("ann", 404, none);
+    runtime.kill();
+    runtime = site.start();
+    edit(&site, &all);
+    assert_eq!(ask(&site, "ann", &get), json!({ "value": null }));
+    assert_eq!(ask(&site, "bob", &get), json!({ "value": "40" }));
+
+    // By the command line.
+    site.send("ann", json!({ "do": "set", "key": "k", "bytes": 2047 }));
+    site.wait_empty("ann");
+    edit(&site, &format!("[queues.report]\n{bob}"));
+    eventually("ann gone", || when(site.get("/consumers")["consumers"].as_array().unwrap().len() == 1, ""));
+    assert_eq!(site.run_well(&["purge", "--state", "ann"]), "dropped the state of ann: 2.0 KiB\n");
+    runtime.stop();
+    let verified = site.run_well(&["store", "verify"]);
+    assert!(verified.contains("ok"), "{verified}");
 }
 
 #[test]

@@ -204,6 +204,15 @@ impl Broker for Embedded {
         Ok(self.store.state_bytes(space))
     }
 
+    fn drop_state(&self, space: &str) -> Pending<'_, Result<(), BrokerError>> {
+        let (done, dropped) = oneshot::channel();
+        self.store.drop_state(space, move |answer| {
+            // Nobody may be waiting any more: the state is gone all the same.
+            let _ = done.send(answer);
+        });
+        Box::pin(async move { Ok(dropped.await.unwrap_or_else(|_| Err(Refusal::Stopped("it was closed".into())))?) })
+    }
+
     fn limit_state(&self, space: &str, bytes_max: u64) {
         self.store.limit_state(space, bytes_max);
     }

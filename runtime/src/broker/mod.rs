@@ -61,6 +61,12 @@ pub trait Broker: Send + Sync + 'static {
         }
     }
 
+    /// Takes away all that is in a state space. Resolves once that is durable.
+    fn drop_state(&self, space: &str) -> Pending<'_, Result<(), BrokerError>> {
+        let why = format!("this queue engine keeps no state of {space}");
+        Box::pin(async move { Err(BrokerError::Read(why)) })
+    }
+
     /// Limits the bytes of a state space. An engine that keeps no state has nothing to limit.
     fn limit_state(&self, _space: &str, _bytes_max: u64) {}
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::broker::Broker;
 use crate::config::ConsumerConfig;
+use crate::delivery::consumer_space;
 use crate::sandbox::{DurableState, StateReader};
 
 /// The state of a consumer, if that is granted to it.
@@ -13,7 +14,7 @@ pub(super) fn of(config: &ConsumerConfig, broker: &Arc<dyn Broker>) -> Option<Du
     if !config.grants.state {
         return None;
     }
-    let space = space(config);
+    let space = consumer_space(&config.name);
     let reader = Arc::new(OnRecord { broker: broker.clone(), space: space.clone() });
     Some(DurableState { space, reader })
 }
@@ -21,12 +22,8 @@ pub(super) fn of(config: &ConsumerConfig, broker: &Arc<dyn Broker>) -> Option<Du
 /// Puts a consumer's limit in force.
 pub(super) fn limit(config: &ConsumerConfig, broker: &dyn Broker) {
     if config.grants.state {
-        broker.limit_state(&space(config), config.limits.state_bytes);
+        broker.limit_state(&consumer_space(&config.name), config.limits.state_bytes);
     }
-}
-
-fn space(config: &ConsumerConfig) -> Box<str> {
-    format!("consumer/{}", config.name).into()
 }
 
 struct OnRecord {

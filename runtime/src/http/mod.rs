@@ -135,6 +135,8 @@ fn routes() -> Vec<Route> {
         Route::get("/consumers", Needs::Token, &doc::CONSUMERS, consumers::list).with_large_answers(),
         Route::post("/consumers/{name}/pause", Needs::Token, &doc::PAUSE, consumers::pause),
         Route::post("/consumers/{name}/resume", Needs::Token, &doc::RESUME, consumers::resume),
+        // Of a consumer that is gone, nobody knows the queue any more that a token could be for.
+        Route::delete("/consumers/{name}/state", Needs::Everything, &doc::DROP_STATE, purge::drop_state),
         Route::get("/producers", Needs::Token, &doc::PRODUCERS, producers::list).with_large_answers(),
         Route::get("/healthz", Needs::Nothing, &doc::HEALTH, health::health),
         Route::get("/readyz", Needs::Nothing, &doc::READY, health::ready),

@@ -169,6 +169,11 @@ impl Broker for FakeBroker {
         Ok(keys.take(limit).map(|(_, key)| key.clone()).collect())
     }
 
+    fn drop_state(&self, space: &str) -> Pending<'_, Result<(), BrokerError>> {
+        self.inner.lock().unwrap().state.retain(|(of, _), _| **of != *space);
+        Box::pin(async { Ok(()) })
+    }
+
     fn claim(&self, _: &QueueName, _: usize, _: Duration) -> Pending<'_, Result<Vec<Delivery>, BrokerError>> {
         Box::pin(std::future::pending())
     }

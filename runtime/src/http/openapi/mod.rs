@@ -205,6 +205,12 @@ pub(super) const PRODUCERS: Doc =
 pub(super) const PAUSE: Doc =
     doc("pause", "The consumer takes no more messages, also after a restart", &[(200, JSON, "Paused")], &[404]);
 pub(super) const RESUME: Doc = doc("resume", "The consumer takes messages again", &[(200, JSON, "Paused")], &[404]);
+pub(super) const DROP_STATE: Doc = doc(
+    "dropState",
+    "Drop the durable state of a consumer that queue.toml does not name any more",
+    &[(200, JSON, "DroppedState")],
+    &[404, 409],
+);
 pub(super) const HEALTH: Doc = doc("health", "Whether the process should live on", &[(200, JSON, "Status")], &[]);
 pub(super) const READY: Doc = doc("ready", "Whether it does its work", &[(200, JSON, "Status")], &[]);
 pub(super) const METRICS: Doc =

@@ -201,6 +201,7 @@ pub(super) fn all() -> Value {
             }),
         ),
         "Producers": object(&["producers"], json!({ "producers": list("Producer") })),
+        "DroppedState": object(&["name", "dropped_bytes"], json!({ "name": text(), "dropped_bytes": count() })),
         "Paused": object(&["name", "paused"], json!({ "name": text(), "paused": { "type": "boolean" } })),
     });
     let requests = json!({
