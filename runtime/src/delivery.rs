@@ -66,6 +66,14 @@ pub struct Settlement {
     pub state_reads: Vec<StateRead>,
 }
 
+impl Settlement {
+    /// An ack that nothing goes with.
+    pub fn ack(lease: Lease) -> Settlement {
+        let (sends, state, state_reads) = Default::default();
+        Settlement { lease, resolution: Resolution::Ack, sends, state, state_reads }
+    }
+}
+
 /// What a handler read and wrote of its durable state. Like what it sent, it exists only if the delivery is acknowledged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateUse {

@@ -136,9 +136,9 @@ impl Counters {
         add(&self.running, deliveries.wrapping_neg());
     }
 
-    /// An ack is on record.
-    pub fn acked(&self) {
-        add(&self.acked, 1);
+    /// So many acks are on record.
+    pub fn acked(&self, deliveries: u64) {
+        add(&self.acked, deliveries);
     }
 
     /// An attempt has failed.
@@ -313,8 +313,8 @@ mod tests {
         one.begin(1);
         one.end(1);
         two.begin(1);
-        one.acked();
-        two.acked();
+        one.acked(1);
+        two.acked(1);
         two.failed();
         one.dead_lettered();
         board.update("welcome", "signups", |status| status.generation = 3);

@@ -275,6 +275,20 @@ impl Broker for Embedded {
         Box::pin(async move { commit.await.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect() })
     }
 
+    fn acknowledge(&self, leases: Vec<Lease>) -> Pending<'_, Vec<(usize, BrokerError)>> {
+        let count = leases.len();
+        let (done, answered) = oneshot::channel();
+        self.store.acknowledge(&leases, move |refused| {
+            // Nobody may be waiting any more: the acks happened all the same.
+            let _ = done.send(refused);
+        });
+        Box::pin(async move {
+            let closed = |_| (0..count).map(|place| (place, Refusal::Stopped("it was closed".into()))).collect();
+            let refused = answered.await.unwrap_or_else(closed);
+            refused.into_iter().map(|(place, refusal)| (place, refusal.into())).collect()
+        })
+    }
+
     fn extend(&self, lease: Lease, by: Duration) -> Result<(), BrokerError> {
         if self.store.extend(lease, by.as_millis() as u64) { Ok(()) } else { Err(BrokerError::LeaseLost) }
     }

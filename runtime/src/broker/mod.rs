@@ -90,6 +90,16 @@ pub trait Broker: Send + Sync + 'static {
     /// Puts settlements on record, each atomic by itself. One answer for each, in order, once durable.
     fn settle(&self, settlements: Vec<Settlement>) -> Pending<'_, Vec<Result<(), BrokerError>>>;
 
+    /// Acknowledges deliveries that nothing goes with, each by itself. Answers, once durable, which were refused, by their
+    /// places. Most settlements are these, and an engine may have a shorter way for them.
+    fn acknowledge(&self, leases: Vec<Lease>) -> Pending<'_, Vec<(usize, BrokerError)>> {
+        let settled = self.settle(leases.into_iter().map(Settlement::ack).collect());
+        Box::pin(async move {
+            let answers = settled.await.into_iter().enumerate();
+            answers.filter_map(|(place, answer)| Some((place, answer.err()?))).collect()
+        })
+    }
+
     /// Prolongs a lease to `lease` from now.
     fn extend(&self, lease: Lease, by: Duration) -> Result<(), BrokerError>;
 

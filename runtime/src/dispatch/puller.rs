@@ -115,7 +115,8 @@ enum Claimed {
 
 /// What is started next.
 enum Next {
-    Message(Claim),
+    // In one place from the claim to the settlement: what is handed on so often is not to be copied each time.
+    Message(Box<Claim>),
     Batch(BatchClaim),
 }
 
@@ -141,7 +142,7 @@ impl Holding {
 }
 
 enum Ended {
-    Handled(Handled, Held, Report),
+    Handled(Box<Claim>, Report),
     Batch(Vec<Delivery>, Held, BatchReport),
     /// The puller is draining, so they were not begun.
     NotBegun(Vec<Delivery>, Held),
@@ -372,7 +373,8 @@ impl Puller {
                 continue;
             }
             let slot = slots.next().expect("no more was claimed than there are slots");
-            self.waiting.push_back(Next::Message(Claim { generation, slot, delivery, at: claimed_at }));
+            let claim = Claim { generation, slot: Some(slot), delivery, at: claimed_at };
+            self.waiting.push_back(Next::Message(Box::new(claim)));
         }
     }
 
@@ -424,11 +426,12 @@ impl Puller {
 
     fn ended(&mut self, ended: Ended) {
         match ended {
-            Ended::Handled(mut handled, generation, report) => {
+            Ended::Handled(claim, report) => {
+                let Claim { generation, delivery, .. } = &*claim;
                 let Report { outcome, sends, state, stderr_tail, elapsed } = report;
                 self.pace.ran(elapsed);
-                handled.stderr = stderr_tail;
-                match self.on_trial(&generation, handled.message, &outcome) {
+                let handled = Handled::new(delivery, generation.hash, stderr_tail);
+                match self.on_trial(generation, handled.message, &outcome) {
                     true => self.settler.put_back(handled, outcome),
                     false => self.settler.settle(handled, outcome, Effects { sends, state }),
                 }
@@ -561,7 +564,8 @@ impl Consumer {
 /// One delivery that was claimed, and what it runs with.
 struct Claim {
     generation: Held,
-    slot: Slot,
+    /// Until it has ended.
+    slot: Option<Slot>,
     delivery: Delivery,
     at: Instant,
 }
@@ -577,7 +581,7 @@ impl Ended {
     /// How long the handler ran.
     fn elapsed(&self) -> Duration {
         match self {
-            Ended::Handled(_, _, report) => report.elapsed,
+            Ended::Handled(_, report) => report.elapsed,
             Ended::Batch(_, _, report) => report.elapsed,
             Ended::NotBegun(..) | Ended::Gone => Duration::ZERO,
         }
@@ -596,20 +600,22 @@ async fn work(shared: Rc<Shared>, desk: Rc<Desk<(Next, Instant), Ended>>) -> Inf
 }
 
 /// From the claim to the handler's answer.
-async fn handle(shared: &Shared, claim: Claim, now: Instant) -> Ended {
+async fn handle(shared: &Shared, mut claim: Box<Claim>, now: Instant) -> Ended {
     let Shared { consumer, worker, counters, draining, instances } = shared;
-    let Claim { generation, slot, delivery, at } = claim;
     if draining.get() {
+        let Claim { generation, delivery, .. } = *claim;
         return Ended::NotBegun(vec![delivery], generation);
     }
-    if !consumer.begin(&delivery, now - at, &generation) {
+    let Claim { generation, slot, delivery, at } = &mut *claim;
+    if !consumer.begin(delivery, now - *at, generation) {
         return Ended::Gone;
     }
+    let slot = slot.take().expect("it is called once");
     counters.begin(1);
     let target = generation.module.on(worker, &consumer.settings).since(now);
-    let report = target.reusing(instances.as_ref(), generation.number).call(slot, &delivery).await;
+    let report = target.reusing(instances.as_ref(), generation.number).call(slot, delivery).await;
     counters.end(1);
-    Ended::Handled(Handled::new(&delivery, generation.hash, String::new()), generation, report)
+    Ended::Handled(claim, report)
 }
 
 /// From a batch to its handler's answers.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{self, LocalBoxFuture, OptionFuture};
 use futures_util::stream::FuturesUnordered;
 
 use super::generation::hex;
@@ -72,7 +72,11 @@ pub(super) struct Settler {
     policy: Arc<Policy>,
     counters: Arc<Counters>,
     random: fastrand::Rng,
-    /// What is asked with the next call.
+    /// Deliveries that the next call acknowledges, where nothing goes with it: that is most of them.
+    acks: Vec<Lease>,
+    /// What has to be known about each of them.
+    acked: Vec<Handled>,
+    /// What else is asked with the next call.
     settlements: Vec<Settlement>,
     /// What has to be known about each of them.
     asked: Vec<Asked>,
@@ -89,6 +93,13 @@ pub(super) struct Settler {
 pub(super) struct Effects {
     pub(super) sends: Vec<Outgoing>,
     pub(super) state: StateUse,
+}
+
+impl Effects {
+    fn is_empty(&self) -> bool {
+        let Effects { sends, state: StateUse { reads, writes } } = self;
+        sends.is_empty() && reads.is_empty() && writes.is_empty()
+    }
 }
 
 impl From<Vec<Outgoing>> for Effects {
@@ -123,7 +134,14 @@ enum Kind {
     Other,
 }
 
-type Answered = (Vec<Asked>, Vec<Result<(), BrokerError>>);
+/// A call, and what came of it.
+struct Answered {
+    acked: Vec<Handled>,
+    /// By their places.
+    refused: Vec<(usize, BrokerError)>,
+    asked: Vec<Asked>,
+    answers: Vec<Result<(), BrokerError>>,
+}
 
 impl Settler {
     pub(super) fn new(broker: Arc<dyn Broker>, policy: Arc<Policy>, counters: Arc<Counters>) -> Settler {
@@ -132,6 +150,8 @@ impl Settler {
             policy,
             counters,
             random: fastrand::Rng::new(),
+            acks: Vec::new(),
+            acked: Vec::new(),
             settlements: Vec::new(),
             asked: Vec::new(),
             gathering: Duration::ZERO,
@@ -149,6 +169,12 @@ impl Settler {
         }
         // What a failed attempt sent and wrote never was.
         let effects = if outcome == Outcome::Ack { effects.into() } else { Effects::default() };
+        if outcome == Outcome::Ack && effects.is_empty() {
+            self.unsettled += 1;
+            self.acks.push(handled.lease);
+            self.acked.push(handled);
+            return;
+        }
         let resolution = self.judge(&handled, outcome);
         self.put(Unsettled::new(handled, resolution, effects));
     }
@@ -232,12 +258,17 @@ impl Settler {
 
     /// Whether [`Settler::send`] has something to send, and may.
     pub(super) fn can_send(&self) -> bool {
-        !self.settlements.is_empty() && self.calls.len() < CALLS_MAX
+        self.gathered() > 0 && self.calls.len() < CALLS_MAX
+    }
+
+    /// How many wait for the next call.
+    fn gathered(&self) -> usize {
+        self.acks.len() + self.settlements.len()
     }
 
     /// Whether what there is to send should not wait for more.
     pub(super) fn must_send(&self) -> bool {
-        self.can_send() && (self.settlements.len() >= GATHERED_MAX || self.gathering >= GATHERING_MAX)
+        self.can_send() && (self.gathered() >= GATHERED_MAX || self.gathering >= GATHERING_MAX)
     }
 
     /// A handler ran for so long. A result of one that ran long is sent at once.
@@ -258,28 +289,41 @@ impl Settler {
         if !self.can_send() {
             return;
         }
+        let (acked, acks) = (take_first(&mut self.acked), take_first(&mut self.acks));
         let (asked, settlements) = (take_first(&mut self.asked), take_first(&mut self.settlements));
-        if self.settlements.is_empty() {
+        if self.gathered() == 0 {
             self.gathering = Duration::ZERO;
         }
         let broker = self.broker.clone();
         self.calls.push(Box::pin(async move {
-            let answers = broker.settle(settlements).await;
-            (asked, answers)
+            // Both are on their way before one of them is waited for.
+            let refused = (!acks.is_empty()).then(|| broker.acknowledge(acks));
+            let answers = (!settlements.is_empty()).then(|| broker.settle(settlements));
+            let (refused, answers) = future::join(OptionFuture::from(refused), OptionFuture::from(answers)).await;
+            Answered { acked, refused: refused.unwrap_or_default(), asked, answers: answers.unwrap_or_default() }
         }));
     }
 
     /// Waits for the next answers and acts on them. Loses nothing if it is dropped while it waits.
     pub(super) async fn answered(&mut self) -> Result<(), Stopped> {
-        let Some((asked, answers)) = self.calls.next().await else { return Ok(()) };
+        let Some(Answered { mut acked, refused, asked, answers }) = self.calls.next().await else { return Ok(()) };
         debug_assert_eq!(asked.len(), answers.len(), "one answer for each settlement");
-        self.unsettled -= asked.len();
+        self.unsettled -= acked.len() + asked.len();
+        self.counters.acked((acked.len() - refused.len()) as u64);
         let mut result = Ok(());
+        // From the last one on, so that the places of the others stay what they are.
+        for (place, refusal) in refused.into_iter().rev() {
+            let handled = acked.swap_remove(place);
+            match refusal {
+                BrokerError::Stopped(_) => result = Err(Stopped),
+                refusal => self.refused(handled, Kind::Ack { with_effects: false }, refusal),
+            }
+        }
         for (asked, answer) in asked.into_iter().zip(answers) {
             self.unsettled_bytes -= asked.bytes;
             self.follow(asked.followers, &answer);
             match (answer, asked.kind) {
-                (Ok(()), Kind::Ack { .. }) => self.counters.acked(),
+                (Ok(()), Kind::Ack { .. }) => self.counters.acked(1),
                 (Ok(()), Kind::DeadLetter) => self.counters.dead_lettered(),
                 (Ok(()), Kind::Other) => {}
                 (Err(BrokerError::Stopped(_)), _) => result = Err(Stopped),

@@ -181,6 +181,29 @@ fn a_result_of_a_handler_that_ran_long_is_sent_at_once() {
 }
 
 #[test]
+fn an_ack_that_is_refused_does_not_count() {
+    let mut bench = Bench::new([BrokerError::LeaseLost, BrokerError::Read("no".into())]);
+    (1..=5).for_each(|sequence| bench.settler.settle(handled(sequence, 1), Outcome::Ack, Vec::new()));
+    assert_eq!(bench.finish().iter().map(Vec::len).collect::<Vec<_>>(), [5]);
+    assert_eq!(bench.counts(), (3, 0, 0));
+}
+
+#[test]
+fn acks_alone_go_beside_what_else_there_is() {
+    let mut bench = Bench::new([]);
+    bench.settler.settle(handled(1, 1), Outcome::Ack, Vec::new());
+    bench.settler.settle(handled(2, 1), Outcome::Ack, sends());
+    bench.settler.settle(handled(3, 1), Outcome::Retry { reason: "no".into(), after: None }, Vec::new());
+    bench.settler.send();
+    assert!(!bench.settler.can_send(), "all of it is under way");
+    let mut calls: Vec<Vec<u64>> =
+        bench.finish().iter().map(|call| call.iter().map(|one| one.lease.position).collect()).collect();
+    calls.sort_unstable();
+    assert_eq!(calls, [vec![1], vec![2, 3]]);
+    assert_eq!(bench.counts(), (2, 1, 0));
+}
+
+#[test]
 fn what_waits_goes_in_one_call() {
     let mut bench = Bench::new([]);
     for sequence in 0..5 {
@@ -202,7 +225,7 @@ fn a_call_is_no_longer_than_the_limit_and_only_so_many_are_under_way() {
     assert!(!bench.settler.has_room());
     bench.settler.send();
     bench.settler.send();
-    assert!(!bench.settler.can_send() && !bench.settler.settlements.is_empty());
+    assert!(!bench.settler.can_send() && bench.settler.gathered() > 0);
     assert_eq!(bench.finish().iter().map(Vec::len).collect::<Vec<_>>(), [BATCH_MAX; 3]);
     assert!(bench.settler.has_room());
 }

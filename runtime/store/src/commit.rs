@@ -13,7 +13,7 @@ use crate::queues::Held;
 use crate::record::{self, DeliveryState, KeptPlace, PutPlace, QueueNumber, StateChange};
 use crate::room::Room;
 use crate::shared::{Content, State, Wanted};
-use crate::transaction::{Action, AttributeEdit, Receipt, Refusal, Sent, Transaction};
+use crate::transaction::{Action, AttributeEdit, Job, Receipt, Refusal, Sent, Transaction};
 use crate::wal::frame;
 use crate::{Lease, MessageId, QueueName, StateWrite};
 
@@ -187,25 +187,35 @@ pub(crate) fn message_bytes(message: &NewMessage) -> u32 {
     u32::try_from(message.body.len() + texts + attributes).expect("a record is at most a part of a file")
 }
 
-/// The most bytes that a transaction may take in a frame.
-pub(crate) fn bytes_max(state: &State, transaction: &Transaction) -> u64 {
-    /// More than an update or a removal takes.
-    const SETTLE_BYTES: u64 = 64;
+/// More than an update or a removal takes in a frame.
+const SETTLE_BYTES: u64 = 64;
+
+/// The most bytes that a job may take in a frame.
+pub(crate) fn bytes_max(state: &State, job: &Job) -> u64 {
     /// More than the record that introduces a queue takes.
     const QUEUE_BYTES: u64 = QueueName::BYTES_MAX as u64 + 16;
+    let transaction = match job {
+        Job::Ack(lease) => return ack_bytes_max(state, *lease),
+        Job::Whole(transaction) => transaction,
+    };
     let sends = transaction.sends.iter().map(|(_, message)| record::put_bytes_max(message) + QUEUE_BYTES);
     let settle = match &transaction.settle {
         Some((lease, Action::Move { attributes, .. })) => {
             let record_bytes = state.queues.leased_at(*lease).map_or(0, |location| u64::from(location.len));
             record_bytes + attributes.bytes_gained() + SETTLE_BYTES + QUEUE_BYTES
         }
-        Some((lease, Action::Ack)) if state.history.keeps(QueueNumber(lease.queue)) => {
-            state.queues.leased_at(*lease).map_or(0, |location| u64::from(location.len)) + 2 * SETTLE_BYTES
-        }
+        Some((lease, Action::Ack)) => ack_bytes_max(state, *lease),
         Some(_) => SETTLE_BYTES,
         None => 0,
     };
     sends.sum::<u64>() + settle + admission::record_bytes_max(transaction)
+}
+
+fn ack_bytes_max(state: &State, lease: Lease) -> u64 {
+    match state.history.keeps(QueueNumber(lease.queue)) {
+        true => state.queues.leased_at(lease).map_or(0, |location| u64::from(location.len)) + 2 * SETTLE_BYTES,
+        false => SETTLE_BYTES,
+    }
 }
 
 /// Step 1: checks transactions against the queues and holds what they need.
@@ -222,20 +232,19 @@ pub(crate) struct Admitter<'a> {
 pub(crate) type Remembered = FxHashMap<KeyHash, Seen>;
 
 impl Admitter<'_> {
-    /// Admits one transaction, or holds nothing and says why. Its messages stay where they are; the settlement is taken
+    /// Admits one job, or holds nothing and says why. Its messages stay where they are; the settlement is taken
     /// out. What comes of it is put behind the others of its group.
-    pub(crate) fn admit(
-        &mut self,
-        transaction: &mut Transaction,
-        remembered: &Remembered,
-        group: &mut Vec<Result<Admitted, Refusal>>,
-    ) {
+    pub(crate) fn admit(&mut self, job: &mut Job, remembered: &Remembered, group: &mut Vec<Result<Admitted, Refusal>>) {
         // It is filled where it stays: see [`Applier::apply`].
         group.push(Ok(Admitted { settle: None, sends: SmallVec::new() }));
         let Some(Ok(admitted)) = group.last_mut() else { unreachable!("it has just been put there") };
-        if let Err(refusal) = self.try_admit(transaction, remembered, admitted) {
+        let tried = match job {
+            Job::Ack(lease) => self.settle(*lease, Action::Ack, admitted),
+            Job::Whole(transaction) => self.try_admit(transaction, remembered, admitted),
+        };
+        if let Err(refusal) = tried {
             let Some(Ok(begun)) = group.pop() else { unreachable!("as above") };
-            self.withdraw(begun, &transaction.sends);
+            self.withdraw(begun, job.sends());
             group.push(Err(refusal));
         }
     }
@@ -247,9 +256,7 @@ impl Admitter<'_> {
         remembered: &Remembered,
         admitted: &mut Admitted,
     ) -> Result<(), Refusal> {
-        if let Some(why) = &self.state.stopped {
-            return Err(Refusal::Stopped(why.clone()));
-        }
+        self.check_stopped()?;
         let settles = transaction.settle.is_some();
         let mut record_bytes = admission::record_bytes_max(transaction);
         for (name, message) in &transaction.sends {
@@ -257,13 +264,23 @@ impl Admitter<'_> {
             admitted.sends.push(admission);
         }
         if let Some((lease, action)) = transaction.settle.take() {
-            admitted.settle = Some(admit_settle(self.state, &self.room, lease, action, self.now_ms)?);
+            self.settle(lease, action, admitted)?;
         }
         if transaction.state.is_empty() && transaction.state_reads.is_empty() {
             return Ok(());
         }
         // Last, since it can't be taken back.
         self.state(transaction)
+    }
+
+    fn settle(&mut self, lease: Lease, action: Action, admitted: &mut Admitted) -> Result<(), Refusal> {
+        self.check_stopped()?;
+        admitted.settle = Some(admit_settle(self.state, &self.room, lease, action, self.now_ms)?);
+        Ok(())
+    }
+
+    fn check_stopped(&self) -> Result<(), Refusal> {
+        self.state.stopped.as_ref().map_or(Ok(()), |why| Err(Refusal::Stopped(why.clone())))
     }
 
     /// What it reads and writes of durable state. On a full disk, what only takes away goes on.
@@ -413,11 +430,11 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
     if delay_ms == 0 { 0 } else { now_ms.saturating_add(delay_ms) }
 }
 
-/// Step 2, first half: the records of one admitted transaction, appended to a frame that is being built. `puts` gains
+/// Step 2, first half: the records of one admitted job, appended to a frame that is being built. `puts` gains
 /// the place of each message, in the order in which [`Applier`] asks for them.
 pub(crate) fn encode(
     admitted: &Admitted,
-    Transaction { sends, state, .. }: &Transaction,
+    job: &Job,
     store_tag: u64,
     now_ms: u64,
     frame: &mut Vec<u8>,
@@ -447,6 +464,7 @@ pub(crate) fn encode(
             Effect::Release => {}
         }
     }
+    let Some(Transaction { sends, state, .. }) = job.whole() else { return };
     for (placed, (_, message)) in admitted.sends.iter().map(Admission::placed).zip(sends) {
         if let Some(placed) = placed {
             let idempotency = idempotency(store_tag, placed.queue, message);
@@ -476,7 +494,7 @@ pub(crate) struct Applier<'a, P> {
 }
 
 impl<P: Iterator<Item = Span>> Applier<'_, P> {
-    /// One admitted transaction, in the order of the group. The receipt is filled where it stays: there are many, and each
+    /// One admitted job, in the order of the group. The receipt is filled where it stays: there are many, and each
     /// copy of what has just been written stalls.
     pub(crate) fn apply(&mut self, admitted: &Admitted, sends: &[(QueueName, NewMessage)], receipt: &mut Receipt) {
         if let Some(settle) = &admitted.settle {

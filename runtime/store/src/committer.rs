@@ -4,16 +4,22 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::Lease;
 use crate::engine::{Answer, Engine};
 use crate::record::QueueNumber;
-use crate::transaction::{Refusal, Transaction};
+use crate::transaction::{Job, Refusal, Transaction};
 
 /// Who waits for the next answers: told on the committer's thread, so it must be quick and never wait.
 pub(crate) enum Caller {
     One(Box<dyn FnOnce(Answer) + Send>),
     /// So many, each of which is for a transaction that is atomic by itself.
     All(usize, Box<dyn FnOnce(Vec<Answer>) + Send>),
+    /// So many, for acks. Told which were refused, by their places.
+    Acks(usize, Box<dyn FnOnce(Refused) + Send>),
 }
+
+/// Refusals by the places of what was refused.
+pub(crate) type Refused = Vec<(usize, Refusal)>;
 
 impl Caller {
     /// Tells that nothing of it happens.
@@ -21,6 +27,7 @@ impl Caller {
         match self {
             Caller::One(done) => done(Err(why.clone())),
             Caller::All(count, done) => done(vec![Err(why.clone()); count]),
+            Caller::Acks(count, done) => done((0..count).map(|place| (place, why.clone())).collect()),
         }
     }
 }
@@ -52,10 +59,10 @@ pub(crate) struct Inbox {
     changed: Condvar,
 }
 
-/// What was submitted. The answers to the transactions, in order, are the callers'.
+/// What was submitted. The answers to the jobs, in order, are the callers'.
 #[derive(Default)]
 struct Work {
-    transactions: Vec<Transaction>,
+    jobs: Vec<Job>,
     callers: Vec<Caller>,
     purges: Vec<Purge>,
     /// They come after what is committed with them.
@@ -91,16 +98,26 @@ impl Inbox {
 
     /// Leaves a transaction. Gives the caller back if the committer has ended.
     pub(crate) fn push(&self, transaction: Transaction, done: Caller) -> Option<Caller> {
+        let job = Job::from(transaction);
         self.leave(done, |work, done| {
-            work.transactions.push(transaction);
+            work.jobs.push(job);
             work.callers.push(done);
         })
     }
 
     /// Leaves transactions. Gives the caller back if the committer has ended.
-    pub(crate) fn push_all(&self, mut transactions: Vec<Transaction>, done: Caller) -> Option<Caller> {
+    pub(crate) fn push_all(&self, transactions: Vec<Transaction>, done: Caller) -> Option<Caller> {
+        let mut jobs: Vec<Job> = transactions.into_iter().map(Job::from).collect();
         self.leave(done, |work, done| {
-            work.transactions.append(&mut transactions);
+            work.jobs.append(&mut jobs);
+            work.callers.push(done);
+        })
+    }
+
+    /// Leaves acks that nothing goes with. Gives the caller back if the committer has ended.
+    pub(crate) fn push_acks(&self, leases: &[Lease], done: Caller) -> Option<Caller> {
+        self.leave(done, |work, done| {
+            work.jobs.extend(leases.iter().copied().map(Job::Ack));
             work.callers.push(done);
         })
     }
@@ -236,12 +253,16 @@ struct Batch {
 impl Batch {
     fn commit(&mut self, engine: &mut Engine) {
         self.purges.extend(self.work.purges.drain(..));
-        engine.commit(&mut self.work.transactions, &mut self.answers);
+        engine.commit(&mut self.work.jobs, &mut self.answers);
         let mut answers = self.answers.drain(..);
         for caller in self.work.callers.drain(..) {
             match caller {
                 Caller::One(done) => done(answers.next().expect("one answer for each transaction")),
                 Caller::All(count, done) => done(answers.by_ref().take(count).collect()),
+                Caller::Acks(count, done) => {
+                    let acks = answers.by_ref().take(count).enumerate();
+                    done(acks.filter_map(|(place, answer)| Some((place, answer.err()?))).collect());
+                }
             }
         }
     }

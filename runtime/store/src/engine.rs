@@ -22,7 +22,7 @@ use crate::location::{FileId, Location};
 use crate::record::{self, QueueNumber, StateChange};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
-use crate::transaction::{Action, Receipt, Refusal, Transaction};
+use crate::transaction::{Action, Job, Receipt, Refusal, Transaction};
 use crate::wal::{FramePlace, Wal, frame};
 
 /// What becomes of one transaction.
@@ -61,19 +61,19 @@ impl Engine {
         }
     }
 
-    /// Puts transactions on record, in as few groups as they fit into. `answers` gains one for each, in order; the
-    /// transactions are used up.
-    pub(crate) fn commit(&mut self, transactions: &mut Vec<Transaction>, answers: &mut Vec<Answer>) {
-        let mut waiting = &mut transactions[..];
+    /// Puts jobs on record, in as few groups as they fit into. `answers` gains one for each, in order; the jobs are used
+    /// up.
+    pub(crate) fn commit(&mut self, jobs: &mut Vec<Job>, answers: &mut Vec<Answer>) {
+        let mut waiting = &mut jobs[..];
         while !waiting.is_empty() {
             let committed = self.commit_group(waiting, answers);
             waiting = &mut waiting[committed..];
         }
-        transactions.clear();
+        jobs.clear();
     }
 
-    /// Commits the first of the transactions that wait: as many as a frame holds, at least one. Answers how many.
-    fn commit_group(&mut self, waiting: &mut [Transaction], answers: &mut Vec<Answer>) -> usize {
+    /// Commits the first of the jobs that wait: as many as a frame holds, at least one. Answers how many.
+    fn commit_group(&mut self, waiting: &mut [Job], answers: &mut Vec<Answer>) -> usize {
         let now_ms = self.shared.clock.now_ms();
         let room = match self.make_room() {
             Ok(room) => room,
@@ -119,7 +119,7 @@ impl Engine {
         self.read_moved(&mut group, waiting, room, now_ms);
         self.prepare_kept(&mut group, room, bytes);
 
-        let transactions = &waiting[..group.len()];
+        let jobs = &waiting[..group.len()];
         let mut puts = std::mem::take(&mut self.puts);
         self.begin_frame();
         for (number, name, next_position) in self.unnamed.drain(..) {
@@ -129,9 +129,9 @@ impl Engine {
             // The clock of the next process goes on from there: see [`crate::clock::StoreClock`].
             record::encode_time(&mut self.frame, now_ms);
         }
-        for (one, transaction) in group.iter().zip(transactions) {
+        for (one, job) in group.iter().zip(jobs) {
             if let Ok(admitted) = one {
-                commit::encode(admitted, transaction, store_tag, now_ms, &mut self.frame, &mut puts);
+                commit::encode(admitted, job, store_tag, now_ms, &mut self.frame, &mut puts);
             }
         }
         match self.write_frame() {
@@ -139,26 +139,26 @@ impl Engine {
                 if let Some(place) = place {
                     self.dedup.committed(place.file);
                 }
-                self.apply(&mut group, transactions, puts.drain(..), place, now_ms, answers);
+                self.apply(&mut group, jobs, puts.drain(..), place, now_ms, answers);
             }
             // What was admitted stays held: only the next recovery can tell whether it is on disk.
             Err(why) => answers.extend(group.drain(..).map(|one| one.and(Err(Refusal::Stopped(why.clone()))))),
         }
         puts.clear();
         (self.group, self.puts) = (group, puts);
-        transactions.len()
+        jobs.len()
     }
 
     /// What runs remember of the idempotency keys of the transactions that wait, by their places. It may be read from disk,
     /// so it comes before the lock. Most transactions carry none.
-    fn remembered(&self, waiting: &[Transaction]) -> FxHashMap<usize, Result<Remembered, Arc<str>>> {
+    fn remembered(&self, waiting: &[Job]) -> FxHashMap<usize, Result<Remembered, Arc<str>>> {
         let mut all = FxHashMap::default();
         if self.dedup.runs().is_empty() {
             return all;
         }
-        for (place, transaction) in waiting.iter().enumerate() {
+        for (place, job) in waiting.iter().enumerate() {
             let mut found = Ok(Remembered::default());
-            for (name, message) in transaction.sends.iter().filter(|(_, message)| message.idempotency_key.is_some()) {
+            for (name, message) in job.sends().iter().filter(|(_, message)| message.idempotency_key.is_some()) {
                 let Some(queue) = self.shared.state().queues.known(name) else { continue };
                 let Some(key) = commit::idempotency(self.wal.store_tag(), queue, message) else { continue };
                 match (&mut found, self.dedup.find_in_runs(key)) {
@@ -176,13 +176,7 @@ impl Engine {
     }
 
     /// A message that moves is read before anything is written, so that an unreadable one moves nowhere.
-    fn read_moved(
-        &mut self,
-        group: &mut [Result<Admitted, Refusal>],
-        transactions: &[Transaction],
-        room: Room,
-        now_ms: u64,
-    ) {
+    fn read_moved(&mut self, group: &mut [Result<Admitted, Refusal>], jobs: &[Job], room: Room, now_ms: u64) {
         let mut unreadable = Vec::new();
         for (place, one) in group.iter_mut().enumerate() {
             let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
@@ -201,7 +195,7 @@ impl Engine {
         // What was taken for a duplicate of a message that will not come has no first one either.
         while let Some((place, refusal)) = unreadable.pop() {
             let Ok(admitted) = std::mem::replace(&mut group[place], Err(refusal.clone())) else { continue };
-            if StateAdmission::stands_alone(&transactions[place]) {
+            if StateAdmission::stands_alone(&jobs[place]) {
                 self.state_admission.abandon();
             }
             for (later, one) in group.iter().enumerate().skip(place + 1) {
@@ -213,7 +207,7 @@ impl Engine {
             let (state, store_tag) = (&mut *self.shared.state(), self.wal.store_tag());
             let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
             let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
-            admitter.withdraw(admitted, &transactions[place].sends);
+            admitter.withdraw(admitted, jobs[place].sends());
         }
     }
 
@@ -273,7 +267,7 @@ impl Engine {
     fn apply(
         &mut self,
         group: &mut Vec<Result<Admitted, Refusal>>,
-        transactions: &[Transaction],
+        jobs: &[Job],
         puts: impl ExactSizeIterator<Item = commit::Span>,
         place: Option<FramePlace>,
         now_ms: u64,
@@ -292,12 +286,12 @@ impl Engine {
             let store_tag = self.wal.store_tag();
             self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
-            for (one, Transaction { sends, .. }) in group.iter().zip(transactions) {
+            for (one, job) in group.iter().zip(jobs) {
                 match one {
                     Ok(admitted) => {
                         answers.push(Ok(Receipt::new()));
                         let Some(Ok(receipt)) = answers.last_mut() else { unreachable!("it has just been put there") };
-                        applier.apply(admitted, sends, receipt);
+                        applier.apply(admitted, job.sends(), receipt);
                     }
                     Err(refusal) => answers.push(Err(refusal.clone())),
                 }
@@ -367,7 +361,7 @@ impl Engine {
                 let action = if begun { Action::Retry { delay_ms: 0 } } else { Action::Release };
                 Transaction { settle: Some((lease, action)), ..Transaction::default() }
             };
-            self.commit(&mut expired.into_iter().map(give_back).collect(), &mut Vec::new());
+            self.commit(&mut expired.into_iter().map(give_back).map(Job::from).collect(), &mut Vec::new());
         }
     }
 

@@ -82,7 +82,7 @@ impl Writer {
 
     fn commit(&mut self, transaction: Transaction) -> crate::Receipt {
         let mut answers = Vec::new();
-        self.engine.commit(&mut vec![transaction], &mut answers);
+        self.engine.commit(&mut vec![transaction.into()], &mut answers);
         answers.pop().unwrap().unwrap()
     }
 

@@ -234,6 +234,13 @@ impl Store {
         self.answer(self.inbox.push_all(transactions, caller));
     }
 
+    /// Acknowledges deliveries that nothing goes with, each by itself; see [`Store::submit_all`]. `done` is told which were
+    /// refused, by their places; the others are durable then.
+    pub fn acknowledge(&self, leases: &[Lease], done: impl FnOnce(Vec<(usize, Refusal)>) + Send + 'static) {
+        let caller = Caller::Acks(leases.len(), Box::new(done));
+        self.answer(self.inbox.push_acks(leases, caller));
+    }
+
     /// Puts one transaction on record; see [`Store::submit_all`].
     pub fn submit(&self, transaction: Transaction, done: impl FnOnce(Result<Receipt, Refusal>) + Send + 'static) {
         self.answer(self.inbox.push(transaction, Caller::One(Box::new(done))));

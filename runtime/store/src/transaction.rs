@@ -20,6 +20,40 @@ pub struct Transaction {
     pub state_reads: Vec<StateRead>,
 }
 
+/// What the committer is given. Most of it is acks that nothing goes with, and those need a tenth of a transaction's room.
+#[derive(Debug, Clone)]
+pub(crate) enum Job {
+    /// A transaction that acknowledges this delivery, and no more.
+    Ack(Lease),
+    Whole(Box<Transaction>),
+}
+
+impl From<Transaction> for Job {
+    fn from(transaction: Transaction) -> Job {
+        let Transaction { settle, sends, state, state_reads } = &transaction;
+        match settle {
+            Some((lease, Action::Ack)) if sends.is_empty() && state.is_empty() && state_reads.is_empty() => {
+                Job::Ack(*lease)
+            }
+            _ => Job::Whole(Box::new(transaction)),
+        }
+    }
+}
+
+impl Job {
+    /// The transaction, if there is more to it than an ack.
+    pub(crate) fn whole(&self) -> Option<&Transaction> {
+        match self {
+            Job::Ack(_) => None,
+            Job::Whole(transaction) => Some(transaction),
+        }
+    }
+
+    pub(crate) fn sends(&self) -> &[(QueueName, NewMessage)] {
+        self.whole().map_or(&[], |transaction| &transaction.sends)
+    }
+}
+
 /// A value of durable key-value state, as somebody saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateRead {

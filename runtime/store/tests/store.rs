@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use linecook_store::{
-    Action, AttributeEdit, MessageId, MessageState, NewMessage, OpenError, Options, QueueLimits, QueueName, Receipt,
-    Refusal, Sent, Store, Transaction,
+    Action, AttributeEdit, Lease, MessageId, MessageState, NewMessage, OpenError, Options, QueueLimits, QueueName,
+    Receipt, Refusal, Sent, Store, Transaction,
 };
 
 const LEASE_MS: u64 = 60_000;
@@ -38,6 +38,12 @@ fn message(body: &[u8]) -> NewMessage {
 fn commit(store: &Store, transaction: Transaction) -> Result<Receipt, Refusal> {
     let (done, answered) = channel();
     store.submit(transaction, move |answer| done.send(answer).unwrap());
+    answered.recv_timeout(Duration::from_secs(60)).expect("the committer answers")
+}
+
+fn acknowledge(store: &Store, leases: &[Lease]) -> Vec<(usize, Refusal)> {
+    let (done, answered) = channel();
+    store.acknowledge(leases, move |refused| done.send(refused).unwrap());
     answered.recv_timeout(Duration::from_secs(60)).expect("the committer answers")
 }
 
@@ -91,6 +97,33 @@ fn a_lease_that_was_settled_or_ran_out_is_worth_nothing() {
     assert_eq!(commit(&store, ack(second.lease)), Ok(Receipt::new()));
     assert_eq!(commit(&store, ack(second.lease)), Err(Refusal::LeaseLost));
     assert!(bodies(&store, "orders").is_empty());
+}
+
+#[test]
+fn acks_are_durable_each_by_itself_and_the_refused_ones_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let lost = {
+        let store = open(folder.path());
+        for body in ["one", "two", "three", "four"] {
+            send(&store, "orders", body.as_bytes()).unwrap();
+        }
+        let leases: Vec<Lease> =
+            store.claim(&name("orders"), 3, LEASE_MS).unwrap().iter().map(|delivery| delivery.lease).collect();
+        assert!(leases.iter().all(|lease| store.begin(*lease)));
+        // The second one's end is another than an ack.
+        let retry = Some((leases[1], Action::Retry { delay_ms: 0 }));
+        commit(&store, Transaction { settle: retry, ..Transaction::default() }).unwrap();
+        assert_eq!(acknowledge(&store, &leases), [(1, Refusal::LeaseLost)]);
+        assert_eq!(bodies(&store, "orders"), [&b"two"[..], b"four"]);
+        assert_eq!(acknowledge(&store, &[]), []);
+        store.close();
+        let refused = acknowledge(&store, &leases);
+        assert!(matches!(refused[..], [(0, Refusal::Stopped(_)), (1, Refusal::Stopped(_)), (2, Refusal::Stopped(_))]));
+        leases[0]
+    };
+    let store = open(folder.path());
+    assert_eq!(bodies(&store, "orders"), [&b"two"[..], b"four"]);
+    assert_eq!(acknowledge(&store, &[lost]), [(0, Refusal::LeaseLost)]);
 }
 
 #[test]

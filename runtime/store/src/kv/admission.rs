@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::{Changes, Found, Kv, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX, entry_bytes};
 use crate::record;
 use crate::shared::Shared;
-use crate::transaction::{Action, Refusal, StateRead, StateWrite, Transaction};
+use crate::transaction::{Action, Job, Refusal, StateRead, StateWrite, Transaction};
 
 /// A space and a key.
 type Place = (Box<str>, Box<str>);
@@ -36,11 +36,11 @@ enum Filed {
 impl Admission {
     /// Begins a group of the first of these, as many as have at most `bytes_max` in a frame: reads what the file has of the
     /// keys that they name. Most transactions name none.
-    pub(crate) fn begin(&mut self, shared: &Shared, transactions: &[Transaction], bytes_max: u64) {
+    pub(crate) fn begin(&mut self, shared: &Shared, jobs: &[Job], bytes_max: u64) {
         self.filed.clear();
         self.abandon();
         let mut bytes = 0;
-        let group = transactions.iter().take_while(|transaction| {
+        let group = jobs.iter().filter_map(Job::whole).take_while(|transaction| {
             let is_first = bytes == 0;
             bytes += record_bytes_max(transaction);
             bytes <= bytes_max || is_first
@@ -75,8 +75,10 @@ impl Admission {
 
     /// Whether a transaction must have a group of its own: its message is read after it was admitted, and if that fails, what
     /// it wrote must not have been seen by others.
-    pub(crate) fn stands_alone(transaction: &Transaction) -> bool {
-        !transaction.state.is_empty() && matches!(transaction.settle, Some((_, Action::Move { .. })))
+    pub(crate) fn stands_alone(job: &Job) -> bool {
+        job.whole().is_some_and(|transaction| {
+            !transaction.state.is_empty() && matches!(transaction.settle, Some((_, Action::Move { .. })))
+        })
     }
 
     /// Checks what one transaction read, and holds what it writes; or holds nothing and says why.

@@ -117,7 +117,7 @@ impl Line {
 
     /// Takes a message away, whatever its phase. Answers the slot of the lease that was out.
     pub(super) fn take(&mut self, position: u64, in_log: &mut InLog) -> Option<Slot> {
-        let slot = match self.entries.get(position)? {
+        let slot = match self.entries.get_mut(position)? {
             // The way of most messages: there is no more to it than that.
             Entry { phase: Phase::Leased { slot, .. }, rare: None, .. } => {
                 self.leased -= 1;
@@ -224,7 +224,8 @@ impl Line {
         }
         // It is mostly one of the next: that costs no walk.
         let near = self.fresh_from..self.fresh_from.saturating_add(4);
-        let is_fresh = |position: &u64| self.entries.get(*position).is_some_and(|entry| entry.phase == Phase::Fresh);
+        let entries = &mut self.entries;
+        let is_fresh = |position: &u64| entries.get_mut(*position).is_some_and(|entry| entry.phase == Phase::Fresh);
         if let Some(fresh) = near.into_iter().find(is_fresh) {
             self.fresh_from = fresh;
             return Some(Next::Known(listed.map_or(fresh, |listed| listed.min(fresh))));

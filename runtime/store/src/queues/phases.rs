@@ -46,7 +46,7 @@ impl Leasing<'_> {
     /// Leases a message that has an entry; there must be a free slot. `record`: the message's record, if it was read
     /// already.
     fn lease(&mut self, line: &mut Line, position: u64, record: Option<Bytes>) -> Claimed {
-        let entry = line.entries.get(position).expect("claimable messages are there");
+        let entry = line.entries.get_mut(position).expect("claimable messages are there");
         let (sequence, location, state) = (entry.sequence, entry.location, entry.state());
         let attempt = state.attempts.saturating_add(1);
         let (slot, lease) = self.leases.take(self.queue, position, self.expires_at_ms, attempt);
@@ -246,7 +246,8 @@ impl Queues {
     /// Begins a settlement: from here on the lease is nobody else's. Answers what it needs to know.
     pub(crate) fn settle_begin(&mut self, lease: Lease) -> Option<Held> {
         let (slot, begun) = self.leases.end(lease)?;
-        let entry = self.entry(QueueNumber(lease.queue), lease.position).expect("a lease that is out has its message");
+        let line = line_mut(&mut self.lines, QueueNumber(lease.queue));
+        let entry = line.entries.get_mut(lease.position).expect("a lease that is out has its message");
         let state = entry.state();
         Some(Held {
             sequence: entry.sequence,

@@ -1,7 +1,8 @@
 //! A map whose keys are positions in a queue: dense, put in at the end, and mostly taken out in order.
 //!
 //! A hash map scatters neighbours over all of its memory, and a tree of single entries is walked for each of them. Here
-//! neighbours share a page, and the last pages are at hand. A page goes when its last entry does, and is used for the next
+//! neighbours share a page; the last pages are at hand, and so is the one among the others that something was last done
+//! in. A page goes when its last entry does, and is used for the next
 //! ones; one entry that stays long keeps one page.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +20,9 @@ pub(crate) struct PositionMap<T> {
     /// The pages with the highest numbers, lowest first. None of them is empty but the last, so that a queue that holds one
     /// message at a time does not need a page for each.
     recent: VecDeque<(u64, Box<Page<T>>)>,
+    /// One of the others, out of the tree for as long as nothing is done in another one: claims and acks go through a long
+    /// queue page by page. Not empty.
+    at_hand: Option<(u64, Box<Page<T>>)>,
     /// All others, by number. None of them is empty.
     pages: BTreeMap<u64, Box<Page<T>>>,
     spare: Vec<Box<Page<T>>>,
@@ -38,7 +42,7 @@ impl<T> Default for Page<T> {
 
 impl<T> Default for PositionMap<T> {
     fn default() -> PositionMap<T> {
-        PositionMap { recent: VecDeque::new(), pages: BTreeMap::new(), spare: Vec::new(), len: 0 }
+        PositionMap { recent: VecDeque::new(), at_hand: None, pages: BTreeMap::new(), spare: Vec::new(), len: 0 }
     }
 }
 
@@ -56,7 +60,10 @@ impl<T> PositionMap<T> {
         let (number, entry) = place(position);
         let page = match self.recent(number) {
             Ok(at) => &self.recent[at].1,
-            Err(0) => self.pages.get(&number)?,
+            Err(0) => match &self.at_hand {
+                Some((at, page)) if *at == number => page,
+                _ => self.pages.get(&number)?,
+            },
             Err(_) => return None,
         };
         page.entries[entry].as_ref()
@@ -66,15 +73,29 @@ impl<T> PositionMap<T> {
         let (number, entry) = place(position);
         let page = match self.recent(number) {
             Ok(at) => &mut self.recent[at].1,
-            Err(0) => self.pages.get_mut(&number)?,
+            Err(0) => self.take_to_hand(number)?,
             Err(_) => return None,
         };
         page.entries[entry].as_mut()
     }
 
+    /// A page that is not among the recent ones, if it is there.
+    fn take_to_hand(&mut self, number: u64) -> Option<&mut Page<T>> {
+        if self.at_hand.as_ref().is_none_or(|(at, _)| *at != number) {
+            let page = self.pages.remove(&number)?;
+            let before = self.at_hand.replace((number, page));
+            self.pages.extend(before);
+        }
+        self.at_hand.as_mut().map(|(_, page)| &mut **page)
+    }
+
     /// Where among the recent pages the one with this number is, or would have to be.
     fn recent(&self, number: u64) -> Result<usize, usize> {
         let Some((last, _)) = self.recent.back() else { return Err(0) };
+        // Most of a long queue stands before them.
+        if self.recent.front().is_some_and(|(first, _)| number < *first) {
+            return Err(0);
+        }
         // They mostly have numbers without a gap.
         let from_back = last.wrapping_sub(number);
         if from_back < self.recent.len() as u64 {
@@ -92,8 +113,12 @@ impl<T> PositionMap<T> {
         let page = match self.recent(number) {
             Ok(at) => &mut self.recent[at].1,
             Err(0) if !self.recent.is_empty() => {
-                let spare = &mut self.spare;
-                self.pages.entry(number).or_insert_with(|| spare.pop().unwrap_or_default())
+                if self.take_to_hand(number).is_none() {
+                    let page = self.spare.pop().unwrap_or_default();
+                    let before = self.at_hand.replace((number, page));
+                    self.pages.extend(before);
+                }
+                &mut self.at_hand.as_mut().expect("it has just been taken there").1
             }
             Err(at) => {
                 let at = self.make_recent(at);
@@ -138,17 +163,18 @@ impl<T> PositionMap<T> {
         let recent = self.recent(number);
         let page = match recent {
             Ok(at) => &mut self.recent[at].1,
-            Err(0) => self.pages.get_mut(&number)?,
+            Err(0) => self.take_to_hand(number)?,
             Err(_) => return None,
         };
         let value = page.entries[entry].take()?;
         page.used -= 1;
+        let is_empty = page.used == 0;
         self.len -= 1;
-        if page.used == 0 {
+        if is_empty {
             let emptied = match recent {
                 Ok(at) if at + 1 == self.recent.len() => None,
                 Ok(at) => self.recent.remove(at).map(|(_, page)| page),
-                Err(_) => self.pages.remove(&number),
+                Err(_) => self.at_hand.take().map(|(_, page)| page),
             };
             emptied.into_iter().for_each(|page| self.keep_spare(page));
         }
@@ -160,7 +186,12 @@ impl<T> PositionMap<T> {
         let (first, _) = place(position);
         let recent = self.recent.partition_point(|(number, _)| *number < first);
         let recent = self.recent.range(recent..).map(|(number, page)| (number, page));
-        let pages = self.pages.range(first..).chain(recent);
+        let at_hand = self.at_hand.as_ref().filter(|(number, _)| *number >= first);
+        let (before, after) = match at_hand {
+            Some((number, _)) => (self.pages.range(first..*number), self.pages.range(*number..)),
+            None => (self.pages.range(first..), self.pages.range(u64::MAX..)),
+        };
+        let pages = before.chain(at_hand.map(|(number, page)| (number, page))).chain(after).chain(recent);
         let entries = pages.flat_map(|(number, page)| {
             let entries = page.entries.iter().zip(number * PAGE_ENTRIES..);
             entries.filter_map(|(entry, position)| Some((position, entry.as_ref()?)))
@@ -194,9 +225,11 @@ mod tests {
                 prop_assert_eq!(there, expected);
             }
             let pages: std::collections::BTreeSet<u64> = model.keys().map(|position| position / PAGE_ENTRIES).collect();
-            let (all, recent) = (map.pages.len() + map.recent.len(), map.recent.len());
+            let (all, recent) = (map.pages.len() + map.recent.len() + usize::from(map.at_hand.is_some()), map.recent.len());
+            let others = || map.pages.iter().chain(map.at_hand.iter().map(|(number, page)| (number, page)));
+            prop_assert!(others().all(|(_, page)| page.used > 0), "an empty page is given back");
             prop_assert!(all <= pages.len() + 1 && recent <= RECENT_MAX, "an empty page is given back");
-            let newest = map.pages.keys().next_back();
+            let newest = others().map(|(number, _)| number).max();
             prop_assert!(newest.is_none_or(|newest| map.recent.front().is_some_and(|(recent, _)| newest < recent)));
             prop_assert!(map.spare.len() <= SPARE_MAX && map.spare.iter().all(|page| page.used == 0));
         }

@@ -50,7 +50,7 @@ impl Backlog {
 
     pub(super) fn commit(&mut self, transaction: Transaction) {
         let mut answers = Vec::new();
-        self.engine.commit(&mut vec![transaction], &mut answers);
+        self.engine.commit(&mut vec![transaction.into()], &mut answers);
         assert!(answers[0].is_ok(), "{answers:?}");
     }
 

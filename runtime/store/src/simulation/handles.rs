@@ -88,7 +88,7 @@ fn without_descriptors_what_is_done_beside_the_committer_waits() {
         let message = NewMessage { body: vec![b'y'; 100].into(), ..NewMessage::default() };
         let mut answers = Vec::new();
         let sends = [(backlog.queue.clone(), message)].into();
-        backlog.engine.commit(&mut vec![Transaction { sends, ..Transaction::default() }], &mut answers);
+        backlog.engine.commit(&mut vec![Transaction { sends, ..Transaction::default() }.into()], &mut answers);
         backlog.keep();
         match answers.remove(0) {
             Ok(_) => sent += 1,

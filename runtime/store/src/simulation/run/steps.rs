@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::mix::Mix;
 use super::{LAYOUT, QUEUES, Run, Step, name};
 use crate::simulation::model::{Leased, Nonce, nonce};
+use crate::transaction::Job;
 use crate::{Action, AttributeEdit, Lease, NewMessage, QueueName, Refusal, Transaction};
 
 impl Run {
@@ -249,7 +250,7 @@ impl Run {
         let now_ms = self.now_ms();
         let mut answers = Vec::new();
         let before = self.given_up();
-        self.engine().commit(&mut transactions.clone(), &mut answers);
+        self.engine().commit(&mut transactions.iter().cloned().map(Job::from).collect(), &mut answers);
         assert_eq!(answers.len(), transactions.len());
         let mut any_in_doubt = false;
         // What is acknowledged is not kept if a frame can't hold it together with what its handler sends.
