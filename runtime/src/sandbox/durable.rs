@@ -97,7 +97,18 @@ struct Seen {
 impl Session {
     /// Starts anew, for so many messages.
     pub(super) fn begin(&mut self, messages: usize) {
-        *self = Session { is_batch: messages > 1, ..Session::default() };
+        // Most deliveries have nothing to do with state: then there is nothing to take down.
+        if !self.is_untouched() {
+            *self = Session::default();
+        }
+        self.is_batch = messages > 1;
+    }
+
+    /// Whether it is as one that has just begun, but for `is_batch`.
+    fn is_untouched(&self) -> bool {
+        let Session { is_batch: _, current, parts, common_reads, seen, growth, held_bytes, cursors, limit_hit } = self;
+        let are_empty = parts.is_empty() && common_reads.is_empty() && seen.is_empty() && cursors.is_empty();
+        are_empty && current.is_none() && (*growth, *held_bytes, *limit_hit) == (0, 0, false)
     }
 
     /// From here on it is read and written for this message of the batch, or for none in particular.

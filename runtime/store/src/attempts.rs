@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::Lease;
+use crate::apart::Apart;
 use crate::disk::Words;
 
 pub(crate) const FILE_NAME: &str = "attempts.map";
@@ -43,7 +44,7 @@ pub(crate) struct Attempts {
     words: Arc<dyn Words>,
     slots: Box<[Running]>,
     /// When the first of the leases that are out is over.
-    next_end_ms: AtomicU64,
+    next_end_ms: Apart<AtomicU64>,
 }
 
 /// What a slot is used for.
@@ -100,7 +101,7 @@ impl Attempts {
         let slots = words.len() / WORDS_OF_A_SLOT;
         assert!(slots <= 1 << SLOT_BITS, "a slot's number is a part of a token");
         let slots = (0..slots).map(|_| Running::default()).collect();
-        Attempts { words, slots, next_end_ms: AtomicU64::new(u64::MAX) }
+        Attempts { words, slots, next_end_ms: Apart::new(AtomicU64::new(u64::MAX)) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -190,7 +191,8 @@ impl Attempts {
         let running = &self.slots[usize::from(slot.0)].state;
         let ending = state(token, Step::Ending);
         let mut begun = false;
-        for step in [Step::Claimed, Step::Begun].into_iter().cycle() {
+        // Most have begun.
+        for step in [Step::Begun, Step::Claimed].into_iter().cycle() {
             match running.compare_exchange(state(token, step), ending, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     begun = step == Step::Begun;

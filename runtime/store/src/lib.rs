@@ -7,6 +7,7 @@
 //! Follow a send: [`Store::submit`] → `committer` (the thread) → `engine` (admit, write, apply) → `wal` (frame, fdatasync)
 //! → `queues` (now it can be claimed) → the caller's callback.
 
+mod apart;
 mod attempts;
 mod cache;
 mod clock;

@@ -309,6 +309,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
 }
 
 /// Decodes exactly one record that is a put; `None` if it is another one. Claims do little else than this.
+#[inline]
 pub(crate) fn decode_put(bytes: &[u8]) -> Result<Option<Put<'_>>, Malformed> {
     let mut input = Input::new(bytes);
     if input.byte()? != PUT {
@@ -571,6 +572,7 @@ impl<'a> Input<'a> {
         Ok(Kept { kept, put, put_offset })
     }
 
+    #[inline]
     fn put(&mut self) -> Result<Put<'a>, Malformed> {
         let crc = u32::from_le_bytes(self.array()?);
         let checked = self.rest;
@@ -591,7 +593,8 @@ impl<'a> Input<'a> {
         self.put_fields()
     }
 
-    /// What stands after a put's checksum.
+    /// What stands after a put's checksum. Each claim decodes many: what is decoded is not to be copied on the way out.
+    #[inline(always)]
     fn put_fields(&mut self) -> Result<Put<'a>, Malformed> {
         let flags = self.byte()?;
         if flags & FLAGS_UNKNOWN != 0 {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 
 use rustc_hash::FxHashMap;
 
+use crate::apart::Apart;
 use crate::attempts::Attempts;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
@@ -23,10 +24,11 @@ use crate::{Message, MessageId, NewMessage};
 pub(crate) type Watcher = Arc<dyn Fn() + Send + Sync>;
 
 pub(crate) struct Shared {
+    // Apart, since handlers that begin read the other fields without a lock, and this one changes all the time.
     // Short sections, no I/O and no callbacks in them: callers claim under it, the committer checks and applies under it.
-    state: Mutex<State>,
+    state: Apart<Mutex<State>>,
     // Held to find a record or to add a frame. Not a part of the state, so that looking records up holds up nobody.
-    cache: Mutex<FrameCache>,
+    cache: Apart<Mutex<FrameCache>>,
     /// Of the leases that are out in `state`.
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) reader: Reader,
@@ -60,8 +62,8 @@ impl Shared {
         store_tag: u64,
     ) -> Shared {
         Shared {
-            state: Mutex::new(state),
-            cache: Mutex::new(cache),
+            state: Apart::new(Mutex::new(state)),
+            cache: Apart::new(Mutex::new(cache)),
             attempts,
             reader,
             state_file,
@@ -141,6 +143,7 @@ impl Shared {
     }
 
     /// A message's record, after a check that it is this message's.
+    #[inline]
     pub(crate) fn put<'a>(&self, wanted: &Wanted, location: Location, bytes: &'a [u8]) -> Result<Put<'a>, Arc<str>> {
         // The record's checksum also tells a record from what has been written over it meanwhile.
         match record::decode_put(bytes) {
@@ -156,6 +159,7 @@ impl Shared {
         self.check(wanted, wanted.location, put)
     }
 
+    #[inline]
     fn check<'a>(&self, wanted: &Wanted, location: Location, put: Put<'a>) -> Result<Put<'a>, Arc<str>> {
         if put.place.queue != wanted.queue || put.place.position != wanted.position {
             return Err(self.damaged(wanted, location, &"another record stands there"));
