@@ -13,6 +13,7 @@ pub mod dispatch;
 mod hints;
 pub mod history;
 pub mod http;
+mod io_threads;
 pub mod pause;
 pub mod producers;
 pub mod reconfigure;

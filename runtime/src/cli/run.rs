@@ -61,6 +61,7 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("linecook-io")
+        .on_thread_start(crate::io_threads::do_not_preempt)
         .enable_all()
         .build()
         .map_err(|error| Failed::new("can't start threads").because(error))?;
