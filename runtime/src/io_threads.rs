@@ -1,9 +1,10 @@
-//! How the system schedules the threads for HTTP.
+//! How the system schedules the threads of tokio's runtime: those for HTTP, and those that wait for files.
 #![allow(unsafe_code, reason = "no crate in use wraps sched_setscheduler")]
 
 /// Asks the system not to stop another thread for this one when it wakes up (`SCHED_BATCH`). Each answer of the committer and
 /// each byte of a client wakes an I/O thread; if that stops whoever is about to leave more, everybody works on a message or
-/// two at a time. Threads and processes that this one starts are scheduled as usual.
+/// two at a time. It takes no priority away: when it has waited longest, it runs next. Threads and processes that this one
+/// starts are scheduled as usual.
 pub(crate) fn do_not_preempt() {
     #[cfg(target_os = "linux")]
     {
