@@ -38,6 +38,9 @@ const RESERVE: u64 = 3;
 /// Files that the ring has at least: one is written to, one is copied, the others are the reserve.
 pub(crate) const FILES_MIN: u64 = RESERVE + 2;
 
+/// Full files that are not free yet, from which on it is urgent: it is copied more slowly than it is written.
+const URGENT: u64 = 3;
+
 /// Messages that are taken in between two groups.
 const SHELVE_STEP: usize = 2048;
 
@@ -198,6 +201,7 @@ impl Engine {
         }
         self.collect(false)?;
         while !self.has_room() {
+            self.shared.pressed.set(true);
             self.grow();
             if self.wal.files() > self.wal.files_ready() {
                 self.collect(true)?;
@@ -243,7 +247,14 @@ impl Engine {
                 return false;
             }
         }
+        self.shared.pressed.set(self.is_urgent());
         self.keep(false).unwrap_or(false)
+    }
+
+    /// Whether the ring is on its way to its end.
+    fn is_urgent(&self) -> bool {
+        let full = self.wal.full();
+        full >= URGENT || self.wal.options().files_max.saturating_sub(full + 1) <= RESERVE + 1 || !self.has_room()
     }
 
     /// Takes away what is too old for the histories, or has to go to make room.

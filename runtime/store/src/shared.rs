@@ -10,6 +10,7 @@ use crate::attempts::Attempts;
 use crate::cache::FrameCache;
 use crate::clock::Clock;
 use crate::cold::chunks::Chunks;
+use crate::courtesy::Pressed;
 use crate::disk::Shortage;
 use crate::history::History;
 use crate::kv::Kv;
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     /// Wakes the committer: something that was done beside it is finished.
     nudge: OnceLock<Watcher>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pressed: Pressed,
     store_tag: u64,
 }
 
@@ -69,6 +71,7 @@ impl Shared {
             state_file,
             nudge: OnceLock::new(),
             clock,
+            pressed: Pressed::default(),
             store_tag,
         }
     }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use super::checkpoint::Checkpoint;
 use super::copy::{self, Copied, CopiedFile, CopyError, FullFile, Making};
 use super::segment::Segment;
+use crate::courtesy;
 use crate::dedup::merge::merge;
 use crate::dedup::run::{self, Run};
 use crate::disk::Disk;
@@ -92,6 +93,7 @@ impl Keeper {
                 let (orders, waiting) = channel::<Order>();
                 let (results, done) = channel();
                 let thread = std::thread::spawn(move || {
+                    courtesy::begin(&workshop.shared.pressed);
                     while let Ok(order) = waiting.recv() {
                         let result = workshop.carry_out(order);
                         // The store is closed if nobody listens.
