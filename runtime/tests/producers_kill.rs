@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,18 +23,24 @@ const KILLS: u32 = 20;
 /// If it takes more, the runtimes do not live long enough to do anything.
 const KILLS_MAX: u32 = 10 * KILLS;
 
-/// What is done with files: the name of the producer, of its queue and of its folder.
-const AFTERWARDS: [&str; 3] = ["keep", "move", "delete"];
+/// Folders that are watched; their producers and queues have the same names. It says what is done with the files afterwards,
+/// but for the last one: of that, the paths are sent.
+const WATCHES: [&str; 4] = ["keep", "move", "delete", "path"];
 
 fn tables() -> String {
-    let watch = |after: &&str| {
-        let to = if *after == "move" { "move_to = \"done\"\n" } else { "" };
+    let watch = |name: &&str| {
+        let settings = match *name {
+            "move" => "after = \"move\"\nmove_to = \"done\"\n",
+            "path" => "after = \"keep\"\nbody = \"path\"\n",
+            "delete" => "after = \"delete\"\n",
+            _ => "after = \"keep\"\n",
+        };
         format!(
-            "[queues.{after}]\n[producers.{after}]\nkind = \"watch\"\nqueue = \"{after}\"\nfolder = \"{after}\"\n\
-             settle = \"20ms\"\nafter = \"{after}\"\n{to}"
+            "[queues.{name}]\n[producers.{name}]\nkind = \"watch\"\nqueue = \"{name}\"\nfolder = \"{name}\"\n\
+             settle = \"20ms\"\n{settings}"
         )
     };
-    let watches: String = AFTERWARDS.iter().map(watch).collect();
+    let watches: String = WATCHES.iter().map(watch).collect();
     format!(
         "[queues.seconds]\n[queues.lines]\n[queues.seen]\n{watches}\
          [producers.seconds]\nkind = \"cron\"\nqueue = \"seconds\"\nschedule = \"* * * * * *\"\ncatch_up = \"all\"\n\
@@ -109,8 +116,10 @@ fn live_and_be_killed(site: &Site, random: &mut fastrand::Rng) -> Vec<String> {
 fn numbers(messages: &[Value]) -> BTreeMap<u64, u32> {
     let mut numbers = BTreeMap::new();
     for message in messages {
-        let body = message["body"].as_str().unwrap();
-        *numbers.entry(body.split(' ').next().unwrap().parse().unwrap()).or_default() += 1;
+        // It begins with the number, or is the path of a file whose name is the number.
+        let begin = message["body"].as_str().unwrap().split(' ').next().unwrap();
+        let number = Path::new(begin).file_stem().unwrap().to_str().unwrap();
+        *numbers.entry(number.parse().unwrap()).or_default() += 1;
     }
     numbers
 }
@@ -129,7 +138,7 @@ fn nothing_is_lost_or_sent_twice_however_often_the_process_is_killed() {
     println!("SEED={seed} repeats the choices of this run");
     let mut random = fastrand::Rng::with_seed(seed);
     let site = Arc::new(Site::new(&tables()));
-    for folder in AFTERWARDS.iter().chain(&["logs"]) {
+    for folder in WATCHES.iter().chain(&["logs"]) {
         fs::create_dir(site.path(folder)).unwrap();
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -137,14 +146,14 @@ fn nothing_is_lost_or_sent_twice_however_often_the_process_is_killed() {
         let (site, stop, random) = (site.clone(), stop.clone(), random.fork());
         thread::spawn(move || write_lines(&site, &stop, random))
     };
-    let files = AFTERWARDS.map(|folder| {
+    let files = WATCHES.map(|folder| {
         let (site, stop, random) = (site.clone(), stop.clone(), random.fork());
         thread::spawn(move || write_files(&site, folder, &stop, random))
     });
 
     let mut kills = 0;
     let mut hits: BTreeMap<String, u32> =
-        ["seconds", "lines"].iter().chain(&AFTERWARDS).map(|name| ((*name).to_owned(), 0)).collect();
+        ["seconds", "lines"].iter().chain(&WATCHES).map(|name| ((*name).to_owned(), 0)).collect();
     while hits.values().any(|hits| *hits < KILLS) {
         assert!(kills < KILLS_MAX, "after {kills} kills these were hit at work: {hits:?}");
         kills += 1;
@@ -162,7 +171,7 @@ fn nothing_is_lost_or_sent_twice_however_often_the_process_is_killed() {
     stop.store(true, Ordering::Relaxed);
     let (lines, files) = (lines.join().unwrap(), files.map(|writer| writer.join().unwrap()));
 
-    let expected: Vec<_> = AFTERWARDS.into_iter().zip(files).chain([("lines", lines)]).collect();
+    let expected: Vec<_> = WATCHES.into_iter().zip(files).chain([("lines", lines)]).collect();
     eventually("all lines and files", || {
         let seen: Vec<_> = expected.iter().map(|(queue, count)| (*queue, site.count(queue), *count)).collect();
         when(seen.iter().all(|(_, seen, count)| seen >= count), format!("{seen:?}"))
@@ -172,9 +181,10 @@ fn nothing_is_lost_or_sent_twice_however_often_the_process_is_killed() {
     for (queue, count) in &expected {
         assert_each_once(queue, &numbers(&site.take_all(queue, "seen")), *count);
     }
-    let [kept, moved, deleted] = files;
+    let [kept, moved, deleted, named] = files;
     let left = |folder: &str| fs::read_dir(site.path(folder)).unwrap().count() as u64;
     assert_eq!((left("keep"), left("move"), left("done"), left("delete")), (kept, 0, moved, 0), "{files:?}");
+    assert_eq!(left("path"), named);
     assert!(deleted > 0);
     runtime.stop();
 

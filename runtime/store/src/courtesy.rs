@@ -17,6 +17,10 @@ impl Pressed {
     pub(crate) fn set(&self, pressed: bool) {
         self.0.store(pressed, Ordering::Relaxed);
     }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 thread_local! {

@@ -54,10 +54,14 @@ impl Backlog {
         assert!(answers[0].is_ok(), "{answers:?}");
     }
 
-    /// Also does what there is to do beside it.
-    pub(super) fn publish(&mut self, body: impl Into<Bytes>) {
+    pub(super) fn send(&mut self, body: impl Into<Bytes>) {
         let message = NewMessage { body: body.into(), ..NewMessage::default() };
         self.commit(Transaction { sends: [(self.queue.clone(), message)].into(), ..Transaction::default() });
+    }
+
+    /// Also does what there is to do beside it.
+    pub(super) fn publish(&mut self, body: impl Into<Bytes>) {
+        self.send(body);
         self.keep();
     }
 

@@ -1,4 +1,5 @@
-//! Full log files in which little lives: they wait for a moment, and what is left then is picked out.
+//! Full log files: those in which little lives wait for a moment, and what is left then is picked out; when they become many,
+//! the copying is urgent.
 
 use super::backlog::Backlog;
 
@@ -37,4 +38,18 @@ fn a_message_that_stays_is_picked_out_after_a_second_and_survives() {
     let claimed = open.reopen().claim(10).unwrap();
     let bodies: Vec<&[u8]> = claimed.iter().map(|delivery| &delivery.message.body[..]).collect();
     assert_eq!(bodies, [&b"the one that stays"[..]]);
+}
+
+#[test]
+fn copying_is_urgent_while_files_become_full_faster_than_they_are_copied() {
+    let mut open = Backlog::new(0);
+    for (full, urgent) in [(1, false), (2, false), (3, true)] {
+        while open.engine.wal.full() < full {
+            open.send("a message that stays");
+        }
+        open.engine.maintain();
+        assert_eq!(open.engine.shared.pressed.is_set(), urgent, "{full} full files");
+    }
+    open.keep();
+    assert!(open.engine.wal.full() == 0 && !open.engine.shared.pressed.is_set());
 }
