@@ -36,8 +36,7 @@ pub(crate) fn begin(pressed: &Pressed) {
 /// Called every few dozen microseconds by what may run beside a committer. Where nobody else wants the core, it costs less
 /// than a microsecond.
 pub(crate) fn give_way() {
-    if PRESSED.with_borrow(|pressed| pressed.as_ref().is_some_and(|Pressed(pressed)| !pressed.load(Ordering::Relaxed)))
-    {
+    if PRESSED.with_borrow(|pressed| pressed.as_ref().is_some_and(|pressed| !pressed.is_set())) {
         std::thread::yield_now();
     }
 }
