@@ -73,8 +73,6 @@ pub(super) struct Settler {
     counters: Arc<Counters>,
     random: fastrand::Rng,
     /// Deliveries that the next call acknowledges, where nothing goes with it: that is most of them.
-    acks: Vec<Lease>,
-    /// What has to be known about each of them.
     acked: Vec<Handled>,
     /// What else is asked with the next call.
     settlements: Vec<Settlement>,
@@ -150,7 +148,6 @@ impl Settler {
             policy,
             counters,
             random: fastrand::Rng::new(),
-            acks: Vec::new(),
             acked: Vec::new(),
             settlements: Vec::new(),
             asked: Vec::new(),
@@ -171,7 +168,6 @@ impl Settler {
         let effects = if outcome == Outcome::Ack { effects.into() } else { Effects::default() };
         if outcome == Outcome::Ack && effects.is_empty() {
             self.unsettled += 1;
-            self.acks.push(handled.lease);
             self.acked.push(handled);
             return;
         }
@@ -263,7 +259,7 @@ impl Settler {
 
     /// How many wait for the next call.
     fn gathered(&self) -> usize {
-        self.acks.len() + self.settlements.len()
+        self.acked.len() + self.settlements.len()
     }
 
     /// Whether what there is to send should not wait for more.
@@ -289,7 +285,8 @@ impl Settler {
         if !self.can_send() {
             return;
         }
-        let (acked, acks) = (take_first(&mut self.acked), take_first(&mut self.acks));
+        let acked = take_first(&mut self.acked);
+        let acks: Vec<Lease> = acked.iter().map(|handled| handled.lease).collect();
         let (asked, settlements) = (take_first(&mut self.asked), take_first(&mut self.settlements));
         if self.gathered() == 0 {
             self.gathering = Duration::ZERO;
