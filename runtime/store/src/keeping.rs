@@ -41,6 +41,9 @@ pub(crate) const FILES_MIN: u64 = RESERVE + 2;
 /// Full files that are not free yet, from which on it is urgent: it is copied more slowly than it is written.
 const URGENT: u64 = 3;
 
+/// Messages in one full file, from which on that is urgent: until they are copied, each takes 48 bytes of memory more.
+const MANY: u64 = 128 << 10;
+
 /// Messages that are taken in between two groups.
 const SHELVE_STEP: usize = 2048;
 
@@ -251,10 +254,15 @@ impl Engine {
         self.keep(false).unwrap_or(false)
     }
 
-    /// Whether the ring is on its way to its end.
+    /// Whether the ring is on its way to its end, or memory is.
     fn is_urgent(&self) -> bool {
         let full = self.wal.full();
-        full >= URGENT || self.wal.options().files_max.saturating_sub(full + 1) <= RESERVE + 1 || !self.has_room()
+        if full >= URGENT || self.wal.options().files_max.saturating_sub(full + 1) <= RESERVE + 1 || !self.has_room() {
+            return true;
+        }
+        self.wal
+            .full_after(self.keeping.copied_epoch)
+            .is_some_and(|file| self.shared.state().queues.live_in_log_file(FileId::log(file.header.epoch)) >= MANY)
     }
 
     /// Takes away what is too old for the histories, or has to go to make room.

@@ -251,14 +251,13 @@ fn replay_history(
 ) -> Result<(), String> {
     match record {
         Record::Keep { queue, position, bytes, kept } => {
-            let Some(entry) = queues.entry(*queue, *position).filter(|entry| entry.location.file == location.file)
-            else {
+            let Some(entry) = queues.entry(*queue, *position).filter(|entry| entry.file() == location.file) else {
                 return Err("a message is kept whose put does not stand in the same file".into());
             };
             let recent = Recent {
-                sequence: entry.sequence,
+                sequence: entry.sequence(),
                 acked_at_ms: kept.acked_at_ms,
-                location: entry.location,
+                location: entry.location(),
                 bytes: *bytes,
             };
             history.add(*queue, *kept, recent)

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::frames::Frames;
-use super::segment::{self, Finished, Segment, Writer, Written};
+use super::places::Places;
+use super::segment::{self, Finished, Segment, Writer};
 use crate::courtesy::give_way;
 use crate::dedup::run::{self, Run, RunWriter};
 use crate::dedup::{KeyHash, Seen};
@@ -25,8 +26,7 @@ use crate::wal::LogFile;
 /// A segment that was made, and what the queues must know to take it in.
 pub(crate) struct Copied {
     pub(crate) segment: Arc<Segment>,
-    /// Where each message went, in order.
-    pub(crate) written: Vec<Written>,
+    pub(crate) written: Places,
     /// Position and due time of those whose records say that they are delayed, in order.
     delayed: Vec<(u64, u64)>,
     /// The states that their records tell, of those that were retried. The others may be many, so they do without.
@@ -197,7 +197,7 @@ fn place_now(queues: &Queues, place: PutPlace, location: Location) -> Option<Put
 
 /// What is known of a message, if it still stands there.
 fn entry_at(queues: &Queues, queue: QueueNumber, position: u64, location: Location) -> Option<&Entry> {
-    queues.entry(queue, position).filter(|entry| entry.location == location)
+    queues.entry(queue, position).filter(|entry| entry.location() == location)
 }
 
 /// Copies what lives in segments of one queue that stand side by side into one.

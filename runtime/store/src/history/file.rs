@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cold::appender::{Appender, Ending};
+use crate::cold::appender::{Appender, Ending, Footer};
 use crate::cold::segment::StoredRecords;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
@@ -285,12 +285,12 @@ impl HistoryWriter {
     /// Ends the file and syncs it. Its name is durable after the folder is synced.
     pub(crate) fn finish(self, disk: &dyn Disk, store_tag: u64) -> Result<HistoryFile, DiskError> {
         let HistoryWriter { id, queue, records, first, end, messages, message_bytes, newest_ms, chunks, .. } = self;
-        let footer = |out: &mut Vec<u8>| {
-            for chunk in &chunks {
-                out.extend_from_slice(&chunk.position.to_le_bytes());
-                out.extend_from_slice(&chunk.offset.to_le_bytes());
-                out.extend_from_slice(&chunk.acked_at_ms.to_le_bytes());
-            }
+        let footer = |out: &mut Footer| {
+            chunks.iter().try_for_each(|chunk| {
+                out.add(&chunk.position.to_le_bytes())?;
+                out.add(&chunk.offset.to_le_bytes())?;
+                out.add(&chunk.acked_at_ms.to_le_bytes())
+            })
         };
         let Ending { data_end, footer_bytes, .. } = records.finish(footer, |ending| {
             KIND.encode(&[

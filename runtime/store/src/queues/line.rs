@@ -21,7 +21,8 @@ use crate::attempts::Slot;
 use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::ToldState;
 use crate::cold::copy::Copied;
-use crate::cold::segment::{ChunkId, ColdMessage, Segment, Written};
+use crate::cold::places::Written;
+use crate::cold::segment::{ChunkId, ColdMessage, Segment};
 use crate::cold::shelf::Shelf;
 use crate::location::{FileId, Location};
 use crate::record::DeliveryState;
@@ -127,8 +128,8 @@ impl Line {
         };
         let entry = self.entries.remove(position).expect("it has just been seen");
         self.bytes -= u64::from(entry.bytes);
-        in_log.remove(entry.location.file);
-        if entry.location.file.is_segment() {
+        in_log.remove(entry.file());
+        if entry.file().is_segment() {
             self.known -= 1;
             self.bytes_cold -= u64::from(entry.bytes);
             self.shelf.clear_live(position);
@@ -372,8 +373,8 @@ impl Line {
         let position = written.position;
         let entry = self.entries.get_mut(position);
         // Gone since it was copied.
-        let Some(entry) = entry.filter(|entry| entry.location.file == from) else { return };
-        entry.location = Location { file: to, offset: written.offset, len: written.len };
+        let Some(entry) = entry.filter(|entry| entry.file() == from) else { return };
+        entry.set_location(Location { file: to, offset: written.offset, len: written.len });
         in_log.remove(from);
         let bytes = u64::from(entry.bytes);
         let state = entry.state();
@@ -406,12 +407,12 @@ impl Line {
         let mut shelved = Vec::with_capacity(new.len());
         for Copied { segment, written, .. } in new {
             let (mut live, mut fresh) = (Bitmap::new(segment.span()), Vec::new());
-            for Written { position, .. } in written {
-                if self.shelf.lives(*position) {
+            for Written { position, .. } in written.iter() {
+                if self.shelf.lives(position) {
                     live.set(position - segment.first);
                 }
-                if self.shelf.is_fresh(*position) {
-                    fresh.push(*position);
+                if self.shelf.is_fresh(position) {
+                    fresh.push(position);
                 }
             }
             shelved.push((segment.clone(), live, fresh));
@@ -426,9 +427,9 @@ impl Line {
         }
         assert_eq!(self.shelf.live(), before, "all that lives was copied");
         for Copied { segment, written, .. } in new {
-            for written in written {
+            for written in written.iter() {
                 if let Some(entry) = self.entries.get_mut(written.position) {
-                    entry.location = Location { file: segment.file_id(), offset: written.offset, len: written.len };
+                    entry.set_location(Location { file: segment.file_id(), offset: written.offset, len: written.len });
                 }
             }
         }
@@ -436,7 +437,7 @@ impl Line {
 
     /// The entries of messages that are on the shelf, for a checkpoint: those whose state says something.
     pub(super) fn known_states(&self) -> Vec<(u64, ToldState)> {
-        let known = self.entries.iter_from(0).filter(|(_, entry)| entry.location.file.is_segment());
+        let known = self.entries.iter_from(0).filter(|(_, entry)| entry.file().is_segment());
         let states = known
             .take(self.known as usize)
             .map(|(position, entry)| (position, ToldState { state: entry.state(), holds_key: entry.holds_key() }));
