@@ -108,9 +108,9 @@ impl Instance {
         }
     }
 
-    /// Where what it writes ends up.
-    pub(super) fn output(&self) -> Output {
-        self.output.clone()
+    /// See [`Output::finish`].
+    pub(super) fn finish_output(&self) -> (Option<Exceeded>, String) {
+        self.output.finish()
     }
 
     /// Instantiates the component, and checks the type of its handler. `Err(Ok(_))`: it is of another type.
@@ -155,14 +155,11 @@ impl Instance {
         outside.settings.state.as_ref().map_or_else(Vec::new, |state| session.take(state))
     }
 
-    /// Whether it can be called for another delivery: it came up against no limit, which it may have coped with, and
-    /// leaves no messages in the host's memory, of which there would be more each time.
+    /// Whether it can be called for another delivery: it came up against no limit but perhaps that of its output, which it may
+    /// have coped with, and leaves no messages in the host's memory, of which there would be more each time.
     pub(super) fn is_as_before(&self) -> bool {
         let state = self.store.data();
-        let limit_hit = state.limiter.exceeded().is_some()
-            || state.sends.limit_hit()
-            || state.session.limit_hit()
-            || self.output.limit_hit();
+        let limit_hit = state.limiter.exceeded().is_some() || state.sends.limit_hit() || state.session.limit_hit();
         !limit_hit && state.held.is_empty()
     }
 

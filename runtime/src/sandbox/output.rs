@@ -98,11 +98,6 @@ impl Output {
         self.lock().record(severity, context, text);
     }
 
-    /// Whether more was written than the limit allows.
-    pub(super) fn limit_hit(&self) -> bool {
-        self.lock().dropping
-    }
-
     /// Logs lines that did not end, and gives the limit, if more was written than it allows, and the end of stderr.
     pub(super) fn finish(&self) -> (Option<Exceeded>, String) {
         let mut lines = self.lock();
@@ -343,7 +338,7 @@ mod tests {
         output.lock().write(Stream::Stdout, &[b'x'; 1000]);
         output.record(Severity::Info, "context", "text");
         assert_eq!(output.lock().bytes, 1011);
-        assert!(!output.limit_hit());
+        assert!(!output.lock().dropping);
         for _ in 0..100 {
             output.record(Severity::Info, "", &"ä".repeat(2000));
         }
