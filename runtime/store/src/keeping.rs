@@ -72,6 +72,7 @@ pub(crate) struct Keeping {
     taking_in: Option<TakingIn>,
     /// The last epoch that has been copied and taken in.
     copied_epoch: u64,
+    /// Of the newest checkpoint that is written.
     generation: u64,
     pair: Option<Pair>,
     /// Files that are not needed any more since the last pair of checkpoints began.
@@ -82,7 +83,7 @@ pub(crate) struct Keeping {
     grow_failed_at_ms: Option<u64>,
     /// When the disk had no room for a copy or a checkpoint.
     work_failed_at_ms: Option<u64>,
-    /// A spare file was given up so that a full one can be copied: until that is done, none is made in its place.
+    /// A spare file was given up so that a full one can be copied or covered: until that is done, none is made in its place.
     makes_way: bool,
     /// When it was last looked for segments that could go.
     tidied_at_ms: u64,
@@ -297,7 +298,8 @@ impl Engine {
 
     /// Asks for one more file.
     fn grow(&mut self) {
-        let makes_way = self.keeping.makes_way && self.wal.full_after(self.keeping.copied_epoch).is_some();
+        let is_wanted = self.keeping.pair.is_some() || self.wal.full_after(self.keeping.copied_epoch).is_some();
+        let makes_way = self.keeping.makes_way && is_wanted;
         if !makes_way && !self.was_full(self.keeping.grow_failed_at_ms) {
             self.wal.grow();
         }
@@ -354,12 +356,13 @@ impl Engine {
     }
 
     fn next_order(&mut self) -> Option<Order> {
+        // First, since a checkpoint may wait for the room.
+        if !self.keeping.unneeded.is_empty() {
+            return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
+        }
         if self.keeping.pair.is_some() {
             let checkpoint = Box::new(self.checkpoint());
             return Some(Order::Checkpoint { checkpoint, retired: self.keeping.retired.take() });
-        }
-        if !self.keeping.unneeded.is_empty() {
-            return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
         }
         let full_file = self.wal.full_after(self.keeping.copied_epoch).cloned();
         let full_file = full_file.filter(|file| !self.is_settling(file.header.epoch));
@@ -491,12 +494,12 @@ impl Engine {
         self.keeping.pair = Some(Pair { written: 0, start_epoch: self.keeping.copied_epoch + 1, dropped });
     }
 
-    fn checkpoint(&mut self) -> Checkpoint {
-        self.keeping.generation += 1;
+    fn checkpoint(&self) -> Checkpoint {
         let state = self.shared.state();
         let header = Header {
             store_tag: self.wal.store_tag(),
-            generation: self.keeping.generation,
+            // One that fails is tried again over the same file: the other one is whole.
+            generation: self.keeping.generation + 1,
             lsn: self.wal.last_lsn(),
             start_epoch: self.keeping.copied_epoch + 1,
             next_sequence: state.queues.next_sequence(),
@@ -584,6 +587,7 @@ impl Engine {
                 self.keeping.state_is_unreadable |= matches!(done, Some(Compacted::Unreadable));
             }
             Ok(Done::CheckpointWritten) => {
+                self.keeping.generation += 1;
                 let pair = self.keeping.pair.as_mut().expect("checkpoints come in pairs");
                 pair.written += 1;
                 if pair.written == 2 {
@@ -602,7 +606,8 @@ impl Engine {
             Err(CopyError::Disk(error)) if error.is_full() => {
                 self.keeping.shortage = Shortage::Disk;
                 self.keeping.work_failed_at_ms = Some(self.shared.clock.now_ms());
-                // A spare file makes room for what is copied; the file that it is copied from is spare then.
+                // A spare file makes room for what is copied, or for a longer checkpoint; the file that it stands in for is
+                // spare then.
                 if self.wal.spares() > 1 && self.keeping.unneeded.is_empty() {
                     self.keeping.unneeded.extend(self.wal.drop_spare());
                     self.keeping.makes_way = true;

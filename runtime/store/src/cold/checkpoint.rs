@@ -411,7 +411,8 @@ impl Checkpoint {
             // Room for it to grow, so that a later one fits on a full disk; if there is none, for this one.
             let zeros = vec![0; bytes.len() * 2 - len as usize];
             match file.write_at(&zeros, len) {
-                Err(error) if !error.is_full() => return Err(error),
+                // What stands there stays whole until there is room for all of this one.
+                Err(error) if !error.is_full() || file.len()? < bytes.len() as u64 => return Err(error),
                 _ => {}
             }
         }

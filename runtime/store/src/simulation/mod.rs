@@ -13,6 +13,7 @@
 
 mod ahead;
 mod backlog;
+mod checkpoints;
 mod clock;
 mod damage;
 mod handles;
