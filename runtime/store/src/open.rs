@@ -318,10 +318,7 @@ fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Resul
 /// Makes the files that acks and retries will need on a full disk. If the disk is full already, the store opens all the
 /// same: sends are refused until there is room.
 fn make_reserve(disk: &dyn Disk, layout: &Layout, engine: &mut Engine) -> Result<(), OpenError> {
-    match checkpoint::reserve(disk, layout.checkpoint_bytes) {
-        Err(error) if !error.is_full() => return Err(error.into()),
-        _ => {}
-    }
+    checkpoint::reserve(disk, layout.checkpoint_bytes)?;
     while engine.wal.files_ready() < FILES_MIN {
         engine.wal.grow();
         match engine.wal.collect(true) {

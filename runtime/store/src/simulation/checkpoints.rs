@@ -68,3 +68,47 @@ fn on_a_full_disk_checkpoints_outgrow_their_files_and_nothing_is_lost_at_any_ste
     backlog.publish(0_u64.to_le_bytes().to_vec());
     assert_eq!(backlog.engine.stopped(), None);
 }
+
+/// Whatever of the reserve the disk had no room for at the start is made when there is room.
+#[test]
+fn a_start_on_a_nearly_full_disk_leaves_no_checkpoint_missing_for_good() {
+    const MESSAGES: u64 = 150;
+    let mut lacking = 0;
+    let full = SimulatedDisk::new(1);
+    let clock = Arc::new(ManualClock::new(1_000_000));
+    let whole = Backlog::open(full, clock).used();
+    for full_after_bytes in (whole / 8..whole).step_by(700) {
+        let disk = SimulatedDisk::new(full_after_bytes);
+        let clock = Arc::new(ManualClock::new(1_000_000));
+        drop(Backlog::open(disk.clone(), clock.clone()));
+        // As if it were the first start.
+        let wanted =
+            |name: &String| name.starts_with("wal-") && name != "wal-0001.log" || NAMES.contains(&name.as_str());
+        for name in disk.file_names().iter().filter(|name| wanted(name)) {
+            crate::disk::Disk::remove(&disk, name).unwrap();
+        }
+        disk.set_faults(full_after(full_after_bytes));
+        let mut backlog = Backlog::open(disk.clone(), clock);
+        let is_lacking = NAMES.iter().any(|name| !disk.file_names().iter().any(|there| there == name));
+        lacking += usize::from(is_lacking || NAMES.iter().any(|name| disk.file_len(name) < 2048));
+        if full_after_bytes % 2 == 0 {
+            // The next start makes up for it, if there is room by then.
+            backlog = backlog.reopen();
+            assert!(NAMES.iter().all(|name| backlog.disk.file_len(name) >= 2048));
+        }
+        backlog.disk.set_faults(SimulatedFaults::default());
+        backlog.clock.advance(1001);
+        for sent in 0..MESSAGES {
+            let mut body = vec![b'x'; 100];
+            body[..8].copy_from_slice(&sent.to_le_bytes());
+            backlog.publish(body);
+            backlog.clock.advance(5);
+            if sent % 10 == 9 {
+                check(&backlog.disk, &backlog.clock, sent + 1, 0);
+            }
+        }
+        assert_eq!(backlog.engine.stopped(), None);
+        assert!(backlog.engine.keeping.tally.checkpoints >= 2, "{:?}", backlog.engine.keeping.tally);
+    }
+    assert!(lacking > 5, "{lacking} starts lacked room for the checkpoints");
+}
