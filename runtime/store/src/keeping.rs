@@ -191,6 +191,12 @@ impl Keeping {
             tally: Tally::default(),
         }
     }
+
+    /// The process before this one ended between two checkpoints, or one of them is not whole: the second one is due.
+    pub(crate) fn resume_pair(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        self.pair = Some(Pair { written: 1, start_epoch: self.copied_epoch + 1, dropped });
+    }
 }
 
 impl Engine {
@@ -227,6 +233,17 @@ impl Engine {
     /// Whether a group of sends finds its place without touching the reserve.
     fn has_room(&self) -> bool {
         self.wal.spares() > RESERVE || (self.wal.spares() == RESERVE && self.wal.fits_any_group())
+    }
+
+    /// Writes the second checkpoint of a pair, if it is due when the store is opened: before anything can happen to the newest
+    /// one, and before the log files that only the older one needs can be used again.
+    pub(crate) fn catch_up(&mut self) -> Result<(), Arc<str>> {
+        while self.keeping.pair.is_some() && self.keep(true)? {}
+        // There is no room for it. What must be written now comes before what may be needed later.
+        if self.wal.spares() == 0 && !self.wal.fits_any_group() {
+            self.free_log_files_before(self.keeping.copied_epoch + 1)?;
+        }
+        Ok(())
     }
 
     /// One step of what keeps the ring from its end. Answers whether there is more to do at once.
@@ -281,6 +298,10 @@ impl Engine {
     /// On a full disk, gives up the oldest history: that of this log file if there is no older one. What was given up before
     /// has to be off the disk first.
     fn give_up_history(&mut self, log_file: Option<u64>) -> Result<(), Arc<str>> {
+        // On a full disk it must not be this that takes the last room.
+        if self.wal.spares() == 0 && !self.wal.fits_any_group() {
+            return Ok(());
+        }
         let Keeping { pair, dropped, unneeded, .. } = &self.keeping;
         let is_leaving = pair.as_ref().is_some_and(|pair| !pair.dropped.is_empty())
             || dropped.iter().chain(unneeded).any(|name| history_file::id(name).is_some());
@@ -625,18 +646,23 @@ impl Engine {
     /// Both checkpoints do without what was dropped.
     fn end_pair(&mut self) -> Result<(), Arc<str>> {
         let Some(pair) = self.keeping.pair.take() else { return Ok(()) };
-        while let Some(oldest) = self.wal.oldest().map(|oldest| oldest.header.epoch)
-            && oldest < pair.start_epoch
-        {
-            let live = self.shared.state().queues.live_in_log_file(FileId::log(oldest));
-            assert_eq!(live, 0, "what lives in a log file is copied before the file is given up");
-            self.wal.free_oldest().map_err(|error| self.stop(&error.to_string()))?;
-        }
+        self.free_log_files_before(pair.start_epoch)?;
         for name in pair.dropped {
             if let Some(id) = segment::id(&name) {
                 self.shared.reader.remove(FileId::segment(id));
             }
             self.keeping.unneeded.push(name);
+        }
+        Ok(())
+    }
+
+    fn free_log_files_before(&mut self, epoch: u64) -> Result<(), Arc<str>> {
+        while let Some(oldest) = self.wal.oldest().map(|oldest| oldest.header.epoch)
+            && oldest < epoch
+        {
+            let live = self.shared.state().queues.live_in_log_file(FileId::log(oldest));
+            assert_eq!(live, 0, "what lives in a log file is copied before the file is given up");
+            self.wal.free_oldest().map_err(|error| self.stop(&error.to_string()))?;
         }
         Ok(())
     }

@@ -62,6 +62,8 @@ pub(crate) struct Found {
     pub(crate) newest: Option<Checkpoint>,
     /// Files that the other one names.
     pub(crate) other_files: Vec<String>,
+    /// Epoch of the first log file that the other one needs. None if it is damaged or missing.
+    pub(crate) other_epoch: Option<u64>,
     /// What is wrong with one of them, if something is.
     pub(crate) damage: Option<OpenError>,
 }
@@ -110,7 +112,7 @@ fn unless_full<T>(done: Result<T, DiskError>) -> Result<Option<T>, DiskError> {
 /// Reads both files.
 pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
     let names = disk.list()?;
-    let mut found = Found { newest: None, other_files: Vec::new(), damage: None };
+    let mut found = Found { newest: None, other_files: Vec::new(), other_epoch: None, damage: None };
     let mut whole = Vec::new();
     for name in NAMES.into_iter().filter(|name| names.iter().any(|there| there == name)) {
         match read_one(disk, name) {
@@ -128,6 +130,12 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
         newest.file.write_at(&newest.bytes, 0)?;
         newest.file.sync()?;
     }
+    found.other_epoch = match (whole.last(), &newest) {
+        (Some(other), _) => Some(other.header.start_epoch),
+        // As long as there was only one, the log from its start on stands in for the other.
+        (None, Some(first)) if first.header.generation == 1 => Some(1),
+        (None, _) => None,
+    };
     found.other_files = whole.iter().flat_map(RawCheckpoint::files).collect();
     found.newest = newest.map(|raw| raw.open(disk)).transpose()?;
     Ok(found)
