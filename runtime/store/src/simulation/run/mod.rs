@@ -129,15 +129,15 @@ impl Run {
         }
         for step in 0..self.shape.steps {
             self.make_trouble(fault, step);
+            self.recover_if_stopped();
             self.step();
-            if self.engine().stopped().is_some() {
-                assert!(self.armed.is_some(), "the store stopped without a fault: {:?}", self.engine().stopped());
-                self.recover();
-            }
+            self.recover_if_stopped();
+            self.note_survived();
         }
-        if self.is_power_off() {
+        self.disarm_reads();
+        if self.is_power_off() || matches!(self.armed, Some(Fault::Aftermath)) {
             // The store did without what failed, such as the removal of a file that had no room, and has not come to more.
-            self.engine().stop("the power is off");
+            self.engine().stop("the disk has failed");
             self.recover();
         }
         let seen = self.see();
@@ -334,6 +334,13 @@ impl Run {
         self.happened.count("full disks on which a file could not be made");
         self.disk.set_faults(self.faults());
         self.open().unwrap_or_else(|error| panic!("{what} must open once there is space: {error}"));
+    }
+
+    fn recover_if_stopped(&mut self) {
+        if let Some(why) = self.engine().stopped() {
+            assert!(self.armed.is_some(), "the store stopped without a fault: {why}");
+            self.recover();
+        }
     }
 
     /// The power is lost (or, after an error of the disk, the process ends), and what is left is opened again.
