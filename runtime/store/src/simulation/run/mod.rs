@@ -441,6 +441,7 @@ impl Run {
             panic!("{difference}");
         }
         self.check_state_bytes();
+        self.check_counts();
         if let Some(difference) = history_difference(&self.model, &seen.histories, now_ms, &self.gave_up) {
             panic!("{difference}");
         }

@@ -290,6 +290,10 @@ impl Run {
                 }
                 Ok(receipt) => {
                     let duplicates = self.model.apply(&transaction, now_ms, keeps);
+                    for (queue, _) in &transaction.sends {
+                        let bytes = self.face().queue(queue).map_or(0, |told| told.bytes);
+                        assert!(bytes <= self.mix.queue_bytes_max, "{queue} holds {bytes} bytes");
+                    }
                     for ((sent, (_, message)), first) in receipt.into_iter().zip(&transaction.sends).zip(duplicates) {
                         let (id, nonce) = (sent.id, nonce(&message.body));
                         assert_eq!(
