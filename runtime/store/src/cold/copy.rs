@@ -48,7 +48,7 @@ impl Copied {
 #[derive(Debug)]
 pub(crate) enum CopyError {
     Disk(DiskError),
-    /// Bits have rotted since one of the files with these numbers was written.
+    /// Bits have rotted since one of the files with these numbers was written, or it can't be read.
     Damaged {
         files: Vec<u64>,
     },
@@ -211,7 +211,11 @@ pub(crate) fn rewrite(
     for segment in old {
         for id in segment.chunks() {
             give_way();
-            let chunk = segment.read_chunk(id)?;
+            let chunk = segment.read_chunk(id).map_err(|error| match error.shortage() {
+                Some(_) => CopyError::Disk(error),
+                // The segment is no worse off if it stays.
+                None => CopyError::Damaged { files: vec![segment.id] },
+            })?;
             let span = segment.chunk_span(id);
             let live: Vec<u64> = {
                 let state = shared.state();

@@ -327,7 +327,7 @@ impl HistoryWriter {
 /// Why files could not be put together.
 pub(crate) enum JoinError {
     Disk(DiskError),
-    /// Something in the file with this number is damaged.
+    /// Something in the file with this number is damaged, or can't be read.
     Damaged(u64),
 }
 
@@ -346,7 +346,10 @@ pub(crate) fn join(
         // What is expired is not read.
         let first_chunk = file.chunk_of(begin);
         for chunk in first_chunk..file.chunks() {
-            let loaded = file.read_chunk(chunk).map_err(JoinError::Disk)?;
+            let loaded = file.read_chunk(chunk).map_err(|error| match error.shortage() {
+                Some(_) => JoinError::Disk(error),
+                None => JoinError::Damaged(file.id),
+            })?;
             for record in loaded.records() {
                 let Ok(Record::Kept(Kept { kept, put, .. })) = record::decode(record) else { continue };
                 copied += 1;

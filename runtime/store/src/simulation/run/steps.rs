@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::mix::Mix;
-use super::{LAYOUT, QUEUES, Run, Step, name};
+use super::{Fault, LAYOUT, QUEUES, Run, Step, name};
 use crate::simulation::model::{Leased, Nonce, nonce};
 use crate::transaction::Job;
 use crate::{Action, AttributeEdit, Lease, NewMessage, QueueName, Refusal, Transaction};
@@ -255,7 +255,9 @@ impl Run {
         let mut any_in_doubt = false;
         // What is acknowledged is not kept if a frame can't hold it together with what its handler sends.
         let keeps = self.disk_is_small || self.given_up() == before;
-        if !keeps {
+        // Nor is what can't be read.
+        let has_failed_to_read = matches!(self.armed, Some(Fault::FailedRead { .. }));
+        if !keeps && !has_failed_to_read {
             let [one] = &transactions[..] else { panic!("only a single transaction is too large") };
             let bytes: usize = one.sends.iter().map(|(_, message)| message.body.len()).sum();
             let written = one
@@ -288,6 +290,10 @@ impl Run {
                 }
                 Ok(receipt) => {
                     let duplicates = self.model.apply(&transaction, now_ms, keeps);
+                    for (queue, _) in &transaction.sends {
+                        let bytes = self.face().queue(queue).map_or(0, |told| told.bytes);
+                        assert!(bytes <= self.mix.queue_bytes_max, "{queue} holds {bytes} bytes");
+                    }
                     for ((sent, (_, message)), first) in receipt.into_iter().zip(&transaction.sends).zip(duplicates) {
                         let (id, nonce) = (sent.id, nonce(&message.body));
                         assert_eq!(

@@ -1,0 +1,106 @@
+//! A sector that can't be read any more: what stands there is lost to whoever asks for it, and nothing else is.
+
+use super::backlog::{Backlog, number};
+use crate::cold::segment;
+use crate::disk::SimulatedFaults;
+use crate::history::file as history_file;
+use crate::{NewMessage, QueueLimits, QueueName, Transaction};
+
+/// The second sector of a file, which stands after its header.
+fn bad_sector(name: String) -> SimulatedFaults {
+    SimulatedFaults { bad_sector: Some((name, 1)), ..SimulatedFaults::default() }
+}
+
+impl Backlog {
+    /// Does what there is to do in so many seconds.
+    fn keep_for(&mut self, seconds: usize) {
+        for _ in 0..seconds {
+            self.clock.advance(1001);
+            self.keep();
+            assert_eq!(self.engine.stopped(), None);
+        }
+    }
+}
+
+#[test]
+fn an_unreadable_segment_is_left_as_it_is_and_others_are_rewritten() {
+    const MESSAGES: u64 = 900;
+    let mut backlog = Backlog::new(MESSAGES);
+    let mut kept = 0;
+    for number in 0..MESSAGES {
+        let claimed = backlog.store.claim(&backlog.queue, 1, u64::MAX / 2).unwrap();
+        if number % 100 == 0 {
+            kept += 1;
+        } else {
+            backlog.ack(&claimed[0]);
+            backlog.keep();
+        }
+    }
+    let name = {
+        let state = backlog.engine.shared.state();
+        let (first, _) = state.queues.segments().find(|(_, live)| live.ones() > 0).unwrap();
+        segment::name(first.id)
+    };
+    backlog.disk.set_faults(bad_sector(name.clone()));
+    backlog.keep_for(12);
+    assert!(backlog.engine.keeping.tally.rewritten > 3, "{:?}", backlog.engine.keeping.tally);
+    assert!(backlog.disk.file_names().contains(&name));
+
+    // Nor does the next process stop.
+    let disk = backlog.disk.kill();
+    disk.set_faults(bad_sector(name.clone()));
+    let clock = backlog.clock.clone();
+    drop(backlog);
+    let mut backlog = Backlog::open(disk, clock);
+    backlog.keep_for(3);
+    let mut claimed = 0;
+    loop {
+        match backlog.claim(1) {
+            Ok(deliveries) if deliveries.is_empty() => break,
+            Ok(deliveries) => {
+                claimed += 1;
+                assert_eq!(number(&deliveries[0]) % 100, 0);
+                backlog.ack(&deliveries[0]);
+            }
+            // It stays leased for a time.
+            Err(error) => assert!(error.to_string().contains(&name), "{error}"),
+        }
+    }
+    assert_eq!(claimed, kept - 1, "one message stands in that sector");
+    backlog.keep_for(3);
+}
+
+#[test]
+fn an_unreadable_history_file_is_left_as_it_is_and_others_are_put_together() {
+    let mut backlog = Backlog::new(0);
+    backlog.store.declare(&backlog.queue, QueueLimits { history_ms: u64::MAX / 2, ..QueueLimits::default() });
+    let other = QueueName::new("other").unwrap();
+    backlog.store.declare(&other, QueueLimits::default());
+    let files = |backlog: &Backlog| {
+        let names = backlog.disk.file_names();
+        names.into_iter().filter(|name| history_file::id(name).is_some()).collect::<Vec<_>>()
+    };
+    // Two messages that are kept in each file of the log, and others that fill it.
+    let fill = |backlog: &mut Backlog| {
+        for _ in 0..2 {
+            backlog.publish(vec![b'y'; 250]);
+            backlog.consume();
+        }
+        let epoch = backlog.engine.wal.epoch();
+        while backlog.engine.wal.epoch() == epoch {
+            let message = NewMessage { body: vec![b'z'; 200].into(), ..NewMessage::default() };
+            backlog.commit(Transaction { sends: [(other.clone(), message)].into(), ..Transaction::default() });
+            backlog.keep();
+        }
+    };
+    (0..4).for_each(|_| fill(&mut backlog));
+    let name = files(&backlog).remove(0);
+    assert!(backlog.disk.file_len(&name) > 1024 + 32, "its index stands in another sector");
+    backlog.disk.set_faults(bad_sector(name.clone()));
+    backlog.keep_for(3);
+    assert_eq!(backlog.engine.keeping.tally.joined, 0);
+    (0..4).for_each(|_| fill(&mut backlog));
+    backlog.keep_for(3);
+    assert!(backlog.engine.keeping.tally.joined >= 4, "{:?}", backlog.engine.keeping.tally);
+    assert!(files(&backlog).contains(&name));
+}
