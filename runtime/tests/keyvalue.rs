@@ -91,3 +91,20 @@ fn without_the_grant_it_is_denied_and_the_log_says_what_would_grant_it() {
     let text = told[0]["fields"]["message"].as_str().unwrap();
     assert!(text.ends_with("[consumers.stateless.grants]\nstate = true\n"), "{text}");
 }
+
+#[test]
+fn a_value_that_is_asked_for_a_hundred_times_at_once_is_not_copied_a_hundred_times() {
+    let kitchen = Kitchen::new(1);
+    let value = Box::leak("v".repeat(1 << 20).into_boxed_str());
+    let settings = Arc::new(with_state("greedy", &[("large", value)]));
+    let module = kitchen.load(&component("state"), &settings).unwrap();
+    let ask = |count: u32| {
+        let command = json!({ "do": "get-many", "key": "large", "count": count });
+        kitchen.call(&module, &settings, &command.to_string())
+    };
+    assert_eq!(sent(&ask(3))[0].1, json!({ "bytes": 3 << 20 }));
+    for count in [100, 10_000] {
+        let report = ask(count);
+        assert!(reason(&report).contains("16 MiB of state may be read at once"), "{report:?}");
+    }
+}
