@@ -14,8 +14,12 @@ mod by_hand;
 mod guests;
 #[path = "support/runtime.rs"]
 mod runtime;
+#[path = "support/web.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod web;
 
 use runtime::{Kitchen, Runtime};
+use web::Web;
 
 /// One consumer on `jobs` with one permit, so that messages come one after another, to the same instance if it is there.
 fn kitchen(guest: &str, more: &str) -> Kitchen {
@@ -112,6 +116,29 @@ fn an_instance_goes_after_each_limit_also_if_its_handler_coped() {
             runtime.until("it is handled", |runtime| runtime.is_empty("jobs"));
             assert_eq!(runtime.consumer("worker")["instances"], instances, "{guest}, {limits}: {body}");
         }
+    }
+}
+
+#[test]
+fn an_instance_goes_after_too_many_connections() {
+    let web = Web::http();
+    let kitchen = Kitchen::new(
+        "",
+        &format!(
+            "[queues.jobs]\n[queues.report]\n[consumers.worker]\nqueue = \"jobs\"\ncomponent = {:?}\n\
+             max_concurrency = 1\ninstance = \"reused\"\n\
+             [consumers.worker.grants]\nsend = [\"report\"]\nhttp = [\"http://{}\"]\n",
+            guests::component("outside"),
+            web.address
+        ),
+    );
+    let runtime = kitchen.start_ready();
+    for (count, instances) in [(64, json!([{ "generation": 1, "count": 1 }])), (65, json!([]))] {
+        let command = json!({ "do": "hold", "url": format!("http://{}/large", web.address), "count": count });
+        let results = reports(&runtime, &[command]).pop().unwrap()["results"].clone();
+        let refused = results.as_array().unwrap().iter().filter(|result| *result != "ok").count();
+        assert_eq!(refused, count - 64, "{results}");
+        assert_eq!(runtime.consumer("worker")["instances"], instances, "{count}");
     }
 }
 

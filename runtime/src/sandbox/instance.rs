@@ -162,6 +162,7 @@ impl Instance {
         let limit_hit = state.limiter.exceeded().is_some()
             || state.sends.limit_hit()
             || state.session.limit_hit()
+            || state.outside.limit_hit
             || self.output.limit_hit();
         !limit_hit && state.held.is_empty()
     }
