@@ -150,6 +150,20 @@ fn messages_that_a_guest_only_keeps_are_limited_too() {
 }
 
 #[test]
+fn metadata_without_a_byte_are_limited_too() {
+    let guest = Guest::new("messaging");
+    assert_eq!(guest.call("metadata 64").outcome, Outcome::Ack);
+    for count in [100, 100_000] {
+        let report = guest.call(&format!("metadata {count}"));
+        assert_eq!(
+            report.outcome,
+            retry("failed: the messages that a guest keeps may have 16384 metadata in all"),
+            "{count}"
+        );
+    }
+}
+
+#[test]
 fn both_editions_of_the_messaging_draft_run() {
     let guest = Guest::new("messaging-other-edition");
     let report = guest.call("audit");
