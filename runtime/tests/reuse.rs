@@ -215,6 +215,17 @@ fn what_counts_by_delivery_starts_anew_with_each() {
 }
 
 #[test]
+fn cpu_time_does_not_pass_while_an_instance_is_idle() {
+    let kitchen = kitchen("behave", "instance = \"reused\"\nlimits.cpu_time = \"1ms\"\ninstance_idle_timeout = \"1h\"");
+    let runtime = kitchen.start_ready();
+    for handled in 1..=20 {
+        assert_eq!(counts(&runtime, &[count()]).last(), Some(&handled), "{}", runtime.log());
+        // Some ends of epochs.
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn random_bytes_are_counted_for_each_delivery() {
     let kitchen = kitchen("outside", "instance = \"reused\"\nlimits.random_bytes = \"10000B\"");
     let runtime = kitchen.start_ready();
