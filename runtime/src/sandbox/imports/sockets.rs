@@ -80,7 +80,9 @@ impl Sockets {
     fn lookup(&self, name: &str) -> Option<Vec<u16>> {
         let ports: Vec<_> = self.granted(&Host::Name(name.to_owned())).collect();
         if ports.is_empty() {
-            let what = format!("looking up {name} was refused: no port of it is granted");
+            let what = format!(
+                "looking up {name} was refused: no port of it is granted (for PORT, put the number of the one to connect to)"
+            );
             self.access.denied.tell(&self.settings, Grant::Tcp, &format!("{name}:PORT"), &what);
             return None;
         }
