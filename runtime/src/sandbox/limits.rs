@@ -40,7 +40,7 @@ pub(super) const METADATA_HELD_MAX: usize = HANDLES_MAX * ATTRIBUTES_MAX;
 pub(super) const SENT_OVERHEAD_BYTES_MAX: u64 = 64 << 20;
 /// HTTP connections that a guest has open at once.
 pub(super) const HTTP_CONNECTIONS_MAX: usize = 64;
-/// Names that the guests of one module look up at once for HTTP. The others wait.
+/// Names that the guests of one module look up at once. The others wait.
 pub(super) const LOOKUPS_MAX: usize = 16;
 /// Memory of the headers of one request or response.
 pub(super) const HTTP_FIELDS_BYTES_MAX: usize = 64 << 10;
