@@ -57,13 +57,15 @@ fn a_delivery_sees_its_own_writes_by_every_way() {
         [(
             "report".to_owned(),
             json!({
-                "first": "1", "incremented": 7, "many": ["7", "3", null], "exists": [true, false],
-                "keys": ["a", "b", "kept"],
+                "first": "1", "incremented": 7, "many": ["7", "3", null, "5", null], "exists": [true, false],
+                "keys": ["a", "b", "d", "kept"],
             })
         )]
     );
     let writes: Vec<_> = report.state.writes.iter().map(|write| (&*write.key, write.value.as_deref())).collect();
-    assert_eq!(writes, [("a", Some(&b"7"[..])), ("b", Some(&b"3"[..])), ("gone", None)]);
+    let gone = ["e", "gone", "none"].map(|key| (key, None));
+    let kept = [("a", Some(&b"7"[..])), ("b", Some(&b"3"[..])), ("c", None), ("d", Some(&b"5"[..]))];
+    assert_eq!(writes, [&kept[..], &gone].concat());
     assert!(report.state.writes.iter().all(|write| &*write.space == "consumer/own"));
     // It read nothing that it had not written.
     assert_eq!(report.state.reads, []);

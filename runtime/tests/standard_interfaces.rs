@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use linecook::delivery::{Delivery, Message, MessageId, Outcome};
 use linecook::sandbox::{InstanceSettings, Module, Report};
@@ -72,6 +73,15 @@ fn wasi_logging_reaches_the_log_with_its_level_and_the_message() {
             assert_eq!(line["fields"]["attempt"], 3);
         }
     }
+}
+
+#[test]
+fn the_wall_clock_is_that_of_the_host() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let before = now();
+    let report = Kitchen::new(1).behave(settings(), r#"{"do":"time"}"#);
+    let told = sent(&report)[0].1["ms"].as_u64().unwrap();
+    assert!((before..=now()).contains(&told), "{told}");
 }
 
 /// A guest of `wasi:messaging`.

@@ -110,9 +110,11 @@ fn own_writes() -> Outcome {
     state::set("b", "3")?;
     state::delete("gone")?;
     let incremented = state::increment("a", 5)?;
-    let bucket = store::open("").map_err(|error| Failure::dead_letter(format!("{error:?}")))?;
-    let many = ["a", "b", "gone"].map(String::from);
-    let got = keyvalue_batch::get_many(&bucket, &many).map_err(|error| Failure::dead_letter(format!("{error:?}")))?;
+    let pairs = [("c", "4"), ("d", "5"), ("e", "6")].map(|(key, value)| (key.to_owned(), value.into()));
+    keyvalue_batch::set_many(&bucket()?, &pairs).map_err(dead)?;
+    keyvalue_batch::delete_many(&bucket()?, &["c", "e", "none"].map(String::from)).map_err(dead)?;
+    let many = ["a", "b", "c", "d", "gone"].map(String::from);
+    let got = keyvalue_batch::get_many(&bucket()?, &many).map_err(dead)?;
     let got: Vec<_> =
         got.into_iter().map(|one| one.map(|(_, value)| String::from_utf8_lossy(&value).into_owned())).collect();
     let report = json!({
