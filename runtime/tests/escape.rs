@@ -105,9 +105,14 @@ fn a_folder_to_read_is_not_changed() {
         json!({ "do": "rename", "from": "/read/menu", "to": "/read/new" }),
         json!({ "do": "rename", "from": "/read/menu", "to": "/write/new" }),
         json!({ "do": "rename", "from": "/write/menu", "to": "/read/new" }),
+        json!({ "do": "set-size", "path": "/read/menu" }),
+        json!({ "do": "set-times", "path": "/read/menu" }),
+        json!({ "do": "set-times-at", "path": "/read/menu" }),
     ] {
         cell.refused(&command);
     }
+    assert_eq!(cell.call(&json!({ "do": "set-times", "path": "/write/menu" })).outcome, Outcome::Ack);
+    assert_eq!(cell.call(&json!({ "do": "set-times-at", "path": "/write/menu" })).outcome, Outcome::Ack);
     assert_eq!(fs::read_to_string(cell.path("read/menu")).unwrap(), "soup");
     assert_eq!(fs::read_dir(cell.path("read")).unwrap().count(), 1);
     assert_eq!(fs::read_dir(cell.path("write")).unwrap().count(), 1);
@@ -218,6 +223,9 @@ fn a_write_below_a_folder_to_read_is_told_once() {
         from_to("link", "/write/menu", "/read/new"),
         from_to("rename", "/write/menu", "/read/new"),
         from_to("rename", "/read/menu", "/write/new"),
+        below("set-size", "/read/menu"),
+        below("set-times", "/read/menu"),
+        below("set-times-at", "/read/menu"),
     ];
     let host = cell.kitchen.folder.path().display();
     for (number, command) in writes.iter().enumerate() {

@@ -100,6 +100,8 @@ impl Instance {
     /// From now on, it works for another delivery, and what counts by delivery counts from zero.
     pub(super) fn begin(&mut self, handling: Handling) {
         self.output.begin(handling);
+        // What was an epoch's end while it was idle is none of this delivery.
+        self.store.set_epoch_deadline(1);
         let state = self.store.data_mut();
         state.cpu_time.begin();
         state.random_bytes = 0;
@@ -159,7 +161,10 @@ impl Instance {
     /// have coped with, and leaves no messages in the host's memory, of which there would be more each time.
     pub(super) fn is_as_before(&self) -> bool {
         let state = self.store.data();
-        let limit_hit = state.limiter.exceeded().is_some() || state.sends.limit_hit() || state.session.limit_hit();
+        let limit_hit = state.limiter.exceeded().is_some()
+            || state.sends.limit_hit()
+            || state.session.limit_hit()
+            || state.outside.limit_hit;
         !limit_hit && state.held.is_empty()
     }
 

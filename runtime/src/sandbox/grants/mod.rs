@@ -36,7 +36,7 @@ pub(super) struct Access {
     pub(super) tls: Arc<ClientConfig>,
     /// Which queues get what is sent to a subject.
     pub(super) subjects: Arc<Subjects>,
-    /// Names that are looked up at once for HTTP.
+    /// Names that are looked up at once.
     pub(super) lookups: Arc<Semaphore>,
 }
 

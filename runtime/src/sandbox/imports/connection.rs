@@ -130,7 +130,7 @@ async fn within<T, E: From<Error>>(
 
 /// The addresses of a name. The system's resolver holds a thread for as long as it takes, whether or not anybody waits for
 /// it any more: so the permit is kept until it has come back, and slow names can't take all threads.
-async fn look_up(name: &str, port: u16, lookups: &Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn look_up(name: &str, port: u16, lookups: &Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
     let permit = lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
     let name = name.to_owned();
     let found = tokio::task::spawn_blocking(move || {

@@ -100,6 +100,7 @@ impl Outside {
     fn connection(&mut self) -> Result<Arc<()>> {
         let connections = self.connections.get_or_insert_default();
         if Arc::strong_count(connections) > HTTP_CONNECTIONS_MAX {
+            self.limit_hit = true;
             return Err(Error::ConnectionLimitReached);
         }
         Ok(connections.clone())
