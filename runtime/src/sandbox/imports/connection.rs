@@ -61,8 +61,19 @@ impl Target {
     }
 }
 
-/// What HTTPS trusts: the roots of Mozilla's program, and the certificates of a file in PEM.
+/// How HTTPS is spoken.
 pub(in crate::sandbox) fn tls_config(ca_file: Option<&Path>) -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots(ca_file)?)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// Who HTTPS trusts: the roots of Mozilla's program, and the certificates of a file in PEM.
+fn roots(ca_file: Option<&Path>) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
     if let Some(path) = ca_file {
         let refuse = |error: &dyn fmt::Display| {
@@ -77,13 +88,7 @@ pub(in crate::sandbox) fn tls_config(ca_file: Option<&Path>) -> io::Result<Clien
             return Err(refuse(&"there is no certificate in it"));
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+    Ok(roots)
 }
 
 /// Sends a request. `connection` is kept until its connection is closed.
@@ -254,5 +259,42 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subjects(roots: &RootCertStore) -> Vec<String> {
+        roots.roots.iter().map(|root| String::from_utf8_lossy(&root.subject).into_owned()).collect()
+    }
+
+    #[test]
+    fn without_a_file_the_public_roots_are_trusted() {
+        let subjects = subjects(&roots(None).unwrap());
+        assert!(subjects.len() >= 100, "{}", subjects.len());
+        for name in ["ISRG Root X1", "ISRG Root X2", "DigiCert Global Root G2", "GTS Root R1", "Amazon Root CA 1"] {
+            assert!(subjects.iter().any(|subject| subject.contains(name)), "{name} is not among {subjects:?}");
+        }
+        assert!(!subjects.iter().any(|subject| subject.contains("Linecook")));
+    }
+
+    #[test]
+    fn the_certificates_of_a_file_are_trusted_beside_them() {
+        let mut authority = rcgen::CertificateParams::default();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "Linecook's own");
+        let authority = authority.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        fs::write(&file, authority.pem()).unwrap();
+        let (alone, with) = (subjects(&roots(None).unwrap()), subjects(&roots(Some(&file)).unwrap()));
+        assert_eq!(with[..alone.len()], alone);
+        assert!(
+            with[alone.len()].contains("Linecook's own") && with.len() == alone.len() + 1,
+            "{:?}",
+            &with[alone.len()..]
+        );
     }
 }
