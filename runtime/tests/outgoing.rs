@@ -166,6 +166,16 @@ fn a_star_does_not_reach_private_addresses() {
     assert_eq!(web.connections(), 0);
     assert!(caller.denials()[0].contains("it is not at a public address"), "{:?}", caller.denials());
 
+    // At an address that is granted by itself, if scheme and port are those of its grant, too.
+    let addressed = |name: &str, scheme, port_granted| {
+        let grants = [grant(Scheme::Http, "*", port), grant(scheme, "127.0.0.1", port_granted)];
+        let grants = [&grants[..], &[grant(Scheme::Http, "[::1]", port_granted)]].concat();
+        Caller::new(name, &grants, &[]).get(&format!("http://localhost:{port}/echo"))
+    };
+    assert_eq!(addressed("addressed", Scheme::Http, port)["status"], 200);
+    assert_eq!(addressed("addressed-elsewhere", Scheme::Http, port ^ 1)["error"], prohibited);
+    assert_eq!(web.requests(), 1);
+
     // By its very name, it is reached where it is.
     let named = [grant(Scheme::Http, "*", port), grant(Scheme::Http, "localhost", port)];
     let caller = Caller::new("named", &named, &[]);

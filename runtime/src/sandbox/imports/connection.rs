@@ -1,7 +1,7 @@
 //! One HTTP/1.1 request over a connection of its own, to an address that was checked: the name is resolved once, and what
 //! it resolved to is what is connected to.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,8 +35,29 @@ pub(super) struct Target {
     pub(super) scheme: Scheme,
     pub(super) host: Host,
     pub(super) port: u16,
-    /// Whether only public addresses will do.
-    pub(super) public_only: bool,
+    /// Which addresses it may have.
+    pub(super) reach: Reach,
+}
+
+/// How far the grants of a target go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To whatever address the host has: it is granted by its very name or address.
+    Anywhere,
+    /// To public addresses, as it is granted by a `*`, and to those that are granted by themselves.
+    Public {
+        /// The latter.
+        and: Vec<IpAddr>,
+    },
+}
+
+impl Reach {
+    fn contains(&self, address: IpAddr) -> bool {
+        match self {
+            Reach::Anywhere => true,
+            Reach::Public { and } => is_public(address) || and.contains(&address.to_canonical()),
+        }
+    }
 }
 
 /// Why there is no response.
@@ -57,8 +78,13 @@ impl From<Error> for Refused {
 impl Target {
     /// What grants it, as in `queue.toml`.
     pub(super) fn grant(&self) -> String {
-        HttpGrant { scheme: self.scheme, hosts: Hosts::One(self.host.clone()), port: self.port }.to_string()
+        grant(self.scheme, &self.host, self.port)
     }
+}
+
+/// What grants a server, as in `queue.toml`.
+pub(super) fn grant(scheme: Scheme, host: &Host, port: u16) -> String {
+    HttpGrant { scheme, hosts: Hosts::One(host.clone()), port }.to_string()
 }
 
 /// How HTTPS is spoken.
@@ -160,8 +186,7 @@ async fn connect(target: &Target, lookups: &Arc<Semaphore>) -> Result<TcpStream,
     if addresses.is_empty() {
         return Err(Error::DestinationNotFound.into());
     }
-    let allowed: Vec<_> =
-        addresses.into_iter().filter(|address| !target.public_only || is_public(address.ip())).collect();
+    let allowed: Vec<_> = addresses.into_iter().filter(|address| target.reach.contains(address.ip())).collect();
     if allowed.is_empty() {
         return Err(Refused::Private);
     }
