@@ -147,6 +147,45 @@ fn a_folder_to_write_gives_no_way_out() {
     assert!(cell.path("write/menu").exists());
 }
 
+/// Why `queue.toml` may grant no folder below one that may be written: what is there when the folder is opened next is the
+/// guest's to choose.
+#[test]
+fn a_folder_in_a_folder_to_write_is_not_granted_as_it_would_lead_out() {
+    let cell = Cell::new("escape", |_| {});
+    let granted = |folders: [&str; 2]| {
+        let [outer, inner] = folders;
+        format!(
+            "[queues.orders]\n[queues.report]\n[consumers.cook]\nqueue = \"orders\"\ncomponent = \"a.wasm\"\n\
+             grants.send = [\"report\"]\ngrants.dirs = [{{ host = {outer:?}, guest = \"/out\", access = \"read-write\" }}, \
+             {{ host = {inner:?}, guest = \"/in\", access = \"read\" }}]\n"
+        )
+    };
+    let file = cell.path("queue.toml");
+    let text = granted(["write", "write/templates"]);
+    let refused = linecook::config::parse_to_run(&text, &file).unwrap_err();
+    assert_eq!(refused.errors().len(), 1, "{refused}");
+    assert!(refused.to_string().contains("this folder lies in one that guests may write"), "{refused}");
+    let beside = linecook::config::parse_to_run(&granted(["write", "templates"]), &file);
+    assert!(beside.is_ok(), "{beside:?}");
+
+    // With the grants of that file, and another consumer that may write the outer folder.
+    let mut config = linecook::config::parse(&text, &file).unwrap();
+    let grants = config.consumers.remove("cook").unwrap().grants;
+    let settings = Arc::new(InstanceSettings { grants, ..(*cell.settings).clone() });
+    fs::create_dir_all(cell.path("write/templates")).unwrap();
+    let module = cell.kitchen.load(&component("escape"), &settings).unwrap();
+    let call = |command: Value| cell.kitchen.call(&module, &settings, &command.to_string());
+    assert!(matches!(call(json!({ "do": "read", "path": "/in/secret" })).outcome, Outcome::DeadLetter { .. }));
+    for command in [
+        json!({ "do": "rename", "from": "/write/templates", "to": "/write/away" }),
+        json!({ "do": "symlink", "from": "..", "to": "/write/templates" }),
+    ] {
+        assert_eq!(cell.call(&command).outcome, Outcome::Ack, "{command}");
+    }
+    let report = call(json!({ "do": "read", "path": "/in/secret" }));
+    assert_eq!(sent(&report)[0].1["read"], "recipe", "the check of queue.toml is what keeps it from that");
+}
+
 #[test]
 fn names_that_are_no_text_harm_nobody() {
     let cell = Cell::new("escape", |_| {});

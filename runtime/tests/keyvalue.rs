@@ -46,6 +46,21 @@ fn with_state(consumer: &str, entries: &[(&'static str, &'static str)]) -> Insta
 }
 
 #[test]
+fn state_that_is_imported_and_not_granted_is_told_when_the_component_is_loaded() {
+    let kitchen = Kitchen::new(1);
+    let told = |settings: InstanceSettings| {
+        let settings = Arc::new(settings);
+        kitchen.load(&component("state"), &settings).unwrap();
+        let lines = LOG.of(&settings.consumer);
+        lines.iter().map(|line| line["fields"]["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let expected = "the component imports wasi:keyvalue, and nothing of that is granted: its calls will be refused. In \
+                    queue.toml, `grants.state = true` in [consumers.forgetful] grants it";
+    assert_eq!(told(InstanceSettings { consumer: "forgetful".into(), ..settings() }), [expected]);
+    assert_eq!(told(with_state("mindful", &[])), [""; 0]);
+}
+
+#[test]
 fn a_delivery_sees_its_own_writes_by_every_way() {
     let kitchen = Kitchen::new(1);
     let settings = Arc::new(with_state("own", &[("gone", "x"), ("kept", "y")]));

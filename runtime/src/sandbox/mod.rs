@@ -241,7 +241,8 @@ impl Sandbox {
             Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
-        self.try_out(&module, settings).await?;
+        self.try_out(&module, settings.clone()).await?;
+        load::tell_missing_grants(&module.0.linked, &settings);
         Ok(module)
     }
 
@@ -258,7 +259,8 @@ impl Sandbox {
             Ok(Loaded { hash: *hash, linked: linked.clone(), access: Arc::new(Access::open(&granted, tls, subjects)?) })
         });
         let module = Module(Arc::new(relinked.await.map_err(LoadError::internal)??));
-        self.try_out(&module, settings).await?;
+        self.try_out(&module, settings.clone()).await?;
+        load::tell_missing_grants(&module.0.linked, &settings);
         Ok(module)
     }
 
