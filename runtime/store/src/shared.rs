@@ -16,7 +16,7 @@ use crate::history::History;
 use crate::kv::Kv;
 use crate::kv::file::StateFile;
 use crate::location::Location;
-use crate::queues::Queues;
+use crate::queues::{Entry, Queues};
 use crate::reader::Reader;
 use crate::record::{self, Put, QueueNumber};
 use crate::{Message, MessageId, NewMessage};
@@ -123,7 +123,7 @@ impl Shared {
                 Ok(content) => return Ok(Some(content)),
                 Err(why) => why,
             };
-            match self.state().queues.entry(wanted.queue, wanted.position).map(|entry| entry.location()) {
+            match self.state().queues.entry(wanted.queue, wanted.position).map(Entry::location) {
                 None => return Ok(None),
                 Some(now) if now == location => return Err(failed),
                 Some(now) => location = now,
