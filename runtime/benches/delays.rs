@@ -9,6 +9,9 @@
 //! within 20 seconds; and a tenth of them, all due at the same instant. A message is late by the time from when it should
 //! be due (its delay, from when it was handed to the store) to when the consumer has it. Meanwhile another queue gets a
 //! message every millisecond, which is taken at once: its sends and claims must not wait.
+//!
+//! At last four times as many come and go, of which one in 64 fails and is due again in an hour: what is known of those must
+//! not take more memory than they are worth.
 
 mod measure;
 
@@ -21,6 +24,8 @@ use linecook_store::{Action, NewMessage, Options, QueueLimits, QueueName, Store,
 use measure::{Bench, CLAIM, Error, LEASE_MS, Settling, Verdict, Watch, over, resident_kb};
 
 const BODY_BYTES: usize = 100;
+/// One in so many messages fails.
+const FAILING: u64 = 64;
 const FEW: u64 = 300;
 const SPREAD: Duration = Duration::from_secs(20);
 /// More than it takes to send them all.
@@ -54,7 +59,34 @@ fn run(messages: u64) -> Result<bool, Error> {
         let stalled = run.others.claim.max(run.others.publish);
         verdict.require(stalled <= Duration::from_millis(250), format!("{name}: no stall of more than 250 ms"));
     }
+    let failed_kb = fail_some(&bench, 4 * messages)?;
+    let failed = 4 * messages / FAILING;
+    println!("\n{failed} failed messages among {} others: {} MiB over empty", 4 * messages, over(failed_kb, empty_kb));
+    verdict.require(over(failed_kb, empty_kb) < 64, "memory of failed ones: below 64 MiB above an empty store");
     Ok(verdict.print())
+}
+
+/// Sends and takes messages, of which some fail. Answers the memory at the end.
+fn fail_some(bench: &Bench, messages: u64) -> Result<u64, Error> {
+    const ROUND: u64 = 100_000;
+    let mut number = 0;
+    while number < messages {
+        let round = ROUND.min(messages - number);
+        bench.send((0..round).map(|_| measure::message(BODY_BYTES)))?;
+        let mut settling = Settling::new(&bench.store);
+        let end = number + round;
+        while number < end {
+            let (mut failed, mut done) = (Vec::new(), Vec::new());
+            for delivery in bench.store.claim(&bench.queue, CLAIM, LEASE_MS)? {
+                number += 1;
+                if number % FAILING == 0 { failed.push(delivery) } else { done.push(delivery) }
+            }
+            settling.settle(&done, &Action::Ack)?;
+            settling.settle(&failed, &Action::Retry { delay_ms: 3_600_000 })?;
+        }
+        settling.finish()?;
+    }
+    resident_kb()
 }
 
 const HEADING: &str = "

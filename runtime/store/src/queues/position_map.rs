@@ -2,8 +2,8 @@
 //!
 //! A hash map scatters neighbours over all of its memory, and a tree of single entries is walked for each of them. Here
 //! neighbours share a page; the last pages are at hand, and so is the one among the others that something was last done
-//! in. A page goes when its last entry does, and is used for the next
-//! ones; one entry that stays long keeps one page.
+//! in. A page goes when its last entry does, and is used for the next ones. Of one in which few entries stay long, nothing
+//! but those is kept: of a backlog, it may be one message in a hundred that was retried.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,6 +11,9 @@ const PAGE_ENTRIES: u64 = 64;
 
 /// Pages with the highest numbers that lie side by side, where most of what happens, happens.
 const RECENT_MAX: usize = 16;
+
+/// Entries of a page that is put away as nothing but those.
+const FEW_MAX: usize = PAGE_ENTRIES as usize / 4;
 
 /// Empty pages that are kept for the next ones.
 const SPARE_MAX: usize = 4;
@@ -24,7 +27,7 @@ pub(crate) struct PositionMap<T> {
     /// queue page by page. Not empty.
     at_hand: Option<(u64, Box<Page<T>>)>,
     /// All others, by number. None of them is empty.
-    pages: BTreeMap<u64, Box<Page<T>>>,
+    pages: BTreeMap<u64, PutAway<T>>,
     spare: Vec<Box<Page<T>>>,
     len: u64,
 }
@@ -32,6 +35,41 @@ pub(crate) struct PositionMap<T> {
 struct Page<T> {
     entries: [Option<T>; PAGE_ENTRIES as usize],
     used: usize,
+}
+
+/// A page in which nothing is done for now.
+enum PutAway<T> {
+    Whole(Box<Page<T>>),
+    /// Entries by their places, lowest first.
+    Few(Box<[(u8, T)]>),
+}
+
+impl<T> Page<T> {
+    /// By their positions, if the page has this number.
+    fn entries(&self, number: u64) -> impl Iterator<Item = (u64, &T)> {
+        (number * PAGE_ENTRIES..).zip(&self.entries).filter_map(|(position, entry)| Some((position, entry.as_ref()?)))
+    }
+}
+
+impl<T> PutAway<T> {
+    fn get(&self, entry: usize) -> Option<&T> {
+        match self {
+            PutAway::Whole(page) => page.entries[entry].as_ref(),
+            PutAway::Few(few) => {
+                let at = few.binary_search_by_key(&entry, |(place, _)| usize::from(*place)).ok()?;
+                Some(&few[at].1)
+            }
+        }
+    }
+
+    fn entries(&self, number: u64) -> impl Iterator<Item = (u64, &T)> {
+        let (whole, few) = match self {
+            PutAway::Whole(page) => (Some(page), &[][..]),
+            PutAway::Few(few) => (None, &few[..]),
+        };
+        let few = few.iter().map(move |(place, entry)| (number * PAGE_ENTRIES + u64::from(*place), entry));
+        whole.into_iter().flat_map(move |page| page.entries(number)).chain(few)
+    }
 }
 
 impl<T> Default for Page<T> {
@@ -62,7 +100,7 @@ impl<T> PositionMap<T> {
             Ok(at) => &self.recent[at].1,
             Err(0) => match &self.at_hand {
                 Some((at, page)) if *at == number => page,
-                _ => self.pages.get(&number)?,
+                _ => return self.pages.get(&number)?.get(entry),
             },
             Err(_) => return None,
         };
@@ -82,11 +120,31 @@ impl<T> PositionMap<T> {
     /// A page that is not among the recent ones, if it is there.
     fn take_to_hand(&mut self, number: u64) -> Option<&mut Page<T>> {
         if self.at_hand.as_ref().is_none_or(|(at, _)| *at != number) {
-            let page = self.pages.remove(&number)?;
+            let page = match self.pages.remove(&number)? {
+                PutAway::Whole(page) => page,
+                PutAway::Few(few) => {
+                    let mut page = self.spare.pop().unwrap_or_default();
+                    page.used = few.len();
+                    few.into_iter().for_each(|(place, entry)| page.entries[usize::from(place)] = Some(entry));
+                    page
+                }
+            };
             let before = self.at_hand.replace((number, page));
-            self.pages.extend(before);
+            before.into_iter().for_each(|(number, page)| self.put_away(number, page));
         }
         self.at_hand.as_mut().map(|(_, page)| &mut **page)
+    }
+
+    fn put_away(&mut self, number: u64, mut page: Box<Page<T>>) {
+        if page.used > FEW_MAX {
+            self.pages.insert(number, PutAway::Whole(page));
+            return;
+        }
+        let mut few = Vec::with_capacity(page.used);
+        few.extend((0..).zip(&mut page.entries).filter_map(|(place, entry)| Some((place, entry.take()?))));
+        page.used = 0;
+        self.keep_spare(page);
+        self.pages.insert(number, PutAway::Few(few.into_boxed_slice()));
     }
 
     /// Where among the recent pages the one with this number is, or would have to be.
@@ -116,7 +174,7 @@ impl<T> PositionMap<T> {
                 if self.take_to_hand(number).is_none() {
                     let page = self.spare.pop().unwrap_or_default();
                     let before = self.at_hand.replace((number, page));
-                    self.pages.extend(before);
+                    before.into_iter().for_each(|(number, page)| self.put_away(number, page));
                 }
                 &mut self.at_hand.as_mut().expect("it has just been taken there").1
             }
@@ -146,7 +204,7 @@ impl<T> PositionMap<T> {
         if self.recent.len() == RECENT_MAX
             && let Some((number, page)) = self.recent.pop_front()
         {
-            self.pages.insert(number, page);
+            self.put_away(number, page);
             at -= 1;
         }
         at
@@ -185,18 +243,16 @@ impl<T> PositionMap<T> {
     pub(crate) fn iter_from(&self, position: u64) -> impl Iterator<Item = (u64, &T)> {
         let (first, _) = place(position);
         let recent = self.recent.partition_point(|(number, _)| *number < first);
-        let recent = self.recent.range(recent..).map(|(number, page)| (number, page));
         let at_hand = self.at_hand.as_ref().filter(|(number, _)| *number >= first);
         let (before, after) = match at_hand {
             Some((number, _)) => (self.pages.range(first..*number), self.pages.range(*number..)),
             None => (self.pages.range(first..), self.pages.range(u64::MAX..)),
         };
-        let pages = before.chain(at_hand.map(|(number, page)| (number, page))).chain(after).chain(recent);
-        let entries = pages.flat_map(|(number, page)| {
-            let entries = page.entries.iter().zip(number * PAGE_ENTRIES..);
-            entries.filter_map(|(entry, position)| Some((position, entry.as_ref()?)))
-        });
-        entries.skip_while(move |(at, _)| *at < position)
+        let before = before.flat_map(|(number, page)| page.entries(*number));
+        let at_hand = at_hand.into_iter().flat_map(|(number, page)| page.entries(*number));
+        let after = after.flat_map(|(number, page)| page.entries(*number));
+        let recent = self.recent.range(recent..).flat_map(|(number, page)| page.entries(*number));
+        before.chain(at_hand).chain(after).chain(recent).skip_while(move |(at, _)| *at < position)
     }
 }
 
@@ -226,11 +282,16 @@ mod tests {
             }
             let pages: std::collections::BTreeSet<u64> = model.keys().map(|position| position / PAGE_ENTRIES).collect();
             let (all, recent) = (map.pages.len() + map.recent.len() + usize::from(map.at_hand.is_some()), map.recent.len());
-            let others = || map.pages.iter().chain(map.at_hand.iter().map(|(number, page)| (number, page)));
-            prop_assert!(others().all(|(_, page)| page.used > 0), "an empty page is given back");
+            for page in map.pages.values() {
+                match page {
+                    PutAway::Whole(page) => prop_assert!(page.used > FEW_MAX && page.used == page.entries(0).count()),
+                    PutAway::Few(few) => prop_assert!((1..=FEW_MAX).contains(&few.len())),
+                }
+            }
+            prop_assert!(map.at_hand.iter().all(|(_, page)| page.used > 0), "an empty page is given back");
             prop_assert!(all <= pages.len() + 1 && recent <= RECENT_MAX, "an empty page is given back");
-            let newest = others().map(|(number, _)| number).max();
-            prop_assert!(newest.is_none_or(|newest| map.recent.front().is_some_and(|(recent, _)| newest < recent)));
+            let newest = map.pages.keys().copied().chain(map.at_hand.iter().map(|(number, _)| *number)).max();
+            prop_assert!(newest.is_none_or(|newest| map.recent.front().is_some_and(|(recent, _)| newest < *recent)));
             prop_assert!(map.spare.len() <= SPARE_MAX && map.spare.iter().all(|page| page.used == 0));
         }
     }
