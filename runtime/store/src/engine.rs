@@ -425,8 +425,10 @@ impl Engine {
 
     /// Confirms nothing more.
     pub(crate) fn stop(&mut self, why: &str) -> Arc<str> {
-        let why = self.stopped.get_or_insert_with(|| why.into());
-        self.shared.state().stopped.get_or_insert_with(|| why.clone()).clone()
+        let why = self.shared.fail(why);
+        self.stopped = Some(why.clone());
+        self.shared.state().stopped.get_or_insert_with(|| why.clone());
+        why
     }
 
     /// Why nothing more is confirmed.

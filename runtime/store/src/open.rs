@@ -99,7 +99,9 @@ pub(crate) fn open(
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
     let Layout { chunk_bytes, picked_max, .. } = *layout;
     let making = Making { store_tag: tag, chunk_bytes, next_id, picked_max };
-    let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
+    let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation).map_err(|error| {
+        OpenError::Stopped(format!("could not start the thread that keeps the segments: {error}").into())
+    })?;
     let (start_epoch, generation) = checkpoint.map_or((1, 0), |newest| (newest.start_epoch, newest.generation));
     let keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout);
     let mut engine = Engine::new(shared, wal, keeping, dedup);

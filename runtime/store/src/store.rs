@@ -139,7 +139,7 @@ pub struct QueueStats {
 
 /// The queues of one folder. All methods may be called from any thread.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     ahead: ReadAhead,
     // Taken once, by whoever closes first; the lock on the folder goes after the last write.
@@ -194,9 +194,10 @@ impl Store {
         self.inbox.close();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { committer, lock }) = running {
-            // A committer that panicked has said so; there is nothing left to wait for.
+            // It does not panic: what it comes to is told by [`Store::failure`].
             let _ = committer.map(JoinHandle::join);
-            self.shared.state().stopped.get_or_insert_with(|| "it was closed".into());
+            let why = self.shared.fail("it was closed");
+            self.shared.state().stopped.get_or_insert(why);
             self.ahead.stop();
             drop(lock);
         }
@@ -584,7 +585,7 @@ impl Store {
 
     /// Why the store has stopped confirming, if it has.
     pub fn failure(&self) -> Option<Arc<str>> {
-        self.shared.state().stopped.clone()
+        self.shared.failure().or_else(|| self.shared.state().stopped.clone())
     }
 }
 

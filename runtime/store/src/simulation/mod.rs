@@ -29,6 +29,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::happened::Happened;
+pub(crate) use self::run::LAYOUT;
 use self::run::{Fault, Run, Shape, Told};
 use self::seeds::{for_each, for_each_of};
 use crate::keeping::Tally;

@@ -63,7 +63,7 @@ pub(in crate::simulation) enum Fault {
     All,
 }
 
-pub(in crate::simulation) const LAYOUT: Layout = Layout {
+pub(crate) const LAYOUT: Layout = Layout {
     file_bytes: 8 << 10,
     files_max: 8,
     cache_bytes_max: 2048,
