@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::attempts::{self, Attempts, LeftOver};
 use crate::cache::FrameCache;
@@ -79,9 +79,9 @@ pub(crate) fn open(
     let segments = queues.segments().map(|(segment, _)| segment::name(segment.id));
     let runs = dedup.runs().iter().map(|one| run::name(one.id()));
     let histories = history.files().map(|one| history_file::name(one.id));
-    let needed: Vec<String> = segments.chain(runs).chain(histories).collect();
+    let needed: FxHashSet<String> = segments.chain(runs).chain(histories).collect();
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
-    let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files)?;
+    let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files.into_iter().collect())?;
     let tag = wal.store_tag();
     let attempts = Arc::new(Attempts::new(words));
     queues.serve(Leases::new(attempts.clone()));
@@ -178,7 +178,11 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
 
 /// Removes the segments, history files and runs that no checkpoint names: they were made shortly before the end, and what they hold is in
 /// the log. Answers those that only the older checkpoint needs, and a number that none has.
-fn leftover_files(disk: &dyn Disk, needed: &[String], other: &[String]) -> Result<(Vec<String>, u64), OpenError> {
+fn leftover_files(
+    disk: &dyn Disk,
+    needed: &FxHashSet<String>,
+    other: &FxHashSet<String>,
+) -> Result<(Vec<String>, u64), OpenError> {
     let mut only_other = Vec::new();
     let mut next = 0;
     let mut removed = false;
