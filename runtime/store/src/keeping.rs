@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::cold::checkpoint::{Checkpoint, Header};
 use crate::cold::copy::{Copied, CopiedFile, CopyError, FullFile};
 use crate::cold::keeper::{Done, Keeper, Order};
-use crate::cold::segment::{self, Segment};
+use crate::cold::segment::{self, SPAN_MAX, Segment};
 use crate::dedup::run::{self, Run};
 use crate::disk::Shortage;
 use crate::engine::Engine;
@@ -98,6 +98,8 @@ pub(crate) struct Keeping {
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
     small_bytes: u64,
+    /// See [`Layout::gap_max`].
+    gap_max: u64,
     /// See [`Layout::picked_max`].
     picked_max: u64,
     /// The full file that waits for what lives in it to be acknowledged, and since when.
@@ -180,6 +182,7 @@ impl Keeping {
             told_shortage: None,
             unreadable: Vec::new(),
             small_bytes: layout.small_segment_bytes,
+            gap_max: layout.gap_max,
             picked_max: layout.picked_max,
             settling: None,
             state_bytes_min: layout.state_bytes_min,
@@ -451,7 +454,7 @@ impl Engine {
 
     /// Segments of one queue, side by side, that are better written anew: one that is mostly dead, or many small ones.
     fn rewritable(&self) -> Option<Vec<Arc<Segment>>> {
-        let small_bytes = self.keeping.small_bytes;
+        let Keeping { small_bytes, gap_max, .. } = self.keeping;
         let state = self.shared.state();
         let mut small: Vec<Arc<Segment>> = Vec::new();
         for (segment, live) in state.queues.segments() {
@@ -462,7 +465,13 @@ impl Engine {
             if live.ones() * LIVE_SHARE < segment.messages {
                 return Some(vec![segment.clone()]);
             }
-            let joins = segment.bytes() < small_bytes && small.last().is_none_or(|last| last.queue == segment.queue);
+            // What would come out as it went in is left alone: it would go in again, and nothing behind it ever.
+            let is_near = |last: &Segment| {
+                last.queue == segment.queue
+                    && segment.first - last.end < gap_max
+                    && segment.end - small[0].first <= SPAN_MAX
+            };
+            let joins = segment.bytes() < small_bytes && small.last().is_none_or(|last| is_near(last));
             if !joins {
                 small.clear();
             }

@@ -41,6 +41,8 @@ pub(crate) struct Layout {
     pub(crate) chunk_bytes: usize,
     /// Segments that are shorter are put together.
     pub(crate) small_segment_bytes: u64,
+    /// Messages whose positions are so far apart stand in segments of their own: a position costs two bits.
+    pub(crate) gap_max: u64,
     /// If at most so many messages live in a full file of the log, they are read one by one when it is copied, and the file
     /// waits for a moment, since they may be acknowledged meanwhile.
     pub(crate) picked_max: u64,
@@ -97,8 +99,8 @@ pub(crate) fn open(
     let shared =
         Arc::new(Shared::new(state, attempts, FrameCache::new(layout.cache_bytes_max), reader, state_file, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
-    let Layout { chunk_bytes, picked_max, .. } = *layout;
-    let making = Making { store_tag: tag, chunk_bytes, next_id, picked_max };
+    let Layout { chunk_bytes, gap_max, picked_max, .. } = *layout;
+    let making = Making { store_tag: tag, chunk_bytes, gap_max, next_id, picked_max };
     let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation).map_err(|error| {
         OpenError::Stopped(format!("could not start the thread that keeps the segments: {error}").into())
     })?;

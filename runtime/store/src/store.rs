@@ -58,6 +58,7 @@ impl Options {
             attempt_slots: LEASES_MAX,
             chunk_bytes: 16 << 10,
             small_segment_bytes: file_bytes / 8,
+            gap_max: 1 << 16,
             picked_max: 2048,
             dedup_runs_max: 12,
             state_bytes_min: 8 * MIB,

@@ -67,6 +67,8 @@ impl From<DiskError> for CopyError {
 pub(crate) struct Making {
     pub(crate) store_tag: u64,
     pub(crate) chunk_bytes: usize,
+    /// See [`crate::open::Layout::gap_max`].
+    pub(crate) gap_max: u64,
     /// The number of the next segment or run. Numbers are used up also if nothing comes of it.
     pub(crate) next_id: u64,
     /// See [`crate::open::Layout::picked_max`].
@@ -258,7 +260,8 @@ impl<'a> Copier<'a> {
         const STATE_BYTES: usize = 32;
         let queue = place.queue;
         let record_bytes = record.len() + STATE_BYTES;
-        if self.writers.get(&queue).is_some_and(|writer| !writer.takes(place.position, record_bytes)) {
+        let takes = |writer: &Writer| writer.takes(place.position, record_bytes, self.making.gap_max);
+        if self.writers.get(&queue).is_some_and(|writer| !takes(writer)) {
             self.finish_one(queue)?;
         }
         if !self.writers.contains_key(&queue) {

@@ -70,6 +70,7 @@ pub(crate) const LAYOUT: Layout = Layout {
     attempt_slots: 16,
     chunk_bytes: 700,
     small_segment_bytes: 1200,
+    gap_max: 40,
     picked_max: 4,
     dedup_runs_max: 4,
     state_bytes_min: 0,
