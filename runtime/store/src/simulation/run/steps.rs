@@ -163,7 +163,7 @@ impl Run {
                     if self.random.bool() { AttributeEdit::Set(facts) } else { AttributeEdit::StripReserved };
                 let action = Action::Move { queue: self.queue(), attributes };
                 let (state, state_reads) = self.state_writes();
-                Transaction { settle: Some((lease, action)), state, state_reads, ..Transaction::default() }
+                Transaction { settle: Some((lease, action)), sends, state, state_reads }
             }
         };
         // What only takes messages away must always work.
