@@ -23,6 +23,7 @@ mod rewriting;
 mod run;
 mod seeds;
 mod settling;
+mod unreadable;
 mod verify;
 
 use std::sync::Mutex;
