@@ -399,6 +399,10 @@ fn admit_settle(
         }
         Action::Move { queue, attributes } => admit_move(state, room, held, &queue, attributes),
     };
+    let effect = effect.and_then(|effect| match effect {
+        Effect::Update(_) => room.check_update().map(|()| effect),
+        _ => Ok(effect),
+    });
     match effect {
         Ok(effect) => Ok(Settle { lease, effect }),
         Err(refusal) => {

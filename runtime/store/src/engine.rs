@@ -16,7 +16,7 @@ use crate::QueueName;
 use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
-use crate::keeping::Keeping;
+use crate::keeping::{AGAIN_MS, Keeping};
 use crate::kv::admission::Admission as StateAdmission;
 use crate::location::{FileId, Location};
 use crate::record::{self, QueueNumber, StateChange};
@@ -361,7 +361,13 @@ impl Engine {
                 let action = if begun { Action::Retry { delay_ms: 0 } } else { Action::Release };
                 Transaction { settle: Some((lease, action)), ..Transaction::default() }
             };
-            self.commit(&mut expired.into_iter().map(give_back).map(Job::from).collect(), &mut Vec::new());
+            let mut answers = Vec::new();
+            self.commit(&mut expired.iter().copied().map(give_back).map(Job::from).collect(), &mut answers);
+            // What finds no room on a full disk is over when there may be some.
+            let refused = |answer: &Answer| matches!(answer, Err(Refusal::DiskFull | Refusal::OutOfFiles));
+            for ((lease, _), _) in expired.into_iter().zip(answers).filter(|(_, answer)| refused(answer)) {
+                self.shared.state().queues.extend(lease, now_ms.saturating_add(AGAIN_MS));
+            }
         }
     }
 

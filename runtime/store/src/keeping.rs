@@ -222,7 +222,7 @@ impl Engine {
             shortage: self.keeping.shortage,
             file_bytes: self.wal.options().file_bytes,
             sends: self.has_room(),
-            moves: self.wal.spares() > 0 || self.wal.fits_any_group(),
+            changes: self.wal.spares() > 0 || self.wal.fits_any_group(),
         })
     }
 

@@ -15,6 +15,7 @@ mod ahead;
 mod backlog;
 mod clock;
 mod damage;
+mod full;
 mod handles;
 mod happened;
 mod history;

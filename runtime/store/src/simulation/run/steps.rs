@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::mix::Mix;
 use super::{LAYOUT, QUEUES, Run, Step, name};
+use crate::keeping::AGAIN_MS;
 use crate::simulation::model::{Leased, Nonce, nonce};
 use crate::transaction::Job;
 use crate::{Action, AttributeEdit, Lease, NewMessage, QueueName, Refusal, Transaction};
@@ -168,7 +169,7 @@ impl Run {
         };
         // What only takes messages away must always work.
         let may_be_full = !transaction.sends.is_empty()
-            || matches!(transaction.settle, Some((_, Action::Move { .. })))
+            || !matches!(transaction.settle, Some((_, Action::Ack | Action::Release)))
             || transaction.state.iter().any(|write| write.value.is_some());
         self.commit(vec![transaction], |refusal| {
             may_be_full && matches!(refusal, Refusal::DiskFull | Refusal::QueueFull { .. } | Refusal::TooLarge { .. })
@@ -224,6 +225,17 @@ impl Run {
         self.note_given_up(&before);
         self.model.age(now_ms);
         if self.engine().stopped().is_none() {
+            let shared = self.engine().shared.clone();
+            let state = shared.state();
+            let leases = self.model.messages.values_mut().filter_map(|message| message.lease.as_mut());
+            for leased in leases.filter(|leased| leased.expires_at_ms <= now_ms) {
+                if state.queues.leased_at(leased.lease).is_some() {
+                    assert!(leased.begun && state.shortage.is_some(), "only what finds no room on a full disk waits");
+                    leased.expires_at_ms = now_ms + AGAIN_MS;
+                    self.happened.count("leases that waited for room");
+                }
+            }
+            drop(state);
             let over = self.model.expire(now_ms);
             self.happened.add("leases that ran out", over);
         } else {
