@@ -70,6 +70,7 @@ const SMALL_MAX: usize = 4;
 pub(crate) struct Keeping {
     keeper: Keeper,
     taking_in: Option<TakingIn>,
+    relocating: Option<Relocating>,
     /// The last epoch that has been copied and taken in.
     copied_epoch: u64,
     generation: u64,
@@ -145,6 +146,14 @@ struct TakingIn {
     current: Option<(Copied, usize)>,
 }
 
+/// Rewritten segments whose messages are being told where they stand now.
+struct Relocating {
+    new: std::vec::IntoIter<Copied>,
+    current: Option<(Copied, usize)>,
+    /// The files that are not needed any more then.
+    old: Vec<String>,
+}
+
 /// Two checkpoints in a row.
 struct Pair {
     written: u8,
@@ -167,6 +176,7 @@ impl Keeping {
         Keeping {
             keeper,
             taking_in: None,
+            relocating: None,
             copied_epoch: start_epoch - 1,
             generation,
             pair: None,
@@ -344,6 +354,10 @@ impl Engine {
         }
         if let Some(taking_in) = self.keeping.taking_in.take() {
             self.take_in(taking_in);
+            return Ok(true);
+        }
+        if let Some(relocating) = self.keeping.relocating.take() {
+            self.relocate(relocating);
             return Ok(true);
         }
         if self.was_full(self.keeping.work_failed_at_ms) && self.keeping.unneeded.is_empty() {
@@ -542,6 +556,17 @@ impl Engine {
         self.keeping.taking_in = Some(taking_in);
     }
 
+    /// Tells the next messages of rewritten segments where they stand.
+    fn relocate(&mut self, mut relocating: Relocating) {
+        let current = relocating.current.take().or_else(|| Some((relocating.new.next()?, 0)));
+        let Some((copied, start)) = current else {
+            return self.keeping.dropped.extend(relocating.old);
+        };
+        let next = self.shared.state().queues.relocate(&copied, start, SHELVE_STEP);
+        relocating.current = next.map(|next| (copied, next));
+        self.keeping.relocating = Some(relocating);
+    }
+
     fn finished(&mut self, result: Result<Done, CopyError>) -> Result<(), Arc<str>> {
         #[cfg(test)]
         match &result {
@@ -578,8 +603,10 @@ impl Engine {
             }
             Ok(Done::Rewritten { old, new }) => {
                 new.iter().for_each(|copied| self.shared.reader.add_segment(&copied.segment));
-                self.shared.state().queues.reshelve(&old, &new);
-                self.keeping.dropped.extend(old.iter().map(|segment| segment::name(segment.id)));
+                let copied = new.iter().map(|copied| (copied.segment.clone(), copied.positions())).collect();
+                self.shared.state().queues.reshelve(&old, copied);
+                let old = old.iter().map(|segment| segment::name(segment.id)).collect();
+                self.keeping.relocating = Some(Relocating { new: new.into_iter(), current: None, old });
             }
             Ok(Done::Merged { old, new }) => {
                 self.dedup.merged(&old, new);

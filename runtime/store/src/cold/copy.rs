@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::bitmap::Bitmap;
 use super::frames::Frames;
 use super::segment::{self, Finished, Segment, Writer, Written};
 use crate::courtesy::give_way;
@@ -34,6 +35,15 @@ pub(crate) struct Copied {
 }
 
 impl Copied {
+    /// Which positions it holds, from the segment's first on.
+    pub(crate) fn positions(&self) -> Bitmap {
+        let mut positions = Bitmap::new(self.segment.span());
+        for written in &self.written {
+            positions.set(written.position - self.segment.first);
+        }
+        positions
+    }
+
     /// The state that the record of a message tells.
     pub(crate) fn state(&self, position: u64) -> DeliveryState {
         if let Some(retried) = self.retried.get(&position) {

@@ -8,7 +8,6 @@
 //! entries, and are found by walking from where the last one was; everything that became ready in another way is listed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::QueueLimits;
 use super::due::Delayed;
@@ -18,9 +17,7 @@ use super::keys::Keys;
 use super::position_map::PositionMap;
 use crate::QueueName;
 use crate::attempts::Slot;
-use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::ToldState;
-use crate::cold::copy::Copied;
 use crate::cold::segment::{ChunkId, ColdMessage, Segment, Written};
 use crate::cold::shelf::Shelf;
 use crate::location::{FileId, Location};
@@ -401,37 +398,18 @@ impl Line {
         }
     }
 
-    /// What lives in old segments lives in new ones from now on, in the same state.
-    pub(super) fn reshelve(&mut self, old: &[Arc<Segment>], new: &[Copied]) {
-        let mut shelved = Vec::with_capacity(new.len());
-        for Copied { segment, written, .. } in new {
-            let (mut live, mut fresh) = (Bitmap::new(segment.span()), Vec::new());
-            for Written { position, .. } in written {
-                if self.shelf.lives(*position) {
-                    live.set(position - segment.first);
-                }
-                if self.shelf.is_fresh(*position) {
-                    fresh.push(*position);
-                }
-            }
-            shelved.push((segment.clone(), live, fresh));
-        }
-        let before = self.shelf.live();
-        for segment in old {
-            self.shelf.remove(segment.first);
-        }
-        for (segment, live, fresh) in shelved {
-            self.shelf.add(segment, live);
-            fresh.into_iter().for_each(|position| self.shelf.set_fresh(position));
-        }
-        assert_eq!(self.shelf.live(), before, "all that lives was copied");
-        for Copied { segment, written, .. } in new {
-            for written in written {
-                if let Some(entry) = self.entries.get_mut(written.position) {
-                    entry.location = Location { file: segment.file_id(), offset: written.offset, len: written.len };
-                }
+    /// Messages were copied to another segment on the shelf. Those that have an entry stand there from now on.
+    pub(super) fn relocate(&mut self, segment: &Segment, written: &[Written]) {
+        for written in written {
+            if let Some(entry) = self.entries.get_mut(written.position) {
+                entry.location = Location { file: segment.file_id(), offset: written.offset, len: written.len };
             }
         }
+    }
+
+    /// Whether a message on the shelf has an entry.
+    pub(super) fn knows_any(&self) -> bool {
+        self.known > 0
     }
 
     /// The entries of messages that are on the shelf, for a checkpoint: those whose state says something.
