@@ -9,12 +9,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::QueueLimits;
 use super::due::Delayed;
 use super::entry::{Entry, Phase};
 use super::in_log::InLog;
 use super::keys::Keys;
 use super::position_map::PositionMap;
+use super::{OneByOne, QueueLimits, ToPurge};
 use crate::QueueName;
 use crate::attempts::Slot;
 use crate::cold::checkpoint::ToldState;
@@ -273,9 +273,38 @@ impl Line {
         self.delayed.len()
     }
 
-    /// Where a purge may end that takes at most so many entries away, and all that is on the shelf only.
+    /// See [`Queues::purged_one_by_one`](super::Queues::purged_one_by_one).
+    pub(super) fn purged_one_by_one(&self, below: u64, many: usize, step: usize) -> Option<OneByOne> {
+        let shelved = |from: u64| self.shelf.iter_from(from).take_while(move |position| *position < below);
+        // Messages came after those that go, and are in segments already.
+        if self.shelf.iter_from(below).next().is_some() && shelved(0).next().is_some() {
+            let to_purge = |position: u64| match self.entries.get(position) {
+                Some(entry) => (position, ToPurge::Known(entry.bytes)),
+                None => {
+                    let (segment, chunk) = self.shelf.chunk_of(position).expect("it is on the shelf");
+                    (position, ToPurge::Cold(segment, chunk))
+                }
+            };
+            return Some(OneByOne { messages: shelved(0).take(step).map(to_purge).collect(), all: true });
+        }
+        if self.known <= many as u64 {
+            return None;
+        }
+        let end = self.shelf.end().min(below);
+        let known = self.entries.iter_from(0).take_while(|(position, _)| *position < end).take(step);
+        let messages: Vec<_> = known.map(|(position, entry)| (position, ToPurge::Known(entry.bytes))).collect();
+        (!messages.is_empty()).then_some(OneByOne { messages, all: false })
+    }
+
+    /// No messages stand before a position: none of them is due any more.
+    pub(super) fn put_off_no_more(&mut self, below: u64) {
+        self.delayed.remove_below(below);
+    }
+
+    /// Where a purge may end that takes at most so many entries away, and all that is on the shelf.
     pub(super) fn purge_bound(&self, below: u64, entries_max: usize) -> u64 {
-        let after = self.entries.iter_from(self.shelf.end()).nth(entries_max).map(|(position, _)| position);
+        let in_log_max = entries_max.saturating_sub(self.known as usize);
+        let after = self.entries.iter_from(self.shelf.end()).nth(in_log_max).map(|(position, _)| position);
         after.map_or(below, |after| after.min(below))
     }
 

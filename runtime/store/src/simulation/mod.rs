@@ -20,6 +20,7 @@ mod handles;
 mod happened;
 mod history;
 mod model;
+mod purging;
 mod rewriting;
 mod run;
 mod seeds;
