@@ -83,6 +83,29 @@ pub struct StateUse {
     pub writes: Vec<StateWrite>,
 }
 
+/// What a handler did that goes on record with the ack of its message. To be dropped unless there is one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// What was sent.
+    pub sends: Vec<Outgoing>,
+    /// What was done with the durable state.
+    pub state: StateUse,
+}
+
+impl Effects {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        let Effects { sends, state: StateUse { reads, writes } } = self;
+        sends.is_empty() && reads.is_empty() && writes.is_empty()
+    }
+}
+
+impl From<Vec<Outgoing>> for Effects {
+    fn from(sends: Vec<Outgoing>) -> Effects {
+        Effects { sends, ..Effects::default() }
+    }
+}
+
 /// What becomes of the message: the outcome after the consumer's policy (backoff, limits) was applied to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {

@@ -288,6 +288,19 @@ fn the_demo_is_right_in_itself() {
 }
 
 #[test]
+fn no_example_lets_guests_write_what_the_runtime_goes_by() {
+    let examples = fs::read_dir("../examples").unwrap().map(|entry| entry.unwrap().path().join("queue.toml"));
+    for path in examples.filter(|path| path.is_file()).chain(["../queue.toml".into()]) {
+        // Their secrets need not be in this environment.
+        let text = fs::read_to_string(&path).unwrap();
+        let errors = config::parse_to_run(&text, &path).err();
+        let errors = errors.iter().flat_map(ConfigErrors::errors);
+        let other: Vec<_> = errors.filter(|error| !error.message.starts_with("the secret ")).collect();
+        assert!(other.is_empty(), "{}: {other:?}", path.display());
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let message = |path: &Path| config::load(path).unwrap_err().errors()[0].message.clone();

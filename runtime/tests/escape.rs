@@ -105,9 +105,14 @@ fn a_folder_to_read_is_not_changed() {
         json!({ "do": "rename", "from": "/read/menu", "to": "/read/new" }),
         json!({ "do": "rename", "from": "/read/menu", "to": "/write/new" }),
         json!({ "do": "rename", "from": "/write/menu", "to": "/read/new" }),
+        json!({ "do": "set-size", "path": "/read/menu" }),
+        json!({ "do": "set-times", "path": "/read/menu" }),
+        json!({ "do": "set-times-at", "path": "/read/menu" }),
     ] {
         cell.refused(&command);
     }
+    assert_eq!(cell.call(&json!({ "do": "set-times", "path": "/write/menu" })).outcome, Outcome::Ack);
+    assert_eq!(cell.call(&json!({ "do": "set-times-at", "path": "/write/menu" })).outcome, Outcome::Ack);
     assert_eq!(fs::read_to_string(cell.path("read/menu")).unwrap(), "soup");
     assert_eq!(fs::read_dir(cell.path("read")).unwrap().count(), 1);
     assert_eq!(fs::read_dir(cell.path("write")).unwrap().count(), 1);
@@ -140,6 +145,45 @@ fn a_folder_to_write_gives_no_way_out() {
     assert_eq!(fs::read_to_string(cell.path("secret")).unwrap(), "recipe");
     assert!(!cell.path("new").exists());
     assert!(cell.path("write/menu").exists());
+}
+
+/// Why `queue.toml` may grant no folder below one that may be written: what is there when the folder is opened next is the
+/// guest's to choose.
+#[test]
+fn a_folder_in_a_folder_to_write_is_not_granted_as_it_would_lead_out() {
+    let cell = Cell::new("escape", |_| {});
+    let granted = |folders: [&str; 2]| {
+        let [outer, inner] = folders;
+        format!(
+            "[queues.orders]\n[queues.report]\n[consumers.cook]\nqueue = \"orders\"\ncomponent = \"a.wasm\"\n\
+             grants.send = [\"report\"]\ngrants.dirs = [{{ host = {outer:?}, guest = \"/out\", access = \"read-write\" }}, \
+             {{ host = {inner:?}, guest = \"/in\", access = \"read\" }}]\n"
+        )
+    };
+    let file = cell.path("queue.toml");
+    let text = granted(["write", "write/templates"]);
+    let refused = linecook::config::parse_to_run(&text, &file).unwrap_err();
+    assert_eq!(refused.errors().len(), 1, "{refused}");
+    assert!(refused.to_string().contains("this folder lies in one that guests may write"), "{refused}");
+    let beside = linecook::config::parse_to_run(&granted(["write", "templates"]), &file);
+    assert!(beside.is_ok(), "{beside:?}");
+
+    // With the grants of that file, and another consumer that may write the outer folder.
+    let mut config = linecook::config::parse(&text, &file).unwrap();
+    let grants = config.consumers.remove("cook").unwrap().grants;
+    let settings = Arc::new(InstanceSettings { grants, ..(*cell.settings).clone() });
+    fs::create_dir_all(cell.path("write/templates")).unwrap();
+    let module = cell.kitchen.load(&component("escape"), &settings).unwrap();
+    let call = |command: Value| cell.kitchen.call(&module, &settings, &command.to_string());
+    assert!(matches!(call(json!({ "do": "read", "path": "/in/secret" })).outcome, Outcome::DeadLetter { .. }));
+    for command in [
+        json!({ "do": "rename", "from": "/write/templates", "to": "/write/away" }),
+        json!({ "do": "symlink", "from": "..", "to": "/write/templates" }),
+    ] {
+        assert_eq!(cell.call(&command).outcome, Outcome::Ack, "{command}");
+    }
+    let report = call(json!({ "do": "read", "path": "/in/secret" }));
+    assert_eq!(sent(&report)[0].1["read"], "recipe", "the check of queue.toml is what keeps it from that");
 }
 
 #[test]
@@ -218,6 +262,9 @@ fn a_write_below_a_folder_to_read_is_told_once() {
         from_to("link", "/write/menu", "/read/new"),
         from_to("rename", "/write/menu", "/read/new"),
         from_to("rename", "/read/menu", "/write/new"),
+        below("set-size", "/read/menu"),
+        below("set-times", "/read/menu"),
+        below("set-times-at", "/read/menu"),
     ];
     let host = cell.kitchen.folder.path().display();
     for (number, command) in writes.iter().enumerate() {

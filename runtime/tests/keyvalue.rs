@@ -46,6 +46,21 @@ fn with_state(consumer: &str, entries: &[(&'static str, &'static str)]) -> Insta
 }
 
 #[test]
+fn state_that_is_imported_and_not_granted_is_told_when_the_component_is_loaded() {
+    let kitchen = Kitchen::new(1);
+    let told = |settings: InstanceSettings| {
+        let settings = Arc::new(settings);
+        kitchen.load(&component("state"), &settings).unwrap();
+        let lines = LOG.of(&settings.consumer);
+        lines.iter().map(|line| line["fields"]["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let expected = "the component imports wasi:keyvalue, and nothing of that is granted: its calls will be refused. In \
+                    queue.toml, `grants.state = true` in [consumers.forgetful] grants it";
+    assert_eq!(told(InstanceSettings { consumer: "forgetful".into(), ..settings() }), [expected]);
+    assert_eq!(told(with_state("mindful", &[])), [""; 0]);
+}
+
+#[test]
 fn a_delivery_sees_its_own_writes_by_every_way() {
     let kitchen = Kitchen::new(1);
     let settings = Arc::new(with_state("own", &[("gone", "x"), ("kept", "y")]));
@@ -57,13 +72,15 @@ fn a_delivery_sees_its_own_writes_by_every_way() {
         [(
             "report".to_owned(),
             json!({
-                "first": "1", "incremented": 7, "many": ["7", "3", null], "exists": [true, false],
-                "keys": ["a", "b", "kept"],
+                "first": "1", "incremented": 7, "many": ["7", "3", null, "5", null], "exists": [true, false],
+                "keys": ["a", "b", "d", "kept"],
             })
         )]
     );
     let writes: Vec<_> = report.state.writes.iter().map(|write| (&*write.key, write.value.as_deref())).collect();
-    assert_eq!(writes, [("a", Some(&b"7"[..])), ("b", Some(&b"3"[..])), ("gone", None)]);
+    let gone = ["e", "gone", "none"].map(|key| (key, None));
+    let kept = [("a", Some(&b"7"[..])), ("b", Some(&b"3"[..])), ("c", None), ("d", Some(&b"5"[..]))];
+    assert_eq!(writes, [&kept[..], &gone].concat());
     assert!(report.state.writes.iter().all(|write| &*write.space == "consumer/own"));
     // It read nothing that it had not written.
     assert_eq!(report.state.reads, []);
@@ -90,4 +107,21 @@ fn without_the_grant_it_is_denied_and_the_log_says_what_would_grant_it() {
     assert_eq!(told.len(), 1, "{told:#?}");
     let text = told[0]["fields"]["message"].as_str().unwrap();
     assert!(text.ends_with("[consumers.stateless.grants]\nstate = true\n"), "{text}");
+}
+
+#[test]
+fn a_value_that_is_asked_for_a_hundred_times_at_once_is_not_copied_a_hundred_times() {
+    let kitchen = Kitchen::new(1);
+    let value = Box::leak("v".repeat(1 << 20).into_boxed_str());
+    let settings = Arc::new(with_state("greedy", &[("large", value)]));
+    let module = kitchen.load(&component("state"), &settings).unwrap();
+    let ask = |count: u32| {
+        let command = json!({ "do": "get-many", "key": "large", "count": count });
+        kitchen.call(&module, &settings, &command.to_string())
+    };
+    assert_eq!(sent(&ask(3))[0].1, json!({ "bytes": 3 << 20 }));
+    for count in [100, 10_000] {
+        let report = ask(count);
+        assert!(reason(&report).contains("16 MiB of state may be read at once"), "{report:?}");
+    }
 }

@@ -75,6 +75,21 @@ fn cpu_time_is_what_was_computed_not_what_was_waited() {
 }
 
 #[test]
+fn a_delivery_that_uses_less_than_its_cpu_time_never_fails() {
+    let limits = Limits { cpu_time: Some(Duration::from_millis(5)), ..Limits::default() };
+    let (kitchen, settings) = (Kitchen::new(1), Arc::new(with(limits)));
+    // Loading may take its time.
+    let module = kitchen.load(&component("behave"), &Arc::new(with(Limits::default()))).unwrap();
+    // An epoch ends within every second or third of them.
+    for _ in 0..100 {
+        let report = kitchen.call(&module, &settings, r#"{"do":"compute","ms":2}"#);
+        assert_eq!(report.outcome, Outcome::Ack);
+    }
+    let report = kitchen.call(&module, &settings, r#"{"do":"loop"}"#);
+    assert_eq!(report.outcome, retry("exceeded limits.cpu_time (5ms)"));
+}
+
+#[test]
 fn core_instances() {
     let noop = component("noop");
     let mut refused = 0;

@@ -151,6 +151,26 @@ fn the_lines_in_the_log_are_what_grants_it() {
 }
 
 #[test]
+fn http_that_is_imported_and_not_granted_is_told_when_the_component_is_loaded() {
+    let told = |consumer: &str, component: &[u8], http: &[HttpGrant]| {
+        let grants = Grants { http: http.to_vec(), ..settings().grants };
+        let settings = Arc::new(InstanceSettings { consumer: consumer.into(), grants, ..settings() });
+        let kitchen = Kitchen::new(1);
+        let module = kitchen.load(component, &settings).unwrap();
+        let lines = LOG.of(consumer).len();
+        kitchen.relink(&module, &settings).unwrap();
+        let lines_again = LOG.of(consumer).len();
+        assert_eq!(lines_again, 2 * lines, "it is told with each edit that the grant is missing in");
+        LOG.of(consumer).iter().map(|line| line["fields"]["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let expected = "the component imports wasi:http/outgoing-handler, and nothing of that is granted: its calls will be \
+                    refused. In queue.toml, `grants.http = [\"https://api.example\"]` in [consumers.hopeful] grants it";
+    assert_eq!(told("hopeful", &component("outside"), &[]), [expected; 2]);
+    assert_eq!(told("served", &component("outside"), &[grant(Scheme::Https, "api.example", 443)]), [""; 0]);
+    assert_eq!(told("indifferent", &component("behave"), &[]), [""; 0]);
+}
+
+#[test]
 fn a_star_does_not_reach_private_addresses() {
     let web = Web::http();
     let port = web.port();
@@ -165,6 +185,16 @@ fn a_star_does_not_reach_private_addresses() {
     }
     assert_eq!(web.connections(), 0);
     assert!(caller.denials()[0].contains("it is not at a public address"), "{:?}", caller.denials());
+
+    // At an address that is granted by itself, if scheme and port are those of its grant, too.
+    let addressed = |name: &str, scheme, port_granted| {
+        let grants = [grant(Scheme::Http, "*", port), grant(scheme, "127.0.0.1", port_granted)];
+        let grants = [&grants[..], &[grant(Scheme::Http, "[::1]", port_granted)]].concat();
+        Caller::new(name, &grants, &[]).get(&format!("http://localhost:{port}/echo"))
+    };
+    assert_eq!(addressed("addressed", Scheme::Http, port)["status"], 200);
+    assert_eq!(addressed("addressed-elsewhere", Scheme::Http, port ^ 1)["error"], prohibited);
+    assert_eq!(web.requests(), 1);
 
     // By its very name, it is reached where it is.
     let named = [grant(Scheme::Http, "*", port), grant(Scheme::Http, "localhost", port)];
@@ -326,7 +356,8 @@ fn sockets_do_nothing_but_connect_where_it_is_granted() {
         "[consumers.closed-in.grants]\ntcp = [\"127.0.0.1:{granted}\", \"localhost:{granted}\", \"127.0.0.1:{port}\"]"
     );
     assert_eq!(denials.iter().filter(|denial| denial.ends_with(&toml)).count(), 1, "{denials:#?}");
-    assert!(denials.iter().any(|denial| denial.contains("no-such-host.invalid:PORT")), "{denials:#?}");
+    let looked_up = denials.iter().find(|denial| denial.contains("no-such-host.invalid:PORT")).unwrap();
+    assert!(looked_up.contains("for PORT, put the number"), "{looked_up}");
 }
 
 #[test]

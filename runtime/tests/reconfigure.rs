@@ -296,6 +296,35 @@ fn sighup_looks_again_at_what_was_refused() {
 }
 
 #[test]
+fn an_edit_gives_guests_nothing_of_the_runtimes_own_to_write() {
+    let tables = format!("{QUEUES}{}", consumer("one", ""));
+    let site = site(&tables);
+    let runtime = site.start();
+    let granting =
+        |dirs: &str| text(&site, &tables.replace("grants.env", &format!("grants.dirs = [{dirs}]\ngrants.env")));
+    let out = "{ host = \"out\", guest = \"/out\", access = \"read-write\" }";
+    for (dirs, reason) in [
+        (out.replace("\"out\"", "\".\""), "which holds `data_dir` and holds this file"),
+        (out.replace("\"out\"", "\"data/cache\""), "which lies in `data_dir`"),
+        (format!("{out}, {{ host = \"out/in\", guest = \"/in\", access = \"read\" }}"), "this folder lies in one"),
+    ] {
+        replace(&site, &granting(&dirs));
+        wait_refused(&site, &[reason, "hint: grant", "guests may write"]);
+        assert_eq!(ask(&site, "one", &who()), "one");
+    }
+    let wanted = granting(out);
+    replace(&site, &wanted);
+    wait_in_force(&site, &wanted);
+    runtime.stop();
+
+    // Nor does it start with it.
+    fs::write(site.path("queue.toml"), granting(&out.replace("\"out\"", "\".\""))).unwrap();
+    let ended = site.spawn().wait();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("which holds `data_dir` and holds this file"), "{}", ended.stderr);
+}
+
+#[test]
 fn what_runs_ends_under_the_settings_that_it_began_with() {
     let site = site(&format!("{QUEUES}{}{}", consumer("one", ""), consumer("two", "")));
     let runtime = site.start();

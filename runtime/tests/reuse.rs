@@ -14,8 +14,12 @@ mod by_hand;
 mod guests;
 #[path = "support/runtime.rs"]
 mod runtime;
+#[path = "support/web.rs"]
+#[allow(unreachable_pub, reason = "shared by several test crates")]
+mod web;
 
 use runtime::{Kitchen, Runtime};
+use web::Web;
 
 /// One consumer on `jobs` with one permit, so that messages come one after another, to the same instance if it is there.
 fn kitchen(guest: &str, more: &str) -> Kitchen {
@@ -116,6 +120,29 @@ fn an_instance_goes_after_each_limit_also_if_its_handler_coped() {
 }
 
 #[test]
+fn an_instance_goes_after_too_many_connections() {
+    let web = Web::http();
+    let kitchen = Kitchen::new(
+        "",
+        &format!(
+            "[queues.jobs]\n[queues.report]\n[consumers.worker]\nqueue = \"jobs\"\ncomponent = {:?}\n\
+             max_concurrency = 1\ninstance = \"reused\"\n\
+             [consumers.worker.grants]\nsend = [\"report\"]\nhttp = [\"http://{}\"]\n",
+            guests::component("outside"),
+            web.address
+        ),
+    );
+    let runtime = kitchen.start_ready();
+    for (count, instances) in [(64, json!([{ "generation": 1, "count": 1 }])), (65, json!([]))] {
+        let command = json!({ "do": "hold", "url": format!("http://{}/large", web.address), "count": count });
+        let results = reports(&runtime, &[command]).pop().unwrap()["results"].clone();
+        let refused = results.as_array().unwrap().iter().filter(|result| *result != "ok").count();
+        assert_eq!(refused, count - 64, "{results}");
+        assert_eq!(runtime.consumer("worker")["instances"], instances, "{count}");
+    }
+}
+
+#[test]
 fn an_instance_goes_when_it_has_done_enough() {
     let kitchen = kitchen("behave", "instance = \"reused\"\nmax_deliveries_per_instance = 3");
     let runtime = kitchen.start_ready();
@@ -185,6 +212,17 @@ fn what_counts_by_delivery_starts_anew_with_each() {
     let counts: Vec<_> = counts.map(|report| report["count"].as_u64()).collect();
     assert_eq!(counts, [1, 2, 3, 4].map(Some), "{}", runtime.log());
     assert_eq!(reported.len(), 8);
+}
+
+#[test]
+fn cpu_time_does_not_pass_while_an_instance_is_idle() {
+    let kitchen = kitchen("behave", "instance = \"reused\"\nlimits.cpu_time = \"1ms\"\ninstance_idle_timeout = \"1h\"");
+    let runtime = kitchen.start_ready();
+    for handled in 1..=20 {
+        assert_eq!(counts(&runtime, &[count()]).last(), Some(&handled), "{}", runtime.log());
+        // Some ends of epochs.
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

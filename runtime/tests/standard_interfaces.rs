@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use linecook::delivery::{Delivery, Message, MessageId, Outcome};
 use linecook::sandbox::{InstanceSettings, Module, Report};
@@ -58,7 +59,8 @@ fn wasi_logging_reaches_the_log_with_its_level_and_the_message() {
     ] {
         let settings = InstanceSettings { consumer: format!("logging-{level}"), ..settings() };
         outside(settings, &json!({ "do": "log", "level": level, "context": "billing", "text": "two\nlines" }));
-        let lines = LOG.of(&format!("logging-{level}"));
+        let mut lines = LOG.of(&format!("logging-{level}"));
+        lines.retain(|line| line["target"] == "guest");
         let Some(shown) = shown else {
             assert!(lines.is_empty(), "the log of this test shows nothing below info");
             continue;
@@ -72,6 +74,15 @@ fn wasi_logging_reaches_the_log_with_its_level_and_the_message() {
             assert_eq!(line["fields"]["attempt"], 3);
         }
     }
+}
+
+#[test]
+fn the_wall_clock_is_that_of_the_host() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    let before = now();
+    let report = Kitchen::new(1).behave(settings(), r#"{"do":"time"}"#);
+    let told = sent(&report)[0].1["ms"].as_u64().unwrap();
+    assert!((before..=now()).contains(&told), "{told}");
 }
 
 /// A guest of `wasi:messaging`.
@@ -147,6 +158,20 @@ fn messages_that_a_guest_only_keeps_are_limited_too() {
     let guest = Guest::new("messaging");
     assert_eq!(guest.call(&format!("keep {}", 8 << 20)).outcome, Outcome::Ack);
     assert_eq!(guest.call(&format!("keep {}", 9 << 20)).outcome, retry("exceeded limits.send_bytes (8 MiB)"));
+}
+
+#[test]
+fn metadata_without_a_byte_are_limited_too() {
+    let guest = Guest::new("messaging");
+    assert_eq!(guest.call("metadata 64").outcome, Outcome::Ack);
+    for count in [100, 100_000] {
+        let report = guest.call(&format!("metadata {count}"));
+        assert_eq!(
+            report.outcome,
+            retry("failed: the messages that a guest keeps may have 16384 metadata in all"),
+            "{count}"
+        );
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 #[path = "batches.rs"]
 mod batches;
+#[path = "canary.rs"]
+mod canary;
 #[path = "escape.rs"]
 mod escape;
 #[path = "grants.rs"]
@@ -16,6 +18,10 @@ mod keyvalue;
 mod limits;
 #[path = "outgoing.rs"]
 mod outgoing;
+#[path = "reconfigure_grants.rs"]
+mod reconfigure_grants;
+#[path = "reload.rs"]
+mod reload;
 #[path = "reuse.rs"]
 mod reuse;
 #[path = "sandbox.rs"]

@@ -7,7 +7,8 @@ use std::time::Duration;
 /// A delivery that goes over a limit is a failed attempt whose reason names the limit, unless it says otherwise here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Time on the CPU, looked at in ticks of 5 ms. `None`: no limit but the `timeout`, which bounds it.
+    /// Time on the CPU, looked at in ticks of 5 ms: what has used less never fails, and what is over it ends within two ticks.
+    /// `None`: no limit but the `timeout`, which bounds it.
     pub cpu_time: Option<Duration>,
     /// Core instances of one component. It is what a component is made of, so that one with more can't be loaded.
     pub core_instances: u32,

@@ -32,6 +32,7 @@ mod reader;
 mod schedule;
 mod syntax;
 pub mod units;
+mod writable;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
 pub use self::file::read;
@@ -49,28 +50,28 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     parse(&file::read(path)?, path)
 }
 
-/// As [`load`], and the secrets that the file names must be in the environment of this process. What else is missing
-/// can come later: a component that is built, a folder that is made.
+/// As [`load`], and the secrets that the file names must be in the environment of this process, and guests must not be able
+/// to write what the runtime goes by. What else is missing can come later: a component that is built, a folder that is made.
 pub fn load_to_run(path: &Path) -> Result<Config, ConfigErrors> {
     parse_to_run(&file::read(path)?, path)
 }
 
 /// As [`load_to_run`], of a text that was read from `path`.
 pub fn parse_to_run(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
-    examine(text, path, outside::check_environment)
+    examine(text, path, outside::check_to_run)
 }
 
-/// As [`load`], and the packages, components, folders, files and secrets that the file names must be there.
+/// As [`load_to_run`], and the packages, components, folders and files that the file names must be there, too.
 pub fn check(path: &Path) -> Result<Config, ConfigErrors> {
     examine(&file::read(path)?, path, outside::check)
 }
 
 /// Checks a text as if it had been read from `path`, which relative paths are resolved against.
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
-    examine(text, path, |_, _| ())
+    examine(text, path, |_, _, _| ())
 }
 
-fn examine(text: &str, path: &Path, more: fn(&read::Document, &Errors)) -> Result<Config, ConfigErrors> {
+fn examine(text: &str, path: &Path, more: fn(&read::Document, &Path, &Errors)) -> Result<Config, ConfigErrors> {
     let refuse = |errors| ConfigErrors::new(path, text, errors);
     let (tree, syntax_errors) = DeTable::parse_recoverable(text);
     if !syntax_errors.is_empty() {
@@ -81,7 +82,7 @@ fn examine(text: &str, path: &Path, more: fn(&read::Document, &Errors)) -> Resul
     let folder = path.parent().unwrap_or(Path::new(""));
     let document = read::document(TableReader::document(tree.get_ref(), &errors), folder, &errors);
     check::references(&document, &errors);
-    more(&document, &errors);
+    more(&document, path, &errors);
     let errors = errors.into_inner();
     if !errors.is_empty() {
         return Err(refuse(errors));

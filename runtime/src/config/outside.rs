@@ -1,5 +1,6 @@
 //! What a `queue.toml` names outside itself: Cargo packages, component files, folders, certificates, secrets. Checked by
-//! `linecook check`, and not when the file is loaded: `linecook send` needs none of it. `linecook run` needs the secrets.
+//! `linecook check`, and not when the file is loaded: `linecook send` needs none of it. `linecook run` needs the secrets, and
+//! folders that guests may write without harm (`writable`).
 
 use std::env::{self, VarError};
 use std::fs;
@@ -10,10 +11,10 @@ use super::errors::ConfigError;
 use super::producers::ProducerKind;
 use super::read::Document;
 use super::reader::{Errors, name};
-use super::{DirGrant, Source};
+use super::{DirGrant, Source, writable};
 
 /// Checks that everything named is there.
-pub(super) fn check(document: &Document, errors: &Errors) {
+pub(super) fn check(document: &Document, file: &Path, errors: &Errors) {
     for consumer in &document.consumers {
         if let Some(source) = &consumer.source {
             let error = match &source.value {
@@ -44,11 +45,17 @@ pub(super) fn check(document: &Document, errors: &Errors) {
             errors.push(error.hint("make it, or correct the path, which is relative to this file"));
         }
     }
+    check_to_run(document, file, errors);
+}
+
+/// Checks what must be so before anything runs.
+pub(super) fn check_to_run(document: &Document, file: &Path, errors: &Errors) {
     check_environment(document, errors);
+    writable::check(document, file, errors);
 }
 
 /// Checks that the secrets are in the environment of this process. Their values are not kept.
-pub(super) fn check_environment(document: &Document, errors: &Errors) {
+fn check_environment(document: &Document, errors: &Errors) {
     let consumers = document.consumers.iter();
     let granted = consumers.flat_map(|consumer| consumer.grants.secrets.iter().zip(&consumer.grant_spans.secrets));
     let of_webhooks = document.producers.iter().flat_map(|producer| {

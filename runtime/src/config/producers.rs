@@ -3,10 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use glob::MatchOptions;
 use linecook_store::QueueName;
 
 pub use super::schedule::Schedule;
 use crate::subjects::Subject;
+
+/// How `files` are matched, as a shell does it: `*` does not match `/`, nor a dot at the beginning.
+pub const MATCHING: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
 /// `[producers.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

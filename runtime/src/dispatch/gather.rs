@@ -26,9 +26,17 @@ pub(super) struct BatchLimits {
 
 /// One claimed message that has not begun.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) delivery: Delivery,
+struct Waiting {
+    delivery: Delivery,
     /// When it was claimed.
+    at: Instant,
+}
+
+/// Messages that are handled together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) deliveries: Vec<Delivery>,
+    /// When the oldest of them was claimed.
     pub(super) at: Instant,
 }
 
@@ -103,16 +111,14 @@ impl Gathered {
     }
 
     /// Up to `max` batches that need not wait any longer.
-    pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<Vec<Waiting>> {
+    pub(super) fn take(&mut self, max: usize, now: Instant) -> Vec<Batch> {
         let mut batches = Vec::new();
         while batches.len() < max {
             let batch = match self.alone.pop_front() {
-                Some(alone) => vec![alone],
+                Some(Waiting { delivery, at }) => Some(Batch { deliveries: vec![delivery], at }),
                 None => self.take_together(now),
             };
-            if batch.is_empty() {
-                break;
-            }
+            let Some(batch) = batch else { break };
             batches.push(batch);
         }
         batches
@@ -123,7 +129,7 @@ impl Gathered {
         self.alone.drain(..).chain(self.together.drain(..)).map(|waiting| waiting.delivery)
     }
 
-    fn take_together(&mut self, now: Instant) -> Vec<Waiting> {
+    fn take_together(&mut self, now: Instant) -> Option<Batch> {
         let (mut count, mut bytes) = (0, 0);
         let mut full = false;
         for waiting in &self.together {
@@ -135,8 +141,14 @@ impl Gathered {
             count += 1;
         }
         full |= count == self.limits.size_max;
-        let due = self.due_at().is_some_and(|due_at| due_at <= now);
-        if full || due { self.together.drain(..count).collect() } else { Vec::new() }
+        let at = self.together.front()?.at;
+        let is_due = self.due_at().is_some_and(|due_at| due_at <= now);
+        if !full && !is_due {
+            return None;
+        }
+        let mut deliveries = Vec::with_capacity(count);
+        deliveries.extend(self.together.drain(..count).map(|waiting| waiting.delivery));
+        Some(Batch { deliveries, at })
     }
 }
 
@@ -149,9 +161,9 @@ mod tests {
         Gathered::new(BatchLimits { size_max, wait_max: Duration::from_secs(1) })
     }
 
-    fn sequences(batches: Vec<Vec<Waiting>>) -> Vec<Vec<u64>> {
-        let sequence = |waiting: &Waiting| waiting.delivery.message.id.sequence();
-        batches.iter().map(|batch| batch.iter().map(sequence).collect()).collect()
+    fn sequences(batches: Vec<Batch>) -> Vec<Vec<u64>> {
+        let sequence = |delivery: &Delivery| delivery.message.id.sequence();
+        batches.iter().map(|batch| batch.deliveries.iter().map(sequence).collect()).collect()
     }
 
     #[test]

@@ -21,19 +21,19 @@ use tokio::time::Instant;
 
 use super::Phase;
 use super::canary::Side;
-use super::gather::{BatchLimits, Gathered, Suspects, Waiting};
+use super::gather::{Batch, BatchLimits, Gathered, Suspects};
 use super::generation::{Generation, InForce, Serving};
 use super::pace::Pace;
 use super::policy::Policy;
 use super::rate::{Allowance, Rate};
 use super::room::Seat;
-use super::settler::{Effects, Handled, Settler, Stopped};
+use super::settler::{Handled, Settler, Stopped};
 use super::start::{Desk, Starter};
 use crate::broker::{Broker, BrokerError};
 use crate::config::Reuse;
-use crate::delivery::{Delivery, MessageId, Outcome};
+use crate::delivery::{Delivery, Effects, MessageId, Outcome};
 use crate::pause::Paused;
-use crate::sandbox::{Answered, BatchReport, InstanceSettings, Instances, Report, Slot, Worker};
+use crate::sandbox::{BatchReport, Called, InstanceSettings, Instances, Report, Slot, Worker};
 use crate::status::Counters;
 
 /// A lease lasts for the timeout and this, so that the result of a handler that used its time to the end still counts.
@@ -110,14 +110,14 @@ struct Shared {
 /// Instances, and what runs in them: no more than there are instances.
 enum Claimed {
     Messages(Vec<Slot>, Vec<Delivery>),
-    Batches(Vec<Slot>, Vec<Vec<Waiting>>),
+    Batches(Vec<Slot>, Vec<Batch>),
 }
 
 /// What is started next.
 enum Next {
     // In one place from the claim to the settlement: what is handed on so often is not to be copied each time.
     Message(Box<Claim>),
-    Batch(BatchClaim),
+    Batch(Box<BatchClaim>),
 }
 
 /// A generation as the deliveries of one claim hold it: the count of its holders is this worker's own. To count all of them in
@@ -142,8 +142,8 @@ impl Holding {
 }
 
 enum Ended {
-    Handled(Box<Claim>, Report),
-    Batch(Vec<Delivery>, Held, BatchReport),
+    Handled(Box<Claim>, Called),
+    Batch(Box<BatchClaim>, Box<BatchReport>),
     /// The puller is draining, so they were not begun.
     NotBegun(Vec<Delivery>, Held),
     /// The lease was gone before it began.
@@ -247,8 +247,8 @@ impl Puller {
                     let began = Instant::now();
                     future::poll_fn(|cx| {
                         // A handler begins when the one before it has ended: one reading of the clock does for both.
-                        let mut now = began;
-                        while now - began < ROUND_MAX && let Some(next) = self.waiting.pop_front() {
+                        let (mut now, end) = (began, began + ROUND_MAX);
+                        while now < end && let Some(next) = self.waiting.pop_front() {
                             match starter.start((next, now), cx) {
                                 Ok(ended) => {
                                     now += ended.elapsed();
@@ -360,7 +360,7 @@ impl Puller {
 
     /// Claimed messages are started next, on the generation that is in force now; a share of them on the one on trial.
     fn line_up(&mut self, slots: Vec<Slot>, deliveries: Vec<Delivery>) {
-        let claimed_at = Instant::now();
+        let late_at = Instant::now() + WAIT_MAX;
         let shared = self.shared.clone();
         let serving = shared.consumer.in_force.borrow().clone();
         let serving = serving.expect("nothing is claimed before there is a generation");
@@ -373,30 +373,30 @@ impl Puller {
                 continue;
             }
             let slot = slots.next().expect("no more was claimed than there are slots");
-            let claim = Claim { generation, slot: Some(slot), delivery, at: claimed_at };
+            let claim = Claim { generation, slot: Some(slot), delivery, late_at };
             self.waiting.push_back(Next::Message(Box::new(claim)));
         }
     }
 
     /// The same for batches.
-    fn line_up_batches(&mut self, slots: Vec<Slot>, batches: Vec<Vec<Waiting>>) {
+    fn line_up_batches(&mut self, slots: Vec<Slot>, batches: Vec<Batch>) {
         let shared = self.shared.clone();
         let serving = shared.consumer.in_force.borrow().clone();
         let serving = serving.expect("nothing is claimed before there is a generation");
         let mut holding = Holding::default();
-        for (slot, mut batch) in slots.into_iter().zip(batches) {
-            let first = batch.first().map(|waiting| waiting.delivery.message.id);
-            let Some(first) = first else { continue };
+        for (slot, Batch { mut deliveries, at }) in slots.into_iter().zip(batches) {
+            let Some(first) = deliveries.first().map(|first| first.message.id) else { continue };
             let generation = holding.hold(serving.generation_for(first, &mut self.turn));
-            batch.retain(|Waiting { delivery, .. }| {
+            deliveries.retain(|delivery| {
                 let exhausted = shared.consumer.policy.exhausted(delivery.attempt);
                 if let Some(reason) = &exhausted {
                     self.settler.exhausted(delivery, generation.hash, reason.clone());
                 }
                 exhausted.is_none()
             });
-            if !batch.is_empty() {
-                self.waiting.push_back(Next::Batch(BatchClaim { generation, slot, batch }));
+            if !deliveries.is_empty() {
+                let claim = BatchClaim { generation, slot: Some(slot), deliveries, late_at: at + WAIT_MAX };
+                self.waiting.push_back(Next::Batch(Box::new(claim)));
             }
         }
     }
@@ -426,23 +426,33 @@ impl Puller {
 
     fn ended(&mut self, ended: Ended) {
         match ended {
-            Ended::Handled(claim, report) => {
+            Ended::Handled(claim, Called { elapsed, report }) => {
                 let Claim { generation, delivery, .. } = &*claim;
-                let Report { outcome, sends, state, stderr_tail, elapsed } = report;
                 self.pace.ran(elapsed);
-                let handled = Handled::new(delivery, generation.hash, stderr_tail);
-                match self.on_trial(generation, handled.message, &outcome) {
-                    true => self.settler.put_back(handled, outcome),
-                    false => self.settler.settle(handled, outcome, Effects { sends, state }),
+                match report {
+                    None => {
+                        self.on_trial(generation, delivery.message.id, &Outcome::Ack);
+                        self.settler.acknowledge(Handled::new(delivery, generation.hash, String::new()));
+                    }
+                    Some(report) => self.handled(delivery, generation, *report),
                 }
                 self.settler.spent(elapsed);
             }
-            Ended::Batch(deliveries, generation, report) => self.batch_ended(&deliveries, &generation, report),
+            Ended::Batch(claim, report) => self.batch_ended(&claim.deliveries, &claim.generation, *report),
             Ended::NotBegun(deliveries, generation) => {
                 self.shared.consumer.rate.iter().for_each(|rate| rate.refund(deliveries.len()));
                 deliveries.iter().for_each(|delivery| self.settler.release(delivery, generation.hash));
             }
             Ended::Gone => {}
+        }
+    }
+
+    fn handled(&mut self, delivery: &Delivery, generation: &Generation, report: Report) {
+        let Report { outcome, sends, state, stderr_tail, .. } = report;
+        let handled = Handled::new(delivery, generation.hash, stderr_tail);
+        match self.on_trial(generation, handled.message, &outcome) {
+            true => self.settler.put_back(handled, outcome),
+            false => self.settler.settle(handled, outcome, Effects { sends, state }),
         }
     }
 
@@ -478,14 +488,21 @@ impl Puller {
     }
 
     fn batch_ended(&mut self, deliveries: &[Delivery], generation: &Generation, report: BatchReport) {
-        let BatchReport { answers, shared_sends, stderr_tail, elapsed } = report;
+        let BatchReport { outcomes, mut effects, shared_sends, stderr_tail, elapsed } = report;
         self.pace.ran(elapsed / deliveries.len() as u32);
         let handled = |delivery| Handled::new(delivery, generation.hash, stderr_tail.clone());
-        match (answers, deliveries) {
-            (Ok(answers), _) => {
-                let settled = deliveries.iter().zip(answers);
-                let settled = settled.map(|(delivery, Answered { outcome, sends, state })| {
-                    (handled(delivery), outcome, Effects { sends, state })
+        match (outcomes, deliveries) {
+            (Ok(outcomes), _) if effects.is_empty() && shared_sends.is_empty() => {
+                for (delivery, outcome) in deliveries.iter().zip(outcomes) {
+                    match outcome {
+                        Outcome::Ack => self.settler.acknowledge(handled(delivery)),
+                        outcome => self.settler.settle(handled(delivery), outcome, Vec::new()),
+                    }
+                }
+            }
+            (Ok(outcomes), _) => {
+                let settled = deliveries.iter().zip(outcomes).enumerate().map(|(place, (delivery, outcome))| {
+                    (handled(delivery), outcome, effects.remove(&place).unwrap_or_default())
                 });
                 self.settler.settle_batch(settled, shared_sends);
             }
@@ -544,10 +561,10 @@ impl Consumer {
     }
 
     /// Writes down that the attempt begins. False if the lease is gone: then it must not.
-    fn begin(&self, delivery: &Delivery, waited: Duration, generation: &Generation) -> bool {
+    fn begin(&self, delivery: &Delivery, is_late: bool, generation: &Generation) -> bool {
         // Those before it on this worker took long: its lease must last for its own timeout.
-        let late = waited > WAIT_MAX && self.broker.extend(delivery.lease, self.lease()).is_err();
-        let begun = !late && self.broker.begin(delivery.lease);
+        let is_gone = is_late && self.broker.extend(delivery.lease, self.lease()).is_err();
+        let begun = !is_gone && self.broker.begin(delivery.lease);
         if !begun {
             tracing::debug!(
                 message = %delivery.message.id,
@@ -567,22 +584,25 @@ struct Claim {
     /// Until it has ended.
     slot: Option<Slot>,
     delivery: Delivery,
-    at: Instant,
+    /// See [`WAIT_MAX`].
+    late_at: Instant,
 }
 
 /// One batch that was claimed, and what it runs with.
 struct BatchClaim {
     generation: Held,
-    slot: Slot,
-    batch: Vec<Waiting>,
+    /// Until it has ended.
+    slot: Option<Slot>,
+    deliveries: Vec<Delivery>,
+    late_at: Instant,
 }
 
 impl Ended {
     /// How long the handler ran.
     fn elapsed(&self) -> Duration {
         match self {
-            Ended::Handled(_, report) => report.elapsed,
-            Ended::Batch(_, _, report) => report.elapsed,
+            Ended::Handled(_, called) => called.elapsed,
+            Ended::Batch(_, report) => report.elapsed,
             Ended::NotBegun(..) | Ended::Gone => Duration::ZERO,
         }
     }
@@ -606,35 +626,37 @@ async fn handle(shared: &Shared, mut claim: Box<Claim>, now: Instant) -> Ended {
         let Claim { generation, delivery, .. } = *claim;
         return Ended::NotBegun(vec![delivery], generation);
     }
-    let Claim { generation, slot, delivery, at } = &mut *claim;
-    if !consumer.begin(delivery, now - *at, generation) {
+    let Claim { generation, slot, delivery, late_at } = &mut *claim;
+    if !consumer.begin(delivery, now > *late_at, generation) {
         return Ended::Gone;
     }
     let slot = slot.take().expect("it is called once");
     counters.begin(1);
     let target = generation.module.on(worker, &consumer.settings).since(now);
-    let report = target.reusing(instances.as_ref(), generation.number).call(slot, delivery).await;
+    let called = target.reusing(instances.as_ref(), generation.number).call(slot, delivery).await;
     counters.end(1);
-    Ended::Handled(claim, report)
+    Ended::Handled(claim, called)
 }
 
 /// From a batch to its handler's answers.
-async fn handle_batch(shared: &Shared, claim: BatchClaim, now: Instant) -> Ended {
+async fn handle_batch(shared: &Shared, mut claim: Box<BatchClaim>, now: Instant) -> Ended {
     let Shared { consumer, worker, counters, draining, instances } = shared;
-    let BatchClaim { generation, slot, batch } = claim;
     if draining.get() {
-        return Ended::NotBegun(batch.into_iter().map(|waiting| waiting.delivery).collect(), generation);
+        let BatchClaim { generation, deliveries, .. } = *claim;
+        return Ended::NotBegun(deliveries, generation);
     }
-    let begun = batch.into_iter().filter(|Waiting { delivery, at }| consumer.begin(delivery, now - *at, &generation));
-    let deliveries: Vec<Delivery> = begun.map(|waiting| waiting.delivery).collect();
+    let BatchClaim { generation, slot, deliveries, late_at } = &mut *claim;
+    deliveries.retain(|delivery| consumer.begin(delivery, now > *late_at, generation));
     if deliveries.is_empty() {
         return Ended::Gone;
     }
-    counters.begin(deliveries.len() as u64);
+    let messages = deliveries.len() as u64;
+    let slot = slot.take().expect("it is called once");
+    counters.begin(messages);
     let target = generation.module.on(worker, &consumer.settings).since(now);
-    let report = target.reusing(instances.as_ref(), generation.number).call_batch(slot, &deliveries).await;
-    counters.end(deliveries.len() as u64);
-    Ended::Batch(deliveries, generation, report)
+    let report = target.reusing(instances.as_ref(), generation.number).call_batch(slot, deliveries).await;
+    counters.end(messages);
+    Ended::Batch(claim, Box::new(report))
 }
 
 /// The claim's end, or nothing for ever if there is no claim.

@@ -7,11 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::build::Builder;
+use super::build::{BuildError, Builder};
 use super::fingerprint::{Fingerprint, Tree};
 use super::generation::Generations;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,11 +29,20 @@ pub(super) struct Timing {
     pub(super) quiet: Duration,
     /// How often to look without a hint.
     pub(super) rescan: Duration,
+    /// When a build is tried again that failed, but not because of its sources; doubled each time,
+    pub(super) retry: Duration,
+    /// up to this.
+    pub(super) retry_max: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Timing {
-        Timing { quiet: Duration::from_millis(100), rescan: Duration::from_secs(2) }
+        Timing {
+            quiet: Duration::from_millis(100),
+            rescan: Duration::from_secs(2),
+            retry: Duration::from_secs(5),
+            retry_max: Duration::from_secs(300),
+        }
     }
 }
 
@@ -44,6 +53,18 @@ pub(super) trait Loader: Send + 'static {
 
     /// Compiles, links, checks and tries. The error is for people.
     fn load(&self, component: Arc<[u8]>) -> impl Future<Output = Result<Self::Module, String>> + Send;
+}
+
+/// Makes a component of a package: cargo, but for tests.
+pub(super) trait Build: Send + Sync + 'static {
+    /// Builds for a consumer.
+    fn build(&self, package: &Path, consumer: &str) -> impl Future<Output = Result<Arc<[u8]>, BuildError>> + Send;
+}
+
+impl Build for Builder {
+    fn build(&self, package: &Path, consumer: &str) -> impl Future<Output = Result<Arc<[u8]>, BuildError>> + Send {
+        Builder::build(self, package, consumer)
+    }
 }
 
 /// The name of a component.
@@ -171,21 +192,24 @@ pub(super) async fn follow_file<L: Loader>(path: PathBuf, mut intake: Intake<L>,
     }
 }
 
-/// Watches a package, and builds it whenever its sources change. Never ends.
-pub(super) async fn follow_source<L: Loader>(
+/// Watches a package, and builds it whenever its sources change, or what had kept it from being built may have passed. Never
+/// ends.
+pub(super) async fn follow_source<L: Loader, B: Build>(
     package: PathBuf,
-    builder: Arc<Builder>,
+    builder: Arc<B>,
     mut intake: Intake<L>,
     mut hints: Hints,
     timing: Timing,
 ) {
     let mut built: Option<Tree> = None;
+    let mut again: Option<Again> = None;
     loop {
         let mut tree = Tree::of(&package);
         hints.watch(tree.folders());
-        if built.as_ref() != Some(&tree) {
+        let changed = built.as_ref() != Some(&tree);
+        if changed || again.as_ref().is_some_and(|again| again.remaining().is_zero()) {
             // An editor that saves several files is left in peace until it has done so; the first build need not wait.
-            while built.is_some() {
+            while changed && built.is_some() {
                 tokio::time::sleep(timing.quiet).await;
                 let now = Tree::of(&package);
                 if now == tree {
@@ -193,14 +217,47 @@ pub(super) async fn follow_source<L: Loader>(
                 }
                 tree = now;
             }
+            let before = again.take().filter(|_| !changed);
             match builder.build(&package, intake.generations.consumer()).await {
                 Ok(component) => intake.offer(component).await,
-                Err(error) => intake.refuse(None, error.to_string()),
+                Err(error) => {
+                    again = may_pass(&error).then(|| Again::after(before, &timing));
+                    intake.refuse(None, error.to_string());
+                }
             }
             // As it was before the build: an edit during the build is a reason for the next one.
             built = Some(tree);
         }
-        hints.wait(timing.rescan).await;
+        let again = again.as_ref().map_or(Duration::MAX, Again::remaining);
+        hints.wait(timing.rescan.min(again)).await;
+    }
+}
+
+/// When a build is tried again whose sources have not changed.
+struct Again {
+    delay: Duration,
+    at: Instant,
+}
+
+impl Again {
+    fn after(before: Option<Again>, timing: &Timing) -> Again {
+        let delay = before.map_or(timing.retry, |before| timing.retry_max.min(before.delay * 2));
+        Again { delay, at: Instant::now() + delay }
+    }
+
+    fn remaining(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Whether a build may do better with the same sources: a tool that is installed by then, a network that is back.
+fn may_pass(error: &BuildError) -> bool {
+    match error {
+        BuildError::Tool { .. } | BuildError::Target(_) | BuildError::Read { .. } => true,
+        BuildError::NoPackage(_)
+        | BuildError::Failed { .. }
+        | BuildError::NoComponent(_)
+        | BuildError::Several { .. } => false,
     }
 }
 

@@ -1,18 +1,24 @@
 //! Real files and a loader that takes everything that begins with "good".
 
+use std::collections::VecDeque;
 use std::fs;
 use std::sync::Mutex;
-use std::time::Instant;
 
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::dispatch::build::BuildError;
 use crate::dispatch::generation::InForce;
 use crate::status::{Board, ConsumerState, ConsumerStatus};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-const TIMING: Timing = Timing { quiet: Duration::from_millis(20), rescan: Duration::from_millis(20) };
+const TIMING: Timing = Timing {
+    quiet: Duration::from_millis(20),
+    rescan: Duration::from_millis(20),
+    retry: Duration::from_millis(100),
+    retry_max: Duration::from_millis(300),
+};
 
 #[derive(Clone, Default)]
 struct Texts {
@@ -197,4 +203,84 @@ async fn events_are_enough_between_two_rescans() {
     bench.until_module("good 2").await;
     bench.rename("good 3");
     bench.until_module("good 3").await;
+}
+
+/// Gives these results one after another, and then the last text for ever. Remembers when it was asked.
+struct Results {
+    results: Mutex<VecDeque<Result<&'static str, BuildError>>>,
+    asked: Mutex<Vec<Instant>>,
+}
+
+impl Build for Results {
+    async fn build(&self, _package: &Path, _consumer: &str) -> Result<Arc<[u8]>, BuildError> {
+        self.asked.lock().unwrap().push(Instant::now());
+        let result = self.results.lock().unwrap().pop_front();
+        Ok(result.unwrap_or(Ok("good, and asked for too often"))?.as_bytes().into())
+    }
+}
+
+fn no_network() -> BuildError {
+    BuildError::Target("no network".to_owned())
+}
+
+fn no_tool() -> BuildError {
+    BuildError::Tool { tool: "rustup", error: io::Error::from(io::ErrorKind::NotFound) }
+}
+
+fn unreadable() -> BuildError {
+    BuildError::Read { path: "it.wasm".into(), error: io::Error::from(io::ErrorKind::NotFound) }
+}
+
+fn wrong() -> BuildError {
+    BuildError::Failed { package: "package".into(), output: "error: expected `;`".to_owned() }
+}
+
+#[tokio::test]
+async fn a_build_that_failed_for_no_fault_of_its_sources_is_tried_again_less_and_less_often() {
+    let package = tempfile::tempdir().unwrap();
+    let source = package.path().join("lib.rs");
+    fs::write(&source, "1").unwrap();
+    let failures = [no_network(), no_tool(), unreadable(), no_network()].map(Err);
+    let then = [Ok("good 1"), Err(wrong()), Err(no_tool()), Ok("good 2")];
+    let builder =
+        Arc::new(Results { results: Mutex::new(failures.into_iter().chain(then).collect()), asked: Mutex::default() });
+    let board = Arc::new(Board::default());
+    let generations = Generations::new("welcome", "signups", board.clone(), None);
+    let in_force = generations.subscribe();
+    let intake = Intake::new(Texts::default(), generations, Turns::default());
+    let following = follow_source(package.path().to_owned(), builder.clone(), intake, Hints::new(), TIMING);
+    let task = tokio::spawn(following);
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < DEADLINE && !task.is_finished(), "{what} does not come true: {:?}", board.all());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let module = || in_force.borrow().as_ref().map(|serving| serving.in_force.module.clone());
+    let asked = || builder.asked.lock().unwrap().clone();
+    let error = || board.all().remove(0).reload_error.unwrap_or_default();
+
+    until("the first failure", &|| error().contains("no network")).await;
+    until("a build", &|| module().as_deref() == Some("good 1")).await;
+    let waited: Vec<_> = asked().windows(2).map(|two| two[1] - two[0]).collect();
+    assert_eq!(waited.len(), 4);
+    for (waited, at_least) in waited.iter().zip([100, 200, 300, 300].map(Duration::from_millis)) {
+        assert!(*waited >= at_least, "{waited:?} is less than {at_least:?}");
+    }
+    assert_eq!(error(), "");
+
+    // What the sources are to blame for waits for them to change, which also begins the waiting anew.
+    tokio::time::sleep(2 * TIMING.retry_max).await;
+    assert_eq!(asked().len(), 5);
+    fs::write(&source, "22").unwrap();
+    until("the compiler's error", &|| error().contains("expected `;`")).await;
+    tokio::time::sleep(2 * TIMING.retry_max).await;
+    assert_eq!((asked().len(), module().as_deref()), (6, Some("good 1")));
+    fs::write(&source, "333").unwrap();
+    until("the next build", &|| module().as_deref() == Some("good 2")).await;
+    let asked = asked();
+    assert_eq!(asked.len(), 8);
+    assert!(asked[7] - asked[6] >= TIMING.retry);
+    task.abort();
 }

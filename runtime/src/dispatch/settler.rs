@@ -16,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use super::generation::hex;
 use super::policy::{Attempt, Policy};
 use crate::broker::{Broker, BrokerError};
-use crate::delivery::{Delivery, Lease, MessageId, Outcome, Outgoing, Resolution, Settlement, StateUse};
+use crate::delivery::{Delivery, Effects, Lease, MessageId, Outcome, Outgoing, Resolution, Settlement, StateUse};
 use crate::sandbox::ModuleHash;
 use crate::status::Counters;
 use crate::time::now_ms;
@@ -86,26 +86,6 @@ pub(super) struct Settler {
     complained_at: Option<Instant>,
 }
 
-/// What a handler did that goes on record with its ack.
-#[derive(Debug, Default)]
-pub(super) struct Effects {
-    pub(super) sends: Vec<Outgoing>,
-    pub(super) state: StateUse,
-}
-
-impl Effects {
-    fn is_empty(&self) -> bool {
-        let Effects { sends, state: StateUse { reads, writes } } = self;
-        sends.is_empty() && reads.is_empty() && writes.is_empty()
-    }
-}
-
-impl From<Vec<Outgoing>> for Effects {
-    fn from(sends: Vec<Outgoing>) -> Effects {
-        Effects { sends, ..Effects::default() }
-    }
-}
-
 struct Unsettled {
     handled: Handled,
     resolution: Resolution,
@@ -167,12 +147,16 @@ impl Settler {
         // What a failed attempt sent and wrote never was.
         let effects = if outcome == Outcome::Ack { effects.into() } else { Effects::default() };
         if outcome == Outcome::Ack && effects.is_empty() {
-            self.unsettled += 1;
-            self.acked.push(handled);
-            return;
+            return self.acknowledge(handled);
         }
         let resolution = self.judge(&handled, outcome);
         self.put(Unsettled::new(handled, resolution, effects));
+    }
+
+    /// Takes a message that is done, and nothing goes with that.
+    pub(super) fn acknowledge(&mut self, handled: Handled) {
+        self.unsettled += 1;
+        self.acked.push(handled);
     }
 
     /// Takes what the handler of a batch answered, message by message. What was sent for the batch as a whole goes on

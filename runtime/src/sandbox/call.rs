@@ -1,6 +1,7 @@
 //! From a delivery, or a batch of them, to what its end means.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,9 +21,9 @@ use super::load::{Linked, LoadError, causes};
 use super::output::{Handling, Origin, Output};
 use super::reuse::{Instances, Kept};
 use super::until::Until;
-use super::{Answered, BatchReport, InstanceSettings, Loaded, ModuleHash, Report, Slot};
+use super::{BatchReport, Called, InstanceSettings, Loaded, ModuleHash, Report, Slot};
 use crate::config::units::format_duration;
-use crate::delivery::{Delivery, Outcome, StateUse};
+use crate::delivery::{Delivery, Effects, Outcome, StateUse};
 
 /// What becomes of a message for which a batch had no answer.
 const NO_ANSWER: &str = "the handler gave no answer for this message";
@@ -38,8 +39,18 @@ pub struct Target<'a> {
     pub(super) since: Option<Instant>,
 }
 
+/// How a call ended.
+enum Ended {
+    /// One message is done, and there is nothing else to tell: that is most of them.
+    Done {
+        elapsed: Duration,
+    },
+    // Out of the way of the others: what is handed on so often is not to be copied each time.
+    Otherwise(Box<Otherwise>),
+}
+
 /// How a call ended, and what was sent until then. The error is for people.
-struct Ended {
+struct Otherwise {
     answer: Result<Answer, String>,
     sends: Vec<Sent>,
     /// What was done with durable state, by the places of the messages.
@@ -50,16 +61,28 @@ struct Ended {
     elapsed: Duration,
 }
 
-/// What a handler did until its call ended.
-#[derive(Default)]
-struct Effects {
-    sends: Vec<Sent>,
-    state: Vec<(usize, StateUse)>,
+/// What a call runs in.
+enum Vessel {
+    /// Gone after the call.
+    Fresh(Instance),
+    /// It may be kept.
+    Kept(Box<Kept>),
 }
 
-impl Effects {
-    fn of(instance: &mut Instance) -> Effects {
-        Effects { sends: instance.take_sends(), state: instance.take_state() }
+impl Vessel {
+    fn instance(&mut self) -> &mut Instance {
+        match self {
+            Vessel::Fresh(instance) => instance,
+            Vessel::Kept(kept) => &mut kept.instance,
+        }
+    }
+}
+
+impl Otherwise {
+    fn done(elapsed: Duration) -> Otherwise {
+        let (answer, sends, state, exceeded, stderr_tail) =
+            (Ok(Answer::Single(Ok(()))), vec![], vec![], None, String::new());
+        Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed }
     }
 }
 
@@ -83,10 +106,21 @@ impl<'a> Target<'a> {
     }
 
     /// Hands over one delivery. Never fails: whatever happens is the outcome.
-    pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Report {
-        let Ended { answer, sends, state, exceeded, stderr_tail, elapsed } = self.run(Work::Single(delivery)).await;
+    pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Called {
+        let ended = self.run(Work::Single(delivery)).await;
         // The instance is gone, or idle: its slot is free.
         drop(slot);
+        match ended {
+            Ended::Done { elapsed } => Called { elapsed, report: None },
+            Ended::Otherwise(otherwise) => {
+                let report = self.report(delivery, *otherwise);
+                Called { elapsed: report.elapsed, report: Some(Box::new(report)) }
+            }
+        }
+    }
+
+    fn report(&self, delivery: &Delivery, ended: Otherwise) -> Report {
+        let Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed } = ended;
         let outcome = match answer {
             Ok(Answer::Single(answer)) => outcome(answer),
             // A component that takes batches is handed a batch of one.
@@ -101,67 +135,83 @@ impl<'a> Target<'a> {
 
     /// Hands over a batch. Never fails: whatever happens is in the report. A module that takes no batches fails it.
     pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
-        let Ended { answer, sends, state, exceeded, stderr_tail, elapsed } = self.run(Work::Batch(deliveries)).await;
+        let ended = self.run(Work::Batch(deliveries)).await;
         drop(slot);
+        let Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed } = match ended {
+            Ended::Done { elapsed } => Otherwise::done(elapsed),
+            Ended::Otherwise(otherwise) => *otherwise,
+        };
         let outcomes = match answer {
             Ok(Answer::Batch(answers)) => Ok(answered(deliveries, answers)),
             Ok(Answer::Single(_) | Answer::Messaging(_)) => Err("one answer for many messages".to_owned()),
             Err(reason) => Err(self.reason(reason, exceeded.as_ref())),
         };
-        let mut shared_sends = Vec::new();
-        let answers = outcomes.map(|outcomes| {
-            let mut answers: Vec<_> = outcomes
-                .into_iter()
-                .map(|outcome| self.told(outcome, exceeded.as_ref()))
-                .map(|outcome| Answered { outcome, sends: Vec::new(), state: StateUse::default() })
-                .collect();
-            for Sent { with_ack_of, outgoing } in sends {
-                match with_ack_of {
-                    Some(place) => answers[place].sends.push(outgoing),
-                    None => shared_sends.push(outgoing),
-                }
+        let told = |outcomes: Vec<Outcome>| outcomes.into_iter().map(|one| self.told(one, exceeded.as_ref())).collect();
+        let outcomes = outcomes.map(told);
+        let (mut effects, mut shared_sends) = (BTreeMap::<usize, Effects>::new(), Vec::new());
+        for Sent { with_ack_of, outgoing } in sends {
+            match with_ack_of {
+                Some(place) => effects.entry(place).or_default().sends.push(outgoing),
+                None => shared_sends.push(outgoing),
             }
-            for (place, state) in state {
-                answers[place].state = state;
-            }
-            answers
-        });
-        BatchReport { answers, shared_sends, stderr_tail, elapsed }
+        }
+        state.into_iter().for_each(|(place, state)| effects.entry(place).or_default().state = state);
+        BatchReport { outcomes, effects, shared_sends, stderr_tail, elapsed }
     }
 
     async fn run(&self, work: Work<'_>) -> Ended {
         let started = self.since.unwrap_or_else(Instant::now);
-        let (_running, mut kept) = match self.reuse {
+        let (_running, kept) = match self.reuse {
             Some((instances, _)) => {
                 let (running, kept) = instances.take(self.module);
                 (Some(running), kept)
             }
             None => (None, None),
         };
-        let output = match &mut kept {
-            Some(kept) => {
-                kept.instance.begin(self.handling(work));
-                kept.instance.output()
+        let mut vessel = kept.map(Vessel::Kept);
+        // That of an instance that does not exist yet.
+        let output = match &mut vessel {
+            Some(vessel) => {
+                vessel.instance().begin(self.handling(work));
+                None
             }
-            None => Output::new(self.origin(work)),
+            None => Some(Output::new(self.origin(work))),
         };
-        // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
-        // Pinned here, as every large future of a call is where it is made: so nobody moves it.
-        let run = pin!(self.run_in(kept, &output, work, started));
-        let (answer, Effects { sends, state }, kept) =
-            AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
-                tracing::error!(
-                    consumer = self.settings.consumer,
-                    "a host function panicked; this is a bug in linecook"
-                );
-                (Err("linecook itself failed during the call; its log has more".to_owned()), Effects::default(), None)
-            });
+        let answer = {
+            // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
+            // Pinned here, as every large future of a call is where it is made: so nobody moves it.
+            let run = pin!(self.run_in(&mut vessel, output.as_ref(), work, started));
+            AssertUnwindSafe(run).catch_unwind().await
+        };
+        let (answer, sends, state) = match (answer, &mut vessel) {
+            (Ok(answer), Some(vessel)) => (answer, vessel.instance().take_sends(), vessel.instance().take_state()),
+            (Ok(answer), None) => (answer, Vec::new(), Vec::new()),
+            (Err(_), _) => {
+                let consumer = &self.settings.consumer;
+                tracing::error!(consumer, "a host function panicked; this is a bug in linecook");
+                (Err("linecook itself failed during the call; its log has more".to_owned()), Vec::new(), Vec::new())
+            }
+        };
+        let (exceeded, stderr_tail) = match (&output, &mut vessel) {
+            (Some(output), _) => output.finish(),
+            (None, Some(vessel)) => vessel.instance().finish_output(),
+            (None, None) => (None, String::new()),
+        };
+        let kept = match vessel {
+            Some(Vessel::Kept(kept)) if answer.is_ok() && exceeded.is_none() => Some(kept),
+            // Gone before the call has ended.
+            _ => None,
+        };
         let ended = Instant::now();
         if let (Some((instances, _)), Some(kept)) = (self.reuse, kept) {
             instances.give_back(kept, work.deliveries().len(), ended);
         }
-        let (exceeded, stderr_tail) = output.finish();
-        Ended { answer, sends, state, exceeded, stderr_tail, elapsed: ended.saturating_duration_since(started) }
+        let elapsed = ended.saturating_duration_since(started);
+        let is_done = matches!(answer, Ok(Answer::Single(Ok(())) | Answer::Messaging(Ok(()))));
+        if is_done && sends.is_empty() && state.is_empty() && exceeded.is_none() && stderr_tail.is_empty() {
+            return Ended::Done { elapsed };
+        }
+        Ended::Otherwise(Box::new(Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed }))
     }
 
     /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
@@ -182,38 +232,30 @@ impl<'a> Target<'a> {
         reason
     }
 
-    /// The call in an instance that was kept, or in a fresh one; and the instance, if it may be kept.
+    /// The call in an instance that was kept, or in a fresh one, whose output is `output`.
     async fn run_in(
         &self,
-        kept: Option<Box<Kept>>,
-        output: &Output,
+        vessel: &mut Option<Vessel>,
+        output: Option<&Output>,
         work: Work<'_>,
         started: Instant,
-    ) -> (Result<Answer, String>, Effects, Option<Box<Kept>>) {
-        let fresh = || Instance::new(self.linked(), &self.module.access, self.settings, output.clone());
-        let Some((instances, generation)) = self.reuse else {
-            return match fresh() {
-                Ok(mut instance) => (self.handle(&mut instance, work, started).await, Effects::of(&mut instance), None),
-                Err(reason) => (Err(reason), Effects::default(), None),
-            };
-        };
-        let kept = kept.map_or_else(|| fresh().map(|one| instances.start(one, self.module, generation)), Ok);
-        let mut kept = match kept {
-            Ok(kept) => kept,
-            Err(reason) => return (Err(reason), Effects::default(), None),
-        };
-        let answer = self.handle(&mut kept.instance, work, started).await;
-        let effects = Effects::of(&mut kept.instance);
-        let kept = answer.is_ok().then_some(kept);
-        (answer, effects, kept)
+    ) -> Result<Answer, String> {
+        if let Some(output) = output {
+            let fresh = Instance::new(self.linked(), &self.module.access, self.settings, output.clone())?;
+            *vessel = Some(match self.reuse {
+                Some((instances, generation)) => Vessel::Kept(instances.start(fresh, self.module, generation)),
+                None => Vessel::Fresh(fresh),
+            });
+        }
+        let vessel = vessel.as_mut().expect("it was there, or has just been made");
+        self.handle(vessel.instance(), work, started).await
     }
 
     /// The call, for as long as it may take since it was started.
     async fn handle(&self, instance: &mut Instance, work: Work<'_>, started: Instant) -> Result<Answer, String> {
-        let deadline = started.checked_add(self.settings.timeout).unwrap_or_else(|| started + DELAY_MAX);
         let handled = {
             let call = pin!(instance.handle(self.linked(), self.settings, work));
-            Until::new(call, deadline).await
+            Until::new(call, started, self.settings.timeout).await
         };
         match handled {
             Some(Ok(answer)) => Ok(answer),

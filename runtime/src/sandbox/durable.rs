@@ -20,6 +20,12 @@ use linecook_store::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 use super::limits::{STATE_CURSORS_MAX, STATE_HELD_BYTES_MAX, STATE_KEYS_PAGE, bytes_text};
 use crate::delivery::{StateRead, StateUse, StateWrite};
 
+/// What an entry takes beside its key and its value, more or less.
+const ENTRY_BYTES: u64 = 128;
+
+/// A key and its value, if it has one.
+type Entry = Option<(String, Vec<u8>)>;
+
 /// Where the state of one consumer is on record. Reading may go to the disk, but never waits for it to write.
 pub trait StateReader: Send + Sync {
     /// The value of a key.
@@ -69,8 +75,12 @@ pub(super) struct Session {
     /// The message of the batch that is read and written for.
     current: Option<usize>,
     parts: BTreeMap<usize, Part>,
-    /// What was read for no message in particular.
+    /// What was read for no message in particular. It goes along with each message that writes.
     common_reads: BTreeMap<Box<str>, Option<Bytes>>,
+    /// What a copy of them takes, values aside.
+    common_bytes: u64,
+    /// The messages that have written.
+    writers: u64,
     /// The keys that it has come across, as they are now.
     seen: BTreeMap<Box<str>, Seen>,
     /// What its writes add to the bytes on record.
@@ -106,9 +116,11 @@ impl Session {
 
     /// Whether it is as one that has just begun, but for `is_batch`.
     fn is_untouched(&self) -> bool {
-        let Session { is_batch: _, current, parts, common_reads, seen, growth, held_bytes, cursors, limit_hit } = self;
+        let Session { is_batch: _, current, parts, common_reads, common_bytes, .. } = self;
+        let Session { writers, seen, growth, held_bytes, cursors, limit_hit, .. } = self;
         let are_empty = parts.is_empty() && common_reads.is_empty() && seen.is_empty() && cursors.is_empty();
-        are_empty && current.is_none() && (*growth, *held_bytes, *limit_hit) == (0, 0, false)
+        let are_zero = (*common_bytes, *writers, *growth, *held_bytes) == (0, 0, 0, 0);
+        are_empty && are_zero && current.is_none() && !limit_hit
     }
 
     /// From here on it is read and written for this message of the batch, or for none in particular.
@@ -146,16 +158,31 @@ impl Session {
     pub(super) fn get(&mut self, state: &DurableState, key: &str) -> Result<Option<Bytes>, Refused> {
         check_key(key)?;
         self.come_across(state, key)?;
-        let seen = self.seen.get_mut(key).expect("it was just come across");
-        seen.was_read = true;
-        let value = seen.value.clone();
-        let (is_batch, was_written) = (self.is_batch, seen.was_written);
+        let seen = &self.seen[key];
+        let (value, was_written) = (seen.value.clone(), seen.was_written);
         match self.current {
-            None if is_batch && was_written => {}
-            None if is_batch => drop(self.common_reads.entry(key.into()).or_insert_with(|| value.clone())),
-            place => self.part(place).read(key, &value),
+            None if self.is_batch && was_written => {}
+            None if self.is_batch => self.read_in_common(key, &value)?,
+            place => self.read_for(place, key, &value)?,
         }
+        self.seen.get_mut(key).expect("it was just come across").was_read = true;
         Ok(value)
+    }
+
+    /// The values of many keys, each with its key, as an answer of its own: a key that is asked for again is copied again.
+    pub(super) fn get_many(&mut self, state: &DurableState, keys: Vec<String>) -> Result<Vec<Entry>, Refused> {
+        let mut bytes = 0;
+        let one = |key: String| {
+            let value = self.get(state, &key)?;
+            bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64 + ENTRY_BYTES;
+            if bytes > STATE_HELD_BYTES_MAX {
+                self.limit_hit = true;
+                let max = bytes_text(STATE_HELD_BYTES_MAX);
+                return Err(Refused::Limit(format!("{max} of state may be read at once")));
+            }
+            Ok(value.map(|value| (key, Vec::from(value))))
+        };
+        keys.into_iter().map(one).collect()
     }
 
     /// Writes a value, or takes the key away.
@@ -195,7 +222,7 @@ impl Session {
         self.come_across(state, key)?;
         self.hold(key.len() + value_bytes)?;
         let entry_bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| (key.len() + value.len()) as i64);
-        let seen = self.seen.get_mut(key).expect("it was just come across");
+        let seen = &self.seen[key];
         let more = entry_bytes(&value) - entry_bytes(&seen.value);
         if more > 0 {
             let on_record = state.reader.bytes().map_err(Refused::Unreadable)?;
@@ -204,17 +231,20 @@ impl Session {
                 return Err(Refused::Limit(format!("the state may take {max} in all (limits.state_bytes)")));
             }
         }
-        self.growth += more;
-        let before = std::mem::replace(&mut seen.value, value.clone());
-        seen.was_written = true;
-        let was_read = seen.was_read;
-        let place = self.current;
-        let part = self.part(place);
-        if was_read && !part.writes.contains_key(key) {
+        // From here on it only takes room, and changes nothing before it has all of it.
+        let (place, before, was_read) = (self.current, seen.value.clone(), seen.was_read);
+        if was_read {
             // What is written may come of it.
-            part.read(key, &before);
+            self.read_for(place, key, &before)?;
         }
-        part.writes.insert(key.into(), value);
+        if self.part(place).writes.is_empty() {
+            self.hold_bytes(self.common_bytes)?;
+            self.writers += 1;
+        }
+        self.growth += more;
+        let seen = self.seen.get_mut(key).expect("it was just come across");
+        (seen.value, seen.was_written) = (value.clone(), true);
+        self.part(place).writes.insert(key.into(), value);
         Ok(())
     }
 
@@ -305,11 +335,39 @@ impl Session {
         Ok(())
     }
 
-    /// Takes room for what the host keeps.
+    /// Takes down what one message has read: what it saw first counts; what it wrote itself, it knows.
+    fn read_for(&mut self, place: Option<usize>, key: &str, value: &Option<Bytes>) -> Result<(), Refused> {
+        let part = self.part(place);
+        if part.writes.contains_key(key) || part.reads.contains_key(key) {
+            return Ok(());
+        }
+        // Alone, it has one copy of each key that was come across. In a batch, each message has.
+        if self.is_batch {
+            self.hold(key.len())?;
+        }
+        self.part(place).reads.insert(key.into(), value.clone());
+        Ok(())
+    }
+
+    /// Takes down what was read for no message in particular.
+    fn read_in_common(&mut self, key: &str, value: &Option<Bytes>) -> Result<(), Refused> {
+        if self.common_reads.contains_key(key) {
+            return Ok(());
+        }
+        let bytes = key.len() as u64 + ENTRY_BYTES;
+        self.hold_bytes(bytes * (1 + self.writers))?;
+        self.common_bytes += bytes;
+        self.common_reads.insert(key.into(), value.clone());
+        Ok(())
+    }
+
+    /// Takes room for an entry that the host keeps.
     fn hold(&mut self, bytes: usize) -> Result<(), Refused> {
-        /// What an entry takes beside its key and its value, more or less.
-        const ENTRY_BYTES: u64 = 128;
-        self.held_bytes += bytes as u64 + ENTRY_BYTES;
+        self.hold_bytes(bytes as u64 + ENTRY_BYTES)
+    }
+
+    fn hold_bytes(&mut self, bytes: u64) -> Result<(), Refused> {
+        self.held_bytes += bytes;
         if self.held_bytes > STATE_HELD_BYTES_MAX {
             self.limit_hit = true;
             let max = bytes_text(STATE_HELD_BYTES_MAX);
@@ -320,15 +378,6 @@ impl Session {
 
     fn part(&mut self, place: Option<usize>) -> &mut Part {
         self.parts.entry(place.unwrap_or(0)).or_default()
-    }
-}
-
-impl Part {
-    /// What it saw first counts; what it wrote itself, it knows.
-    fn read(&mut self, key: &str, value: &Option<Bytes>) {
-        if !self.writes.contains_key(key) && !self.reads.contains_key(key) {
-            self.reads.insert(key.into(), value.clone());
-        }
     }
 }
 

@@ -153,6 +153,46 @@ fn limits_hold_and_say_which() {
 }
 
 #[test]
+fn a_key_that_is_asked_for_again_counts_in_the_answer_again() {
+    let value = "v".repeat(1 << 20);
+    let (state, mut session) = (state(&[("a", &value)]), session(1));
+    let mut ask = |key: &str, count| session.get_many(&state, vec![key.to_owned(); count]);
+    assert_eq!(ask("a", 15).unwrap().len(), 15);
+    assert_eq!(ask("a", 15).unwrap().len(), 15, "what was answered is the guest's");
+    assert_eq!(ask("none", 100_000).unwrap().len(), 100_000);
+    for (key, count) in [("a", 16), ("a", 670_000), ("none", 200_000)] {
+        assert_eq!(ask(key, count).unwrap_err().to_string(), "16 MiB of state may be read at once");
+    }
+    assert!(session.limit_hit());
+}
+
+#[test]
+fn each_message_of_a_batch_pays_for_the_keys_that_it_has_read() {
+    let mut refused_at = Vec::new();
+    for in_common in [false, true] {
+        let (state, mut session) = (state(&[]), session(1000));
+        let keys: Vec<_> = (0..1000).map(|key| format!("{key:0500}")).collect();
+        if in_common {
+            keys.iter().for_each(|key| drop(session.get(&state, key).unwrap()));
+        }
+        let refused = (0..1000).find(|place| {
+            session.set_current(Some(*place));
+            let own = if in_common { &[][..] } else { &keys };
+            let read = own.iter().try_for_each(|key| session.get(&state, key).map(drop));
+            let done = read.and_then(|()| session.set(&state, u64::MAX, "written", bytes("x")));
+            done.is_err_and(|refused| matches!(&refused, Refused::Limit(why) if why.contains("16 MiB of state in all")))
+        });
+        assert!(session.limit_hit());
+        refused_at.push(refused.expect("it is too much for 1000 messages"));
+    }
+    // A copy of the keys takes 628,000 bytes, and they were come across before: 16 MiB are 26 times that.
+    assert_eq!(refused_at, [25, 24]);
+    // Alone, as many are no more than they were.
+    let (state, mut session) = (state(&[]), session(1));
+    (0..25_000).for_each(|key| drop(session.get(&state, &format!("{key:0500}")).unwrap()));
+}
+
+#[test]
 fn what_is_no_number_is_not_incremented() {
     let most = u64::MAX.to_string();
     let (state, mut session) = (state(&[("text", "x"), ("most", &most)]), session(1));

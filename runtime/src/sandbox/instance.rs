@@ -100,6 +100,8 @@ impl Instance {
     /// From now on, it works for another delivery, and what counts by delivery counts from zero.
     pub(super) fn begin(&mut self, handling: Handling) {
         self.output.begin(handling);
+        // What was an epoch's end while it was idle is none of this delivery.
+        self.store.set_epoch_deadline(1);
         let state = self.store.data_mut();
         state.cpu_time.begin();
         state.random_bytes = 0;
@@ -108,9 +110,9 @@ impl Instance {
         }
     }
 
-    /// Where what it writes ends up.
-    pub(super) fn output(&self) -> Output {
-        self.output.clone()
+    /// See [`Output::finish`].
+    pub(super) fn finish_output(&self) -> (Option<Exceeded>, String) {
+        self.output.finish()
     }
 
     /// Instantiates the component, and checks the type of its handler. `Err(Ok(_))`: it is of another type.
@@ -155,14 +157,14 @@ impl Instance {
         outside.settings.state.as_ref().map_or_else(Vec::new, |state| session.take(state))
     }
 
-    /// Whether it can be called for another delivery: it came up against no limit, which it may have coped with, and
-    /// leaves no messages in the host's memory, of which there would be more each time.
+    /// Whether it can be called for another delivery: it came up against no limit but perhaps that of its output, which it may
+    /// have coped with, and leaves no messages in the host's memory, of which there would be more each time.
     pub(super) fn is_as_before(&self) -> bool {
         let state = self.store.data();
         let limit_hit = state.limiter.exceeded().is_some()
             || state.sends.limit_hit()
             || state.session.limit_hit()
-            || self.output.limit_hit();
+            || state.outside.limit_hit;
         !limit_hit && state.held.is_empty()
     }
 

@@ -33,9 +33,14 @@ pub(super) const STDERR_TAIL_BYTES: usize = 4 << 10;
 
 /// Files, sockets, streams, requests and other handles that a guest holds at once.
 pub(super) const HANDLES_MAX: usize = 256;
+/// Metadata of all messages that a guest keeps and has not sent: with each handle a message, and of each as many as one may
+/// be sent with.
+pub(super) const METADATA_HELD_MAX: usize = HANDLES_MAX * ATTRIBUTES_MAX;
+/// Memory of the messages that a delivery sends, beside their bytes: 256 for each, and 64 for each attribute.
+pub(super) const SENT_OVERHEAD_BYTES_MAX: u64 = 64 << 20;
 /// HTTP connections that a guest has open at once.
 pub(super) const HTTP_CONNECTIONS_MAX: usize = 64;
-/// Names that the guests of one module look up at once for HTTP. The others wait.
+/// Names that the guests of one module look up at once. The others wait.
 pub(super) const LOOKUPS_MAX: usize = 16;
 /// Memory of the headers of one request or response.
 pub(super) const HTTP_FIELDS_BYTES_MAX: usize = 64 << 10;

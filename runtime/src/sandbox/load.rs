@@ -9,7 +9,6 @@ use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
-use super::ModuleHash;
 use super::bindings::ConsumerIndices;
 use super::bindings::batch::BatchConsumerIndices;
 use super::bindings::messaging::MessagingIndices;
@@ -19,6 +18,7 @@ use super::engine::Host;
 use super::imports::OFFERED;
 use super::state::State;
 use super::worker::lower_priority;
+use super::{InstanceSettings, ModuleHash};
 
 /// The interfaces of which a component must export one, without the last part of the version: any of 0.1 will do.
 const HANDLER: &str = "linecook:worker/handler@0.1";
@@ -27,6 +27,10 @@ const BATCH_HANDLER: &str = "linecook:worker/batch-handler@0.1";
 const MESSAGING_HANDLER: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
 /// The interfaces that lead to a socket, by the beginning of their names.
 const SOCKETS: [&str; 2] = ["wasi:sockets/tcp-create-socket@", "wasi:sockets/ip-name-lookup@"];
+/// Those that are of no use without a grant, and that no component imports but for its own code, likewise. (What the standard
+/// library of a language imports, many never call.)
+const HTTP: &str = "wasi:http/outgoing-handler@";
+const STATE: &str = "wasi:keyvalue/";
 
 /// Why a component can't be used. The text says what is wrong and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -159,6 +163,8 @@ pub(super) struct Linked {
     pub(super) exports: Arc<Exports>,
     /// Whether it imports what leads to sockets. Most components don't, and their instances need none of the checks.
     pub(super) uses_sockets: bool,
+    uses_http: bool,
+    uses_state: bool,
 }
 
 /// The handler of a component.
@@ -175,6 +181,25 @@ pub(super) enum Exports {
 pub(super) fn check_batches(linked: &[Linked], max_batch_size: usize) -> Result<(), LoadError> {
     let takes_batches = linked.iter().all(|linked| matches!(*linked.exports, Exports::Batch(_)));
     if takes_batches || max_batch_size <= 1 { Ok(()) } else { Err(LoadError::NoBatches { max_batch_size }) }
+}
+
+/// Says what a component imports in vain: it may never call it, so that this is no error.
+pub(super) fn tell_missing_grants(linked: &[Linked], settings: &InstanceSettings) {
+    let Some(Linked { uses_http, uses_state, .. }) = linked.first() else { return };
+    let consumer = &settings.consumer;
+    let tell = |interface: &str, grant: &str| {
+        tracing::info!(
+            consumer,
+            "the component imports {interface}, and nothing of that is granted: its calls will be refused. In queue.toml, \
+             `grants.{grant}` in [consumers.{consumer}] grants it"
+        );
+    };
+    if *uses_http && settings.grants.http.is_empty() {
+        tell("wasi:http/outgoing-handler", "http = [\"https://api.example\"]");
+    }
+    if *uses_state && settings.state.is_none() {
+        tell("wasi:keyvalue", "state = true");
+    }
 }
 
 /// The name of a component.
@@ -281,9 +306,14 @@ fn link_one(component: &Component, host: &Host, handler: Handler) -> Result<Link
     };
     let exports = exports.map_err(|error| LoadError::WrongExport { cause: causes(&error) })?;
     let world = component.component_type();
-    let uses_sockets =
-        world.imports(&host.engine).any(|(name, _)| SOCKETS.iter().any(|interface| name.starts_with(interface)));
-    Ok(Linked { instance, exports: Arc::new(exports), uses_sockets })
+    let uses = |interface: &str| world.imports(&host.engine).any(|(name, _)| name.starts_with(interface));
+    Ok(Linked {
+        instance,
+        exports: Arc::new(exports),
+        uses_sockets: SOCKETS.iter().any(|interface| uses(interface)),
+        uses_http: uses(HTTP),
+        uses_state: uses(STATE),
+    })
 }
 
 /// An error with its causes, on one line.

@@ -18,7 +18,7 @@ use self::engine::Host;
 use self::grants::Access;
 use self::worker::{Ticker, WorkerThread};
 use crate::config::{Grants, Limits};
-use crate::delivery::{Delivery, Outcome, Outgoing, QueueName, StateUse};
+use crate::delivery::{Delivery, Effects, Outcome, Outgoing, QueueName, StateUse};
 use crate::subjects::Subjects;
 
 mod bindings;
@@ -131,12 +131,23 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
+/// What became of one call, if mostly there is nothing to tell: it is handed on several times, so it is short.
+#[derive(Debug)]
+pub struct Called {
+    /// How long it ran.
+    pub elapsed: Duration,
+    /// None: the message is acknowledged, and nothing goes with that.
+    pub report: Option<Box<Report>>,
+}
+
 /// What became of one call with a batch.
 #[derive(Debug)]
 pub struct BatchReport {
     /// What became of each message, in their order; or why there is no answer for any: a trap, a timeout, an exceeded
-    /// limit.
-    pub answers: Result<Vec<Answered>, String>,
+    /// limit. A missing answer is a `Retry`.
+    pub outcomes: Result<Vec<Outcome>, String>,
+    /// By their places, what some of them did.
+    pub effects: BTreeMap<usize, Effects>,
     /// What was sent for the batch as a whole. To be dropped if no message is acknowledged.
     pub shared_sends: Vec<Outgoing>,
     /// The last 4 KiB that it wrote to stderr.
@@ -145,15 +156,19 @@ pub struct BatchReport {
     pub elapsed: Duration,
 }
 
-/// What became of one message of a batch.
-#[derive(Debug)]
-pub struct Answered {
-    /// The handler's answer; a missing one is a `Retry`.
-    pub outcome: Outcome,
-    /// What was sent with its acknowledgement. To be dropped unless the outcome is `Ack`.
-    pub sends: Vec<Outgoing>,
-    /// What was done with the durable state for it. Likewise.
-    pub state: StateUse,
+impl From<Called> for Report {
+    fn from(called: Called) -> Report {
+        let Called { elapsed, report } = called;
+        report.map_or_else(|| Report::ack(elapsed), |report| *report)
+    }
+}
+
+impl Report {
+    fn ack(elapsed: Duration) -> Report {
+        let (outcome, effects, stderr_tail) = (Outcome::Ack, Effects::default(), String::new());
+        let Effects { sends, state } = effects;
+        Report { outcome, sends, state, stderr_tail, elapsed }
+    }
 }
 
 impl Sandbox {
@@ -226,7 +241,8 @@ impl Sandbox {
             Ok(Loaded { hash, linked, access })
         });
         let module = Module(Arc::new(loaded.await.map_err(LoadError::internal)??));
-        self.try_out(&module, settings).await?;
+        self.try_out(&module, settings.clone()).await?;
+        load::tell_missing_grants(&module.0.linked, &settings);
         Ok(module)
     }
 
@@ -243,7 +259,8 @@ impl Sandbox {
             Ok(Loaded { hash: *hash, linked: linked.clone(), access: Arc::new(Access::open(&granted, tls, subjects)?) })
         });
         let module = Module(Arc::new(relinked.await.map_err(LoadError::internal)??));
-        self.try_out(&module, settings).await?;
+        self.try_out(&module, settings.clone()).await?;
+        load::tell_missing_grants(&module.0.linked, &settings);
         Ok(module)
     }
 
@@ -293,7 +310,7 @@ impl Module {
         settings: &Arc<InstanceSettings>,
         delivery: &Delivery,
     ) -> Report {
-        self.on(worker, settings).call(slot, delivery).await
+        self.on(worker, settings).call(slot, delivery).await.into()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use super::grants::Access;
+use super::grants::{Access, Secrets};
 use super::limits::{Exceeded, LOG_LINE_BYTES_MAX, STDERR_TAIL_BYTES, bytes_text};
 use super::{InstanceSettings, ModuleHash};
 use crate::delivery::MessageId;
@@ -66,7 +66,7 @@ struct Lines {
     /// The unfinished line of each stream.
     stdout: Vec<u8>,
     stderr: Vec<u8>,
-    /// The last bytes of stderr, and up to as many before them.
+    /// The last bytes of stderr, with room for a secret before them, and up to as many before these.
     tail: Vec<u8>,
     bytes: u64,
     dropping: bool,
@@ -96,11 +96,6 @@ impl Output {
     /// count, and are cut where a line would be.
     pub(super) fn record(&self, severity: Severity, context: &str, text: &str) {
         self.lock().record(severity, context, text);
-    }
-
-    /// Whether more was written than the limit allows.
-    pub(super) fn limit_hit(&self) -> bool {
-        self.lock().dropping
     }
 
     /// Logs lines that did not end, and gives the limit, if more was written than it allows, and the end of stderr.
@@ -138,15 +133,21 @@ impl Lines {
             return;
         }
         let fits = &bytes[..self.take(bytes.len())];
+        // A line that is too long is cut beside a secret, of which up to so much may be behind.
+        let held_max = LOG_LINE_BYTES_MAX + self.secrets().longest().saturating_sub(1);
         let mut rest = fits;
         while !rest.is_empty() {
-            let line_room = LOG_LINE_BYTES_MAX - self.pending(stream).len();
+            let line_room = held_max - self.pending(stream).len();
             let end = rest.iter().take(line_room).position(|byte| *byte == b'\n');
             let taken = end.unwrap_or(rest.len().min(line_room));
             self.pending(stream).extend_from_slice(&rest[..taken]);
             rest = &rest[taken + usize::from(end.is_some())..];
-            if end.is_some() || self.pending(stream).len() == LOG_LINE_BYTES_MAX {
-                let line = std::mem::take(self.pending(stream));
+            if end.is_some() || self.pending(stream).len() == held_max {
+                let mut line = std::mem::take(self.pending(stream));
+                if end.is_none() {
+                    let rest = line.split_off(self.secrets().uncut(&line, LOG_LINE_BYTES_MAX));
+                    *self.pending(stream) = rest;
+                }
                 self.log(stream, &line);
             }
         }
@@ -160,9 +161,13 @@ impl Lines {
             return;
         }
         let fits = self.take(context.len() + text.len());
-        let clip = |text: &'_ str, bytes: usize| text.floor_char_boundary(bytes.min(LOG_LINE_BYTES_MAX));
+        let clip = |text: &'_ str, bytes: usize| {
+            let end = text.floor_char_boundary(bytes.min(LOG_LINE_BYTES_MAX));
+            // A secret that would be cut is let through, as it is masked whole.
+            self.secrets().uncut(text.as_bytes(), end)
+        };
         let context = &context[..clip(context, fits)];
-        let clipped = &text[..clip(text, fits - context.len())];
+        let clipped = &text[..clip(text, fits.saturating_sub(context.len()))];
         clipped.lines().for_each(|line| self.log_record(severity, context, line));
         if self.bytes == self.bytes_max() && clipped.len() < text.len() {
             self.drop_the_rest();
@@ -176,21 +181,41 @@ impl Lines {
         fits as usize
     }
 
+    fn secrets(&self) -> &Secrets {
+        &self.origin.access.secrets
+    }
+
     fn bytes_max(&self) -> u64 {
         self.origin.settings.limits.log_bytes
     }
 
     fn drop_the_rest(&mut self) {
         self.dropping = true;
+        // What begins a secret can't be masked when its rest is dropped.
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let mut pending = std::mem::take(self.pending(stream));
+            pending.truncate(self.secrets().end(&pending));
+            *self.pending(stream) = pending;
+        }
         let max = bytes_text(self.bytes_max());
         let text = format!("(more than {max} of output, limits.log_bytes: the rest of this delivery's is dropped)");
         self.log(Stream::Stderr, text.as_bytes());
     }
 
     fn keep_tail(&mut self, bytes: &[u8]) {
-        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(STDERR_TAIL_BYTES)..]);
-        if self.tail.len() > 2 * STDERR_TAIL_BYTES {
-            self.tail.drain(..self.tail.len() - STDERR_TAIL_BYTES);
+        // It begins where no secret is cut: what is left of one would not be known for it.
+        let secrets = &self.origin.access.secrets;
+        let kept = STDERR_TAIL_BYTES + secrets.longest();
+        if bytes.len() > 2 * kept {
+            let end = &bytes[bytes.len() - 2 * kept..];
+            self.tail.clear();
+            self.tail.extend_from_slice(&end[secrets.uncut(end, kept)..]);
+            return;
+        }
+        self.tail.extend_from_slice(bytes);
+        if self.tail.len() > 2 * kept {
+            let cut = secrets.uncut(&self.tail, self.tail.len() - kept);
+            self.tail.drain(..cut);
         }
     }
 
@@ -199,7 +224,7 @@ impl Lines {
             return String::new();
         }
         // Masked before it is cut, so that the cut leaves no half of a secret.
-        let kept = self.origin.access.secrets.mask(String::from_utf8_lossy(&self.tail));
+        let kept = self.secrets().mask(String::from_utf8_lossy(&self.tail));
         let cut = kept.ceil_char_boundary(kept.len().saturating_sub(STDERR_TAIL_BYTES));
         kept[cut..].to_owned()
     }
@@ -308,8 +333,17 @@ mod tests {
     const LOG_BYTES_MAX: u64 = 256 << 10;
 
     fn output() -> Output {
-        let settings = Arc::new(InstanceSettings::of_a_test());
-        let access = Arc::new(Access::of_a_test());
+        output_with(&[], LOG_BYTES_MAX)
+    }
+
+    /// That of a guest with secrets, which are named by their places.
+    fn output_with(secrets: &[&str], log_bytes: u64) -> Output {
+        let mut settings = InstanceSettings::of_a_test();
+        settings.limits.log_bytes = log_bytes;
+        let values = secrets.iter().enumerate().map(|(at, value)| (at.to_string(), (*value).to_owned()));
+        let mut access = Access::of_a_test();
+        access.secrets = Secrets::new(values.collect());
+        let (settings, access) = (Arc::new(settings), Arc::new(access));
         Output::new(Origin { settings, access, module: ModuleHash([0; 32]), handling: Handling::default() })
     }
 
@@ -343,11 +377,107 @@ mod tests {
         output.lock().write(Stream::Stdout, &[b'x'; 1000]);
         output.record(Severity::Info, "context", "text");
         assert_eq!(output.lock().bytes, 1011);
-        assert!(!output.limit_hit());
+        assert!(!output.lock().dropping);
         for _ in 0..100 {
             output.record(Severity::Info, "", &"ä".repeat(2000));
         }
         assert_eq!(output.lock().bytes, LOG_BYTES_MAX);
         assert_eq!(output.finish().0.unwrap().to_string(), "exceeded limits.log_bytes (256 KiB)");
+    }
+
+    /// What stands in the log of what is done.
+    fn logged(work: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        let log = log.0.lock().unwrap().clone();
+        String::from_utf8(log).unwrap()
+    }
+
+    /// Whether four bytes of a secret that follow each other stand in a text.
+    fn shows(text: &str, secret: &str) -> bool {
+        secret.as_bytes().windows(4).any(|part| text.contains(std::str::from_utf8(part).unwrap()))
+    }
+
+    const SECRET: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
+
+    #[test]
+    fn a_secret_is_masked_wherever_a_line_is_cut() {
+        for before in LOG_LINE_BYTES_MAX - SECRET.len() - 1..=LOG_LINE_BYTES_MAX + 1 {
+            for chunk in [1, 7, 100_000] {
+                let (output, line) = (output_with(&[SECRET], LOG_BYTES_MAX), format!("{}{SECRET}", ".".repeat(before)));
+                let log = logged(|| {
+                    line.as_bytes().chunks(chunk).for_each(|part| output.lock().write(Stream::Stdout, part));
+                    output.finish();
+                });
+                assert!(log.contains("[secret 0]") && !shows(&log, SECRET), "{before}, {chunk}");
+                assert_eq!(log.matches('.').count(), before, "nothing else is lost: {before}");
+            }
+        }
+        // Longer than a line may be, and one after another.
+        let long = SECRET.repeat(400);
+        let output = output_with(&[&long], LOG_BYTES_MAX);
+        let log = logged(|| {
+            output.lock().write(Stream::Stderr, format!("{long}{long}, {long}").as_bytes());
+            output.finish();
+        });
+        assert!(log.matches("[secret 0]").count() == 3 && !shows(&log, SECRET), "{log}");
+    }
+
+    #[test]
+    fn a_secret_is_masked_wherever_a_record_is_cut() {
+        for before in LOG_LINE_BYTES_MAX - SECRET.len() - 1..=LOG_LINE_BYTES_MAX + 1 {
+            let (output, text) = (output_with(&[SECRET], LOG_BYTES_MAX), format!("{}{SECRET}!", ".".repeat(before)));
+            let log = logged(|| {
+                output.record(Severity::Warn, "", &text);
+                output.record(Severity::Warn, &text, "text");
+            });
+            assert!(!shows(&log, SECRET), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_secret_does_not_show_where_the_rest_is_dropped() {
+        for log_bytes in 0..60 {
+            for chunk in [1, 7, 100] {
+                let (output, line) = (output_with(&[SECRET], log_bytes), format!("the secret {SECRET}\n"));
+                let log = logged(|| {
+                    line.as_bytes().chunks(chunk).for_each(|part| output.lock().write(Stream::Stdout, part));
+                    output.finish();
+                });
+                assert!(!shows(&log, SECRET), "{log_bytes}, {chunk}: {log}");
+                assert_eq!(log.contains("is dropped"), log_bytes < line.len() as u64, "{log}");
+                let (output, context) = (output_with(&[SECRET], log_bytes), format!("context {SECRET}"));
+                let log = logged(|| output.record(Severity::Info, &context, &line));
+                assert!(!shows(&log, SECRET), "{log_bytes}: {log}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_tail_shows_no_end_of_a_secret() {
+        for after in (STDERR_TAIL_BYTES - SECRET.len() - 1..=3 * STDERR_TAIL_BYTES).step_by(5) {
+            for chunk in [SECRET.len() + after, 4096, 1000] {
+                let output = output_with(&[SECRET], 0);
+                let text = format!("{}{SECRET}{}", ".".repeat(after % 5000), "!".repeat(after));
+                text.as_bytes().chunks(chunk).for_each(|part| output.lock().write(Stream::Stderr, part));
+                let (_, tail) = output.finish();
+                assert!(tail.len() <= STDERR_TAIL_BYTES && tail.ends_with('!') && !shows(&tail, SECRET), "{tail}");
+            }
+        }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Outside {
     pub(super) access: Arc<Access>,
     /// Shared by the HTTP connections that are open; made with the first one.
     pub(super) connections: Option<Arc<()>>,
+    /// Whether one more was refused because there were too many.
+    pub(super) limit_hit: bool,
 }
 
 impl State {
@@ -61,7 +63,12 @@ impl State {
             limiter: Limiter::new(settings),
             cpu_time: Arc::default(),
             random_bytes: 0,
-            outside: Outside { settings: settings.clone(), access: access.clone(), connections: None },
+            outside: Outside {
+                settings: settings.clone(),
+                access: access.clone(),
+                connections: None,
+                limit_hit: false,
+            },
             sockets,
             output: output.clone(),
             sends: Sends::default(),

@@ -2,10 +2,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::task::Unconstrained;
 use tokio::time::{Instant, Sleep};
+
+use super::limits::DELAY_MAX;
 
 pin_project! {
     /// Ends with `None` at the deadline. The timer is set when the future first waits, which most calls of a handler never
@@ -13,7 +16,8 @@ pin_project! {
     pub(super) struct Until<F> {
         #[pin]
         future: F,
-        deadline: Instant,
+        started: Instant,
+        timeout: Duration,
         // It fires also for a future that has used up what tokio lets a task do in one go.
         #[pin]
         timer: Option<Unconstrained<Sleep>>,
@@ -21,8 +25,9 @@ pin_project! {
 }
 
 impl<F> Until<F> {
-    pub(super) fn new(future: F, deadline: Instant) -> Until<F> {
-        Until { future, deadline, timer: None }
+    /// The deadline is `timeout` after `started`.
+    pub(super) fn new(future: F, started: Instant, timeout: Duration) -> Until<F> {
+        Until { future, started, timeout, timer: None }
     }
 }
 
@@ -35,7 +40,8 @@ impl<F: Future> Future for Until<F> {
             return Poll::Ready(Some(output));
         }
         if this.timer.is_none() {
-            this.timer.set(Some(tokio::task::unconstrained(tokio::time::sleep_until(*this.deadline))));
+            let deadline = this.started.checked_add(*this.timeout).unwrap_or_else(|| *this.started + DELAY_MAX);
+            this.timer.set(Some(tokio::task::unconstrained(tokio::time::sleep_until(deadline))));
         }
         let timer = this.timer.as_pin_mut().expect("it was just set");
         timer.poll(cx).map(|()| None)
@@ -45,17 +51,16 @@ impl<F: Future> Future for Until<F> {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
-    use std::time::Duration;
 
     use super::*;
 
     #[tokio::test]
     async fn it_ends_with_its_future_or_at_the_deadline() {
         let now = Instant::now();
-        assert_eq!(Until::new(ready(7), now).await, Some(7), "what is ready is in time");
+        assert_eq!(Until::new(ready(7), now, Duration::ZERO).await, Some(7), "what is ready is in time");
         let soon = tokio::task::yield_now();
-        assert_eq!(Until::new(soon, now + Duration::from_secs(3600)).await, Some(()));
-        assert_eq!(Until::new(pending::<()>(), now + Duration::from_millis(2)).await, None);
+        assert_eq!(Until::new(soon, now, Duration::MAX).await, Some(()));
+        assert_eq!(Until::new(pending::<()>(), now, Duration::from_millis(2)).await, None);
         assert!(now.elapsed() >= Duration::from_millis(2));
     }
 
@@ -66,7 +71,6 @@ mod tests {
                 tokio::task::coop::consume_budget().await;
             }
         };
-        let deadline = Instant::now() + Duration::from_millis(2);
-        assert_eq!(Until::new(Box::pin(busy), deadline).await, None::<()>);
+        assert_eq!(Until::new(Box::pin(busy), Instant::now(), Duration::from_millis(2)).await, None::<()>);
     }
 }

@@ -1,6 +1,7 @@
 //! The threads that run guests. Each has a current-thread tokio runtime for tasks that stay on it, an engine of its own,
 //! and permits for that engine's instance slots.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use wasmtime::Engine;
 
@@ -27,16 +28,67 @@ pub struct Worker(Rc<Local>);
 #[derive(Debug)]
 struct Local {
     index: usize,
-    slots: Rc<Semaphore>,
+    slots: Rc<Slots>,
+}
+
+/// The free places of a worker's pool. All that takes and gives them back is on the worker's thread: so they are counted
+/// without a lock, which a semaphore takes for each.
+#[derive(Debug)]
+struct Slots {
+    free: Cell<usize>,
+    /// Tasks that wait for one.
+    waiting: Cell<usize>,
+    freed: Notify,
 }
 
 /// The right to one instance of a worker's pool.
 #[derive(Debug)]
-pub struct Slot(Rc<Semaphore>);
+pub struct Slot(Rc<Slots>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.add_permits(1);
+        self.0.free.set(self.0.free.get() + 1);
+        self.0.wake();
+    }
+}
+
+/// A task that waits, for as long as it does.
+struct Waiting<'a>(&'a Slots);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+impl Slots {
+    fn new(free: usize) -> Rc<Slots> {
+        Rc::new(Slots { free: Cell::new(free), waiting: Cell::new(0), freed: Notify::new() })
+    }
+
+    /// Waits for up to `max`, at least one. Who waits longest has its turn first.
+    async fn take(self: &Rc<Slots>, max: usize) -> Vec<Slot> {
+        if self.free.get() == 0 || self.waiting.get() > 0 {
+            self.waiting.set(self.waiting.get() + 1);
+            let _waiting = Waiting(self);
+            // Somebody who was woken before may have taken all of them.
+            while {
+                self.freed.notified().await;
+                self.free.get() == 0
+            } {}
+        }
+        let taken = max.max(1).min(self.free.get());
+        self.free.set(self.free.get() - taken);
+        if self.free.get() > 0 {
+            self.wake();
+        }
+        (0..taken).map(|_| Slot(self.clone())).collect()
+    }
+
+    fn wake(&self) {
+        if self.waiting.get() > 0 {
+            self.freed.notify_one();
+        }
     }
 }
 
@@ -48,17 +100,7 @@ impl Worker {
 
     /// Waits for up to `max` free instance slots, at least one. They are given back when dropped.
     pub async fn slots(&self, max: usize) -> Vec<Slot> {
-        let slots = &self.0.slots;
-        let first = slots.acquire().await.expect("the semaphore is never closed");
-        // Nobody else takes any meanwhile: all of them are on this thread.
-        let more = slots.available_permits().min(max.saturating_sub(1));
-        let rest = slots.try_acquire_many(more as u32).ok();
-        let permits = first.num_permits() + rest.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let taken = (0..permits).map(|_| Slot(slots.clone())).collect();
-        // The slots give them back one by one.
-        first.forget();
-        rest.into_iter().for_each(SemaphorePermit::forget);
-        taken
+        self.0.slots.take(max).await
     }
 }
 
@@ -84,7 +126,7 @@ impl WorkerThread {
         let (orders, received) = mpsc::unbounded_channel();
         let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             lower_priority();
-            let slots = Rc::new(Semaphore::new(slots));
+            let slots = Slots::new(slots);
             let local = LocalSet::new();
             local.block_on(&runtime, serve(Worker(Rc::new(Local { index, slots })), received));
             // A blocking call of a guest that was dropped (a read of a slow disk) isn't waited for.
@@ -192,5 +234,56 @@ impl Drop for Ticker {
             // It does nothing that panics; and a drop has nobody to tell.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_slots_are_out_than_there_are_and_all_of_them_come_back() {
+        let slots = Slots::new(3);
+        let two = slots.take(2).await;
+        assert_eq!((two.len(), slots.take(9).await.len()), (2, 1), "the last one came back at once");
+        let one = slots.take(9).await;
+        assert!(slots.take(1).now_or_never().is_none());
+        assert_eq!(slots.waiting.get(), 0, "who has given up waits no more");
+        drop((one, two));
+        assert_eq!((slots.take(0).await.len(), slots.take(9).await.len()), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn who_waits_longest_has_its_turn_first_and_nobody_waits_for_what_is_free() {
+        let local = LocalSet::new();
+        local
+            .run_until(async {
+                let (slots, order) = (Slots::new(2), Rc::new(RefCell::new(Vec::new())));
+                let all = slots.take(2).await;
+                let mut waiting = Vec::new();
+                for (number, max) in [(0, 1), (1, 1), (2, 2), (3, 1)] {
+                    let (slots, order) = (slots.clone(), order.clone());
+                    waiting.push(tokio::task::spawn_local(async move {
+                        let taken = slots.take(max).await;
+                        order.borrow_mut().push((number, taken.len()));
+                        tokio::task::yield_now().await;
+                    }));
+                    tokio::task::yield_now().await;
+                }
+                // One that is woken and gone at once passes it on.
+                waiting.remove(1).abort();
+                drop(all);
+                for waiting in waiting {
+                    waiting.await.unwrap();
+                }
+                let order = order.borrow();
+                assert_eq!(order.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 2, 3]);
+                assert_eq!((slots.free.get(), slots.waiting.get()), (2, 0));
+            })
+            .await;
     }
 }

@@ -8,8 +8,9 @@ use crate::error::OpenError;
 
 pub(crate) const HEADER_BYTES: usize = SECTOR_BYTES as usize;
 
-/// No count, epoch or number of a frame comes near this. Larger ones are not what was written, and would overflow sums.
-pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+/// No count, epoch or number of a message comes near this. Larger ones are not what was written, and would not fit where
+/// there are many of them in memory ([`crate::short`]).
+pub(crate) const NUMBER_MAX: u64 = (1 << 47) - 1;
 
 const NUMBERS_AT: usize = 16;
 const CRC_AT: usize = HEADER_BYTES - 4;

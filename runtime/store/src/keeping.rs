@@ -41,6 +41,9 @@ pub(crate) const FILES_MIN: u64 = RESERVE + 2;
 /// Full files that are not free yet, from which on it is urgent: it is copied more slowly than it is written.
 const URGENT: u64 = 3;
 
+/// Messages in one full file, from which on that is urgent: until they are copied, each takes 48 bytes of memory more.
+const MANY: u64 = 128 << 10;
+
 /// Messages that are taken in between two groups.
 const SHELVE_STEP: usize = 2048;
 
@@ -73,6 +76,7 @@ pub(crate) struct Keeping {
     relocating: Option<Relocating>,
     /// The last epoch that has been copied and taken in.
     copied_epoch: u64,
+    /// Of the newest checkpoint that is written.
     generation: u64,
     pair: Option<Pair>,
     /// Files that are not needed any more since the last pair of checkpoints began.
@@ -83,7 +87,7 @@ pub(crate) struct Keeping {
     grow_failed_at_ms: Option<u64>,
     /// When the disk had no room for a copy or a checkpoint.
     work_failed_at_ms: Option<u64>,
-    /// A spare file was given up so that a full one can be copied: until that is done, none is made in its place.
+    /// A spare file was given up so that a full one can be copied or covered: until that is done, none is made in its place.
     makes_way: bool,
     /// When it was last looked for segments that could go.
     tidied_at_ms: u64,
@@ -203,6 +207,12 @@ impl Keeping {
             tally: Tally::default(),
         }
     }
+
+    /// The process before this one ended between two checkpoints, or one of them is not whole: the second one is due.
+    pub(crate) fn resume_pair(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        self.pair = Some(Pair { written: 1, start_epoch: self.copied_epoch + 1, dropped });
+    }
 }
 
 impl Engine {
@@ -241,6 +251,17 @@ impl Engine {
         self.wal.spares() > RESERVE || (self.wal.spares() == RESERVE && self.wal.fits_any_group())
     }
 
+    /// Writes the second checkpoint of a pair, if it is due when the store is opened: before anything can happen to the newest
+    /// one, and before the log files that only the older one needs can be used again.
+    pub(crate) fn catch_up(&mut self) -> Result<(), Arc<str>> {
+        while self.keeping.pair.is_some() && self.keep(true)? {}
+        // There is no room for it. What must be written now comes before what may be needed later.
+        if self.wal.spares() == 0 && !self.wal.fits_any_group() {
+            self.free_log_files_before(self.keeping.copied_epoch + 1)?;
+        }
+        Ok(())
+    }
+
     /// One step of what keeps the ring from its end. Answers whether there is more to do at once.
     pub(crate) fn maintain(&mut self) -> bool {
         if self.stopped().is_some() || self.collect(false).is_err() {
@@ -264,10 +285,15 @@ impl Engine {
         self.keep(false).unwrap_or(false)
     }
 
-    /// Whether the ring is on its way to its end.
+    /// Whether the ring is on its way to its end, or memory is.
     fn is_urgent(&self) -> bool {
         let full = self.wal.full();
-        full >= URGENT || self.wal.options().files_max.saturating_sub(full + 1) <= RESERVE + 1 || !self.has_room()
+        if full >= URGENT || self.wal.options().files_max.saturating_sub(full + 1) <= RESERVE + 1 || !self.has_room() {
+            return true;
+        }
+        self.wal
+            .full_after(self.keeping.copied_epoch)
+            .is_some_and(|file| self.shared.state().queues.live_in_log_file(FileId::log(file.header.epoch)) >= MANY)
     }
 
     /// Takes away what is too old for the histories, or has to go to make room.
@@ -293,6 +319,10 @@ impl Engine {
     /// On a full disk, gives up the oldest history: that of this log file if there is no older one. What was given up before
     /// has to be off the disk first.
     fn give_up_history(&mut self, log_file: Option<u64>) -> Result<(), Arc<str>> {
+        // On a full disk it must not be this that takes the last room.
+        if self.wal.spares() == 0 && !self.wal.fits_any_group() {
+            return Ok(());
+        }
         let Keeping { pair, dropped, unneeded, .. } = &self.keeping;
         let is_leaving = pair.as_ref().is_some_and(|pair| !pair.dropped.is_empty())
             || dropped.iter().chain(unneeded).any(|name| history_file::id(name).is_some());
@@ -310,7 +340,8 @@ impl Engine {
 
     /// Asks for one more file.
     fn grow(&mut self) {
-        let makes_way = self.keeping.makes_way && self.wal.full_after(self.keeping.copied_epoch).is_some();
+        let is_wanted = self.keeping.pair.is_some() || self.wal.full_after(self.keeping.copied_epoch).is_some();
+        let makes_way = self.keeping.makes_way && is_wanted;
         if !makes_way && !self.was_full(self.keeping.grow_failed_at_ms) {
             self.wal.grow();
         }
@@ -371,12 +402,13 @@ impl Engine {
     }
 
     fn next_order(&mut self) -> Option<Order> {
+        // First, since a checkpoint may wait for the room.
+        if !self.keeping.unneeded.is_empty() {
+            return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
+        }
         if self.keeping.pair.is_some() {
             let checkpoint = Box::new(self.checkpoint());
             return Some(Order::Checkpoint { checkpoint, retired: self.keeping.retired.take() });
-        }
-        if !self.keeping.unneeded.is_empty() {
-            return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
         }
         let full_file = self.wal.full_after(self.keeping.copied_epoch).cloned();
         let full_file = full_file.filter(|file| !self.is_settling(file.header.epoch));
@@ -514,12 +546,12 @@ impl Engine {
         self.keeping.pair = Some(Pair { written: 0, start_epoch: self.keeping.copied_epoch + 1, dropped });
     }
 
-    fn checkpoint(&mut self) -> Checkpoint {
-        self.keeping.generation += 1;
+    fn checkpoint(&self) -> Checkpoint {
         let state = self.shared.state();
         let header = Header {
             store_tag: self.wal.store_tag(),
-            generation: self.keeping.generation,
+            // One that fails is tried again over the same file: the other one is whole.
+            generation: self.keeping.generation + 1,
             lsn: self.wal.last_lsn(),
             start_epoch: self.keeping.copied_epoch + 1,
             next_sequence: state.queues.next_sequence(),
@@ -620,6 +652,7 @@ impl Engine {
                 self.keeping.state_is_unreadable |= matches!(done, Some(Compacted::Unreadable));
             }
             Ok(Done::CheckpointWritten) => {
+                self.keeping.generation += 1;
                 let pair = self.keeping.pair.as_mut().expect("checkpoints come in pairs");
                 pair.written += 1;
                 if pair.written == 2 {
@@ -638,7 +671,8 @@ impl Engine {
             Err(CopyError::Disk(error)) if error.is_full() => {
                 self.keeping.shortage = Shortage::Disk;
                 self.keeping.work_failed_at_ms = Some(self.shared.clock.now_ms());
-                // A spare file makes room for what is copied; the file that it is copied from is spare then.
+                // A spare file makes room for what is copied, or for a longer checkpoint; the file that it stands in for is
+                // spare then.
                 if self.wal.spares() > 1 && self.keeping.unneeded.is_empty() {
                     self.keeping.unneeded.extend(self.wal.drop_spare());
                     self.keeping.makes_way = true;
@@ -656,18 +690,23 @@ impl Engine {
     /// Both checkpoints do without what was dropped.
     fn end_pair(&mut self) -> Result<(), Arc<str>> {
         let Some(pair) = self.keeping.pair.take() else { return Ok(()) };
-        while let Some(oldest) = self.wal.oldest().map(|oldest| oldest.header.epoch)
-            && oldest < pair.start_epoch
-        {
-            let live = self.shared.state().queues.live_in_log_file(FileId::log(oldest));
-            assert_eq!(live, 0, "what lives in a log file is copied before the file is given up");
-            self.wal.free_oldest().map_err(|error| self.stop(&error.to_string()))?;
-        }
+        self.free_log_files_before(pair.start_epoch)?;
         for name in pair.dropped {
             if let Some(id) = segment::id(&name) {
                 self.shared.reader.remove(FileId::segment(id));
             }
             self.keeping.unneeded.push(name);
+        }
+        Ok(())
+    }
+
+    fn free_log_files_before(&mut self, epoch: u64) -> Result<(), Arc<str>> {
+        while let Some(oldest) = self.wal.oldest().map(|oldest| oldest.header.epoch)
+            && oldest < epoch
+        {
+            let live = self.shared.state().queues.live_in_log_file(FileId::log(oldest));
+            assert_eq!(live, 0, "what lives in a log file is copied before the file is given up");
+            self.wal.free_oldest().map_err(|error| self.stop(&error.to_string()))?;
         }
         Ok(())
     }

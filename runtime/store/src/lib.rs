@@ -36,6 +36,7 @@ mod reader;
 mod record;
 mod room;
 mod shared;
+mod short;
 #[cfg(test)]
 mod simulation;
 mod store;

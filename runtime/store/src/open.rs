@@ -72,8 +72,8 @@ pub(crate) fn open(
 ) -> Result<Opened, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(HandleCache::new(disk, layout.handles_max));
     let lock = lock(&*disk)?;
-    let Recovered { mut queues, history, dedup, kv, state_file, wal, words, left_over, checkpoint, other_files } =
-        recover(disk.clone(), layout, seed)?;
+    let recovered = recover(disk.clone(), layout, seed)?;
+    let Recovered { mut queues, history, dedup, kv, state_file, wal, words, left_over, checkpoint, .. } = recovered;
     let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
 
@@ -83,7 +83,8 @@ pub(crate) fn open(
     let histories = history.files().map(|one| history_file::name(one.id));
     let needed: FxHashSet<String> = segments.chain(runs).chain(histories).collect();
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
-    let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files.into_iter().collect())?;
+    let other_files = recovered.other_files.into_iter().collect();
+    let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files)?;
     let tag = wal.store_tag();
     let attempts = Arc::new(Attempts::new(words));
     queues.serve(Leases::new(attempts.clone()));
@@ -105,8 +106,12 @@ pub(crate) fn open(
         OpenError::Stopped(format!("could not start the thread that keeps the segments: {error}").into())
     })?;
     let (start_epoch, generation) = checkpoint.map_or((1, 0), |newest| (newest.start_epoch, newest.generation));
-    let keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout);
+    let mut keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout);
+    if recovered.is_other_behind {
+        keeping.resume_pair();
+    }
     let mut engine = Engine::new(shared, wal, keeping, dedup);
+    engine.catch_up().map_err(OpenError::Stopped)?;
     record_interrupted(&mut engine, &interrupted)?;
     make_reserve(&*disk, layout, &mut engine)?;
     Ok(Opened { engine, lock })
@@ -132,6 +137,8 @@ pub(crate) struct Recovered {
     checkpoint: Option<checkpoint::Header>,
     /// Segments and runs that only the other checkpoint names.
     other_files: Vec<String>,
+    /// The other checkpoint is damaged or missing, or needs earlier files of the log.
+    is_other_behind: bool,
 }
 
 /// Reads the newest whole checkpoint and replays the log after it. Whether a folder can be opened is decided here.
@@ -139,8 +146,13 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
     let found = checkpoint::read(&*disk)?;
     let mut queues = Queues::new();
     let checkpoint = found.newest.as_ref().map(|newest| newest.header);
-    let start =
-        checkpoint.map(|newest| Start { store_tag: newest.store_tag, epoch: newest.start_epoch, lsn: newest.lsn });
+    let start = checkpoint.map(|newest| Start {
+        store_tag: newest.store_tag,
+        epoch: newest.start_epoch,
+        lsn: newest.lsn,
+        kept_epoch: found.other_epoch.unwrap_or(newest.start_epoch),
+    });
+    let is_other_behind = checkpoint.is_some_and(|newest| found.other_epoch != Some(newest.start_epoch));
     let runs = found.newest.as_ref().map_or_else(Vec::new, |newest| newest.runs.clone());
     let mut dedup = Dedup::new(runs, layout.dedup_runs_max);
     let mut history = History::default();
@@ -175,6 +187,7 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
         left_over,
         checkpoint,
         other_files: found.other_files,
+        is_other_behind,
     })
 }
 
@@ -259,14 +272,13 @@ fn replay_history(
 ) -> Result<(), String> {
     match record {
         Record::Keep { queue, position, bytes, kept } => {
-            let Some(entry) = queues.entry(*queue, *position).filter(|entry| entry.location.file == location.file)
-            else {
+            let Some(entry) = queues.entry(*queue, *position).filter(|entry| entry.file() == location.file) else {
                 return Err("a message is kept whose put does not stand in the same file".into());
             };
             let recent = Recent {
-                sequence: entry.sequence,
+                sequence: entry.sequence(),
                 acked_at_ms: kept.acked_at_ms,
-                location: entry.location,
+                location: entry.location(),
                 bytes: *bytes,
             };
             history.add(*queue, *kept, recent)
@@ -326,10 +338,7 @@ fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Resul
 /// Makes the files that acks and retries will need on a full disk. If the disk is full already, the store opens all the
 /// same: sends are refused until there is room.
 fn make_reserve(disk: &dyn Disk, layout: &Layout, engine: &mut Engine) -> Result<(), OpenError> {
-    match checkpoint::reserve(disk, layout.checkpoint_bytes) {
-        Err(error) if !error.is_full() => return Err(error.into()),
-        _ => {}
-    }
+    checkpoint::reserve(disk, layout.checkpoint_bytes)?;
     while engine.wal.files_ready() < FILES_MIN {
         engine.wal.grow();
         match engine.wal.collect(true) {

@@ -145,7 +145,7 @@ impl Shared {
                 Ok(content) => return Ok(Some(content)),
                 Err(why) => why,
             };
-            match self.state().queues.entry(wanted.queue, wanted.position).map(|entry| entry.location) {
+            match self.state().queues.entry(wanted.queue, wanted.position).map(|entry| entry.location()) {
                 None => return Ok(None),
                 Some(now) if now == location => return Err(failed),
                 Some(now) => location = now,

@@ -648,7 +648,7 @@ impl Seen {
         match glimpse {
             Glimpse::Cold { position, segment, chunk, ready } => Seen::Cold { position, segment, chunk, ready },
             Glimpse::Known(position, entry) => Seen::Known {
-                wanted: Wanted { queue, position, sequence: entry.sequence, location: entry.location },
+                wanted: Wanted { queue, position, sequence: entry.sequence(), location: entry.location() },
                 state: match entry.phase() {
                     Phase::Fresh | Phase::Ready | Phase::Absent => MessageState::Ready,
                     Phase::Delayed { .. } => MessageState::Delayed,

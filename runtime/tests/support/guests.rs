@@ -37,6 +37,17 @@ pub(crate) fn core_module(name: &str) -> PathBuf {
     within(&BUILT, name)
 }
 
+/// The path of a guest for the target that the guests of this test program are not for.
+///
+/// # Panics
+///
+/// As [`component`].
+#[track_caller]
+pub(crate) fn for_the_other_target(name: &str) -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| build(if WASIP1 { "wasm32-wasip2" } else { "wasm32-wasip1" }));
+    within(&BUILT, name)
+}
+
 #[track_caller]
 fn within(built: &Path, name: &str) -> PathBuf {
     let path = built.join(format!("{}.wasm", name.replace('-', "_")));

@@ -54,6 +54,10 @@ impl Kitchen {
         self.runtime.block_on(self.sandbox.load(component.into(), settings.clone()))
     }
 
+    pub(crate) fn relink(&self, module: &Module, settings: &Arc<InstanceSettings>) -> Result<Module, LoadError> {
+        self.runtime.block_on(self.sandbox.relink(module, settings.clone()))
+    }
+
     /// Runs a task on a worker and waits for what it gives.
     pub(crate) fn on<F, T, R>(&self, worker: usize, task: F) -> R
     where

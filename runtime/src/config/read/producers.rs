@@ -42,6 +42,10 @@ pub(in crate::config) struct ProducerSpans {
     pub(in crate::config) secret_env: Vec<Range<usize>>,
     /// The folder that is watched.
     pub(in crate::config) folder: Option<Range<usize>>,
+    /// Where its files go.
+    pub(in crate::config) move_to: Option<Range<usize>>,
+    /// The patterns of files that are followed.
+    pub(in crate::config) files: Vec<Range<usize>>,
 }
 
 impl Producer {
@@ -70,7 +74,7 @@ pub(super) fn read(value: &Value<'_>, folder: &Path) -> Option<Producer> {
     let attributes = attributes(&table, own_attributes(kind));
     let kind = match kind {
         Table::Cron => cron::read(&table).map(ProducerKind::Cron),
-        Table::Tail => tail::read(&table, folder).map(ProducerKind::Tail),
+        Table::Tail => tail::read(&table, folder, &mut spans).map(ProducerKind::Tail),
         Table::Watch => watch::read(&table, folder, &mut spans).map(ProducerKind::Watch),
         _ => webhook::read(&table, &mut spans).map(ProducerKind::Webhook),
     };

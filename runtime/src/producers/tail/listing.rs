@@ -6,16 +6,11 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use glob::MatchOptions;
-
+use crate::config::producers::MATCHING;
 use crate::producers::file_id::FileId;
 
 /// Files that one producer follows. More are left alone, which is said.
 pub(super) const FILES_MAX: usize = 20_000;
-
-/// As a shell expands patterns: `*` does not match `/`, nor a dot at the beginning.
-pub(super) const MATCHING: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
 /// A file that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,6 +24,9 @@
 //!   that is compressed as soon as it is rotated is read to its end; not so if all of that happens between two looks at a
 //!   file that is new, or while the runtime does not run.
 //!
+//! Links are followed. A pattern that may lead into a folder that guests may write is refused with `queue.toml`: they could
+//! have any file read.
+//!
 //! How far each file was read is committed with the messages themselves. While the queue takes nothing, nothing is read.
 
 mod batch;

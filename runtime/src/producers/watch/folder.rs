@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use glob::{MatchOptions, Pattern};
+use glob::Pattern;
 use serde::{Deserialize, Serialize};
 
-use crate::config::producers::{WatchBody, WatchConfig};
+use crate::config::producers::{MATCHING, WatchBody, WatchConfig};
 use crate::delivery::limits::BODY_BYTES_MAX;
 use crate::producers::file_id::FileId;
 
@@ -20,10 +20,6 @@ use crate::producers::file_id::FileId;
 const FILES_MAX: usize = 100_000;
 /// How deep folders in folders may be.
 const DEPTH_MAX: usize = 64;
-
-/// As a shell matches names: a dot at the beginning must be written.
-const MATCHING: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
 /// What a file's content is known by without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

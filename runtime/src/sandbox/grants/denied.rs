@@ -1,6 +1,6 @@
 //! What guests were denied: told once each, with the lines of `queue.toml` that would grant it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
@@ -24,28 +24,63 @@ pub(in crate::sandbox) enum Grant {
 
 /// The denials of one module that were logged already.
 #[derive(Debug, Default)]
-pub(in crate::sandbox) struct Denied(Mutex<BTreeSet<(String, Grant, String)>>);
+pub(in crate::sandbox) struct Denied(Mutex<BTreeMap<(String, Grant), Names>>);
+
+/// What one consumer was denied for want of one grant.
+#[derive(Debug, Default)]
+struct Names {
+    told: BTreeSet<String>,
+    /// There were more than are remembered.
+    is_full: bool,
+}
+
+/// What there is to log.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// The denial.
+    Now,
+    /// Nothing.
+    Before,
+    /// That no more are logged.
+    NoMore,
+}
 
 impl Denied {
-    /// Names come from guests: beyond this many, none is remembered and none is logged.
+    /// Names come from guests: beyond so many for each grant of a consumer, none is remembered and none is logged.
     const NAMES_MAX: usize = 100;
 
     /// Logs that the consumer lacks the grant of `name`, unless that was logged before. `what` was denied says the line,
     /// and why beyond the missing grant, if there is more to say.
     pub(in crate::sandbox) fn tell(&self, settings: &InstanceSettings, grant: Grant, name: &str, what: &str) {
         let consumer = &settings.consumer;
-        if self.note(consumer, grant, name) {
-            let lines = grant.lines(settings, name);
-            // The line end keeps the fields of the record out of the last line, which else is no TOML.
-            tracing::warn!(consumer, "{what}. In queue.toml, this grants it:\n{lines}\n");
+        match self.note(consumer, grant, name) {
+            Told::Now => {
+                let lines = grant.lines(settings, name);
+                // The line end keeps the fields of the record out of the last line, which else is no TOML.
+                tracing::warn!(consumer, "{what}. In queue.toml, this grants it:\n{lines}\n");
+            }
+            Told::NoMore => tracing::warn!(
+                consumer,
+                "{what}. {} others for want of `{grant}` are in the log; no more are logged until the component is loaded again",
+                Self::NAMES_MAX
+            ),
+            Told::Before => {}
         }
     }
 
-    /// Whether this is the first time.
-    fn note(&self, consumer: &str, grant: Grant, name: &str) -> bool {
+    fn note(&self, consumer: &str, grant: Grant, name: &str) -> Told {
         // A mutex, since the workers share a module; it is taken for what is denied only.
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.len() < Self::NAMES_MAX && names.insert((consumer.to_owned(), grant, name.to_owned()))
+        let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = denied.entry((consumer.to_owned(), grant)).or_default();
+        if names.is_full || names.told.contains(name) {
+            return Told::Before;
+        }
+        names.is_full = names.told.len() == Self::NAMES_MAX;
+        if names.is_full {
+            return Told::NoMore;
+        }
+        names.told.insert(name.to_owned());
+        Told::Now
     }
 }
 
@@ -101,13 +136,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn denials_are_remembered_once_and_not_without_end() {
+    fn denials_are_told_once_and_not_without_end() {
         let denied = Denied::default();
-        assert!(denied.note("a", Grant::Send, "q"));
-        assert!(!denied.note("a", Grant::Send, "q"));
-        assert!(denied.note("a", Grant::Tcp, "q"));
-        assert!(denied.note("b", Grant::Send, "q"));
-        let noted = (0..1000).filter(|number| denied.note("a", Grant::Http, &number.to_string())).count();
-        assert_eq!(noted, Denied::NAMES_MAX - 3);
+        assert_eq!(denied.note("a", Grant::Send, "q"), Told::Now);
+        assert_eq!(denied.note("a", Grant::Send, "q"), Told::Before);
+        let told: Vec<_> = (0..1000).map(|number| denied.note("a", Grant::Http, &number.to_string())).collect();
+        assert!(told[..Denied::NAMES_MAX].iter().all(|told| *told == Told::Now));
+        assert_eq!(told[Denied::NAMES_MAX], Told::NoMore);
+        assert!(told[Denied::NAMES_MAX + 1..].iter().all(|told| *told == Told::Before));
+        // Another grant, and another consumer, have a count of their own.
+        assert_eq!(denied.note("a", Grant::Tcp, "q"), Told::Now);
+        assert_eq!(denied.note("b", Grant::Http, "q"), Told::Now);
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Access {
     pub(super) tls: Arc<ClientConfig>,
     /// Which queues get what is sent to a subject.
     pub(super) subjects: Arc<Subjects>,
-    /// Names that are looked up at once for HTTP.
+    /// Names that are looked up at once.
     pub(super) lookups: Arc<Semaphore>,
 }
 
@@ -91,7 +91,8 @@ fn prepare_folders(grants: &Grants) -> Result<(), LoadError> {
 }
 
 /// The WASI side of one instance. `sockets` is there if the component could use it. Folders are opened anew each time, so
-/// that one that was removed and made again is found; the error is the first folder that can't be opened.
+/// that one that was removed and made again is found: no guest can do that, as no folder is granted below one that may be
+/// written (`config/writable.rs`). The error is the first folder that can't be opened.
 pub(super) fn wasi<'g>(
     settings: &'g InstanceSettings,
     access: &Access,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::env::{self, VarError};
 use std::fmt;
 
-/// Shorter values are not looked for: they are no secrets, and would tear holes into every line.
+/// Shorter values, and shorter lines of one, are not looked for: they are no secrets, and would tear holes into every line.
 const MASKED_BYTES_MIN: usize = 4;
 
 /// Names and values. Neither prints the values.
@@ -34,7 +34,7 @@ impl Secrets {
         Ok(Secrets::new(names.iter().map(value).collect::<Result<_, _>>()?))
     }
 
-    fn new(values: Vec<(String, String)>) -> Secrets {
+    pub(in crate::sandbox) fn new(values: Vec<(String, String)>) -> Secrets {
         let mut needles = Vec::new();
         for (index, (_, value)) in values.iter().enumerate() {
             // A value of several lines (a key in PEM) is logged line by line.
@@ -60,6 +60,47 @@ impl Secrets {
                 text
             }
         })
+    }
+}
+
+/// For whoever cuts a text before its end is known, or cuts off what is masked: no part of a value may be left over.
+impl Secrets {
+    /// Bytes of the longest value that is looked for.
+    pub(in crate::sandbox) fn longest(&self) -> usize {
+        self.needles.first().map_or(0, |(needle, _)| needle.len())
+    }
+
+    /// The first place from `at` on where a text can be cut without cutting a value. What begins before `at` has to be there
+    /// to its end, so [`Secrets::longest`] bytes behind it are enough.
+    pub(in crate::sandbox) fn uncut(&self, text: &[u8], at: usize) -> usize {
+        // Value after value, as they are masked.
+        let beside = |at: usize, needle: &[u8]| {
+            let text = &text[..(at + needle.len() - 1).min(text.len())];
+            let mut end = 0;
+            while let Some(next) = text[end..].windows(needle.len()).position(|part| part == needle) {
+                end += next + needle.len();
+            }
+            at.max(end)
+        };
+        let mut at = at.min(text.len());
+        loop {
+            let beside_all = self.needles.iter().fold(at, |at, (needle, _)| beside(at, needle.as_bytes()));
+            if beside_all == at {
+                return at;
+            }
+            at = beside_all;
+        }
+    }
+
+    /// Where a text ends, without what may be the beginning of a value.
+    pub(in crate::sandbox) fn end(&self, text: &[u8]) -> usize {
+        let begun = |needle: &[u8]| {
+            let longest = (needle.len() - 1).min(text.len());
+            (1..=longest).rev().find(|bytes| text.ends_with(&needle[..*bytes]))
+        };
+        let begun = self.needles.iter().filter_map(|(needle, _)| begun(needle.as_bytes())).max();
+        // What is a whole value may be the beginning of another one, too.
+        self.uncut(text, text.len() - begun.unwrap_or(0))
     }
 }
 
@@ -92,6 +133,25 @@ mod tests {
     fn each_line_of_a_value_is_masked() {
         let secrets = secrets(&[("KEY", "-----BEGIN-----\nMIIB\n-----END-----\n")]);
         assert_eq!(secrets.mask("key: MIIB".into()), "key: [secret KEY]");
+    }
+
+    #[test]
+    fn a_text_is_cut_beside_a_value_and_never_within() {
+        let secrets = secrets(&[("A", "hunter2"), ("B", "2-and-more"), ("C", "aaaa")]);
+        assert_eq!(secrets.longest(), 10);
+        let text = b"one hunter2 two";
+        let cut = |at| secrets.uncut(text, at);
+        assert_eq!([cut(0), cut(4), cut(11), cut(15), cut(99)], [0, 4, 11, 15, 15], "there, no value is cut");
+        assert!((5..11).all(|at| cut(at) == 11));
+        // Values that overlap, and one that follows itself.
+        assert_eq!(secrets.uncut(b"hunter2-and-more!", 3), 16);
+        assert_eq!(secrets.uncut(b"aaaaaaaaaa", 5), 8);
+        assert_eq!(Secrets::default().uncut(text, 7), 7);
+        for (text, end) in
+            [("", 0), ("one", 3), ("h", 0), ("one hunt", 4), ("one hunter2", 11), ("aaa", 0), ("aaaaa", 4)]
+        {
+            assert_eq!(secrets.end(text.as_bytes()), end, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One HTTP/1.1 request over a connection of its own, to an address that was checked: the name is resolved once, and what
 //! it resolved to is what is connected to.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,8 +35,29 @@ pub(super) struct Target {
     pub(super) scheme: Scheme,
     pub(super) host: Host,
     pub(super) port: u16,
-    /// Whether only public addresses will do.
-    pub(super) public_only: bool,
+    /// Which addresses it may have.
+    pub(super) reach: Reach,
+}
+
+/// How far the grants of a target go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To whatever address the host has: it is granted by its very name or address.
+    Anywhere,
+    /// To public addresses, as it is granted by a `*`, and to those that are granted by themselves.
+    Public {
+        /// The latter.
+        and: Vec<IpAddr>,
+    },
+}
+
+impl Reach {
+    fn contains(&self, address: IpAddr) -> bool {
+        match self {
+            Reach::Anywhere => true,
+            Reach::Public { and } => is_public(address) || and.contains(&address.to_canonical()),
+        }
+    }
 }
 
 /// Why there is no response.
@@ -57,12 +78,28 @@ impl From<Error> for Refused {
 impl Target {
     /// What grants it, as in `queue.toml`.
     pub(super) fn grant(&self) -> String {
-        HttpGrant { scheme: self.scheme, hosts: Hosts::One(self.host.clone()), port: self.port }.to_string()
+        grant(self.scheme, &self.host, self.port)
     }
 }
 
-/// What HTTPS trusts: the roots of Mozilla's program, and the certificates of a file in PEM.
+/// What grants a server, as in `queue.toml`.
+pub(super) fn grant(scheme: Scheme, host: &Host, port: u16) -> String {
+    HttpGrant { scheme, hosts: Hosts::One(host.clone()), port }.to_string()
+}
+
+/// How HTTPS is spoken.
 pub(in crate::sandbox) fn tls_config(ca_file: Option<&Path>) -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots(ca_file)?)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// Who HTTPS trusts: the roots of Mozilla's program, and the certificates of a file in PEM.
+fn roots(ca_file: Option<&Path>) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
     if let Some(path) = ca_file {
         let refuse = |error: &dyn fmt::Display| {
@@ -77,13 +114,7 @@ pub(in crate::sandbox) fn tls_config(ca_file: Option<&Path>) -> io::Result<Clien
             return Err(refuse(&"there is no certificate in it"));
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+    Ok(roots)
 }
 
 /// Sends a request. `connection` is kept until its connection is closed.
@@ -130,7 +161,7 @@ async fn within<T, E: From<Error>>(
 
 /// The addresses of a name. The system's resolver holds a thread for as long as it takes, whether or not anybody waits for
 /// it any more: so the permit is kept until it has come back, and slow names can't take all threads.
-async fn look_up(name: &str, port: u16, lookups: &Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn look_up(name: &str, port: u16, lookups: &Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
     let permit = lookups.clone().acquire_owned().await.map_err(io::Error::other)?;
     let name = name.to_owned();
     let found = tokio::task::spawn_blocking(move || {
@@ -155,8 +186,7 @@ async fn connect(target: &Target, lookups: &Arc<Semaphore>) -> Result<TcpStream,
     if addresses.is_empty() {
         return Err(Error::DestinationNotFound.into());
     }
-    let allowed: Vec<_> =
-        addresses.into_iter().filter(|address| !target.public_only || is_public(address.ip())).collect();
+    let allowed: Vec<_> = addresses.into_iter().filter(|address| target.reach.contains(address.ip())).collect();
     if allowed.is_empty() {
         return Err(Refused::Private);
     }
@@ -254,5 +284,42 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subjects(roots: &RootCertStore) -> Vec<String> {
+        roots.roots.iter().map(|root| String::from_utf8_lossy(&root.subject).into_owned()).collect()
+    }
+
+    #[test]
+    fn without_a_file_the_public_roots_are_trusted() {
+        let subjects = subjects(&roots(None).unwrap());
+        assert!(subjects.len() >= 100, "{}", subjects.len());
+        for name in ["ISRG Root X1", "ISRG Root X2", "DigiCert Global Root G2", "GTS Root R1", "Amazon Root CA 1"] {
+            assert!(subjects.iter().any(|subject| subject.contains(name)), "{name} is not among {subjects:?}");
+        }
+        assert!(!subjects.iter().any(|subject| subject.contains("Linecook")));
+    }
+
+    #[test]
+    fn the_certificates_of_a_file_are_trusted_beside_them() {
+        let mut authority = rcgen::CertificateParams::default();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(rcgen::DnType::CommonName, "Linecook's own");
+        let authority = authority.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        fs::write(&file, authority.pem()).unwrap();
+        let (alone, with) = (subjects(&roots(None).unwrap()), subjects(&roots(Some(&file)).unwrap()));
+        assert_eq!(with[..alone.len()], alone);
+        assert!(
+            with[alone.len()].contains("Linecook's own") && with.len() == alone.len() + 1,
+            "{:?}",
+            &with[alone.len()..]
+        );
     }
 }

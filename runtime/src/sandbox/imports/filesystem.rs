@@ -9,7 +9,7 @@ use wasmtime::{Result, StoreContextMut};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
 use wasmtime_wasi::p2::FsResult;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags,
+    DescriptorFlags, ErrorCode, HostDescriptor, NewTimestamp, OpenFlags, PathFlags,
 };
 
 use crate::config::DirGrant;
@@ -58,6 +58,16 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     writes!(types, "symlink-at", symlink_at, [folder], (folder, to: String, path: String));
     writes!(types, "link-at", link_at, [folder, other], (folder, at: PathFlags, from: String, other: Handle, to: String));
     writes!(types, "rename-at", rename_at, [folder, other], (folder, from: String, other: Handle, to: String));
+    // Of what is open already, for reading.
+    writes!(types, "set-size", set_size, [file], (file, bytes: u64));
+    writes!(types, "set-times", set_times, [file], (file, accessed: NewTimestamp, modified: NewTimestamp));
+    writes!(
+        types,
+        "set-times-at",
+        set_times_at,
+        [folder],
+        (folder, at: PathFlags, path: String, accessed: NewTimestamp, modified: NewTimestamp)
+    );
     Ok(())
 }
 
@@ -70,13 +80,17 @@ fn answer<T>(answer: FsResult<T>) -> Result<(Result<T, ErrorCode>,)> {
 }
 
 /// Tells of a write that is about to be refused.
-fn tell_if_read_only(state: &State, folder: &Handle) {
-    let Ok(Descriptor::Dir(folder)) = state.handles.get(folder) else { return };
-    if !folder.perms.write_not_permitted() {
+fn tell_if_read_only(state: &State, handle: &Handle) {
+    let (permissions, file) = match state.handles.get(handle) {
+        Ok(Descriptor::Dir(folder)) => (&folder.perms, &folder.dir),
+        Ok(Descriptor::File(file)) => (&file.perms, &file.file),
+        Err(_) => return,
+    };
+    if !permissions.write_not_permitted() {
         return;
     }
-    // A folder that was opened below the granted one does not know which that was; Linux does.
-    let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", folder.dir.as_raw_fd())) else { return };
+    // What was opened below the granted folder does not know which that was; Linux does.
+    let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else { return };
     let Outside { settings, access, .. } = &state.outside;
     let granted = settings.grants.dirs.iter().filter(|dir| !dir.write);
     let above = granted.filter(|dir| dir.host.canonicalize().is_ok_and(|host| path.starts_with(host)));

@@ -7,7 +7,7 @@ use hyper::Request;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
-use super::connection::{self, Refused, Target};
+use super::connection::{self, Reach, Refused, Target};
 use crate::config::{Host, Hosts, HttpGrant, Scheme};
 use crate::sandbox::grants::{Grant, is_public};
 use crate::sandbox::limits::{HTTP_BODY_CHUNK_BYTES, HTTP_CONNECTIONS_MAX};
@@ -82,51 +82,46 @@ impl Outside {
             Some(_) => authority.port_u16().filter(|port| *port > 0).ok_or(Error::HttpRequestUriInvalid)?,
             None => return Err(Error::HttpRequestUriInvalid),
         };
-        let mut target = Target { scheme, host, port, public_only: true };
-        match reach(&self.settings.grants.http, &target) {
-            Some(Reach::Anywhere) => target.public_only = false,
-            Some(Reach::Public) => {}
-            None => {
-                let name = target.grant();
-                let what = format!("an HTTP request to {name} was refused: it is not granted");
-                self.access.denied.tell(&self.settings, Grant::Http, &name, &what);
-                return Err(Error::HttpRequestDenied);
-            }
-        }
-        Ok(target)
+        let Some(reach) = reach(&self.settings.grants.http, scheme, &host, port) else {
+            let name = connection::grant(scheme, &host, port);
+            let what = format!("an HTTP request to {name} was refused: it is not granted");
+            self.access.denied.tell(&self.settings, Grant::Http, &name, &what);
+            return Err(Error::HttpRequestDenied);
+        };
+        Ok(Target { scheme, host, port, reach })
     }
 
     /// The right to one more connection.
     fn connection(&mut self) -> Result<Arc<()>> {
         let connections = self.connections.get_or_insert_default();
         if Arc::strong_count(connections) > HTTP_CONNECTIONS_MAX {
+            self.limit_hit = true;
             return Err(Error::ConnectionLimitReached);
         }
         Ok(connections.clone())
     }
 }
 
-/// How far a grant goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// To whatever address the host has: it is granted by its very name or address.
-    Anywhere,
-    /// To public addresses.
-    Public,
-}
-
-fn reach(grants: &[HttpGrant], target: &Target) -> Option<Reach> {
-    let mut found = None;
-    for grant in grants {
-        if (grant.scheme, grant.port) == (target.scheme, target.port) && grant.hosts.contain(&target.host) {
-            match grant.hosts {
-                Hosts::One(_) => return Some(Reach::Anywhere),
-                Hosts::Below(_) | Hosts::All => found = Some(Reach::Public),
-            }
+/// How far the grants of a scheme and a port go for a host; `None` if it is not granted.
+fn reach(grants: &[HttpGrant], scheme: Scheme, host: &Host, port: u16) -> Option<Reach> {
+    let grants =
+        || grants.iter().filter(|grant| (grant.scheme, grant.port) == (scheme, port)).map(|grant| &grant.hosts);
+    let mut by_star = false;
+    for hosts in grants().filter(|hosts| hosts.contain(host)) {
+        match hosts {
+            Hosts::One(_) => return Some(Reach::Anywhere),
+            Hosts::Below(_) | Hosts::All => by_star = true,
         }
     }
-    // A private address that was called by itself, through a `*`, is not granted at all.
-    found.filter(|_| !matches!(target.host, Host::Address(address) if !is_public(address)))
+    let by_themselves = grants().filter_map(|hosts| match hosts {
+        Hosts::One(Host::Address(address)) => Some(*address),
+        _ => None,
+    });
+    match host {
+        // A private address that was called by itself, through a `*`, is not granted at all.
+        Host::Address(address) if !is_public(*address) => None,
+        _ => by_star.then(|| Reach::Public { and: by_themselves.collect() }),
+    }
 }
 
 #[cfg(test)]
@@ -145,17 +140,17 @@ mod tests {
             grant(Hosts::One(name("10.0.0.1")), 8443),
             grant(Hosts::Below("example".to_owned()), 8443),
         ];
-        let reach = |host: &str, port| {
-            let target = Target { scheme: Scheme::Https, host: name(host), port, public_only: true };
-            super::reach(&grants, &target)
-        };
-        assert_eq!(reach("api.example", 443), Some(Reach::Public));
+        let reach = |host: &str, port| super::reach(&grants, Scheme::Https, &name(host), port);
+        let public = |and: &[&str]| Some(Reach::Public { and: and.iter().map(|text| text.parse().unwrap()).collect() });
+        assert_eq!(reach("api.example", 443), public(&[]));
         assert_eq!(reach("intranet.example", 443), Some(Reach::Anywhere));
-        assert_eq!(reach("intranet.example", 8443), Some(Reach::Public));
-        assert_eq!(reach("1.1.1.1", 443), Some(Reach::Public));
+        assert_eq!(reach("intranet.example", 8443), public(&["10.0.0.1"]));
+        assert_eq!(reach("1.1.1.1", 443), public(&[]));
         assert_eq!(reach("10.0.0.1", 443), None);
         assert_eq!(reach("10.0.0.1", 8443), Some(Reach::Anywhere));
+        assert_eq!(reach("10.0.0.2", 8443), None);
         assert_eq!(reach("api.example", 80), None);
+        assert_eq!(super::reach(&grants, Scheme::Http, &name("api.example"), 443), None);
         assert!("10.0.0.1".parse::<IpAddr>().is_ok_and(|address| !is_public(address)));
     }
 }

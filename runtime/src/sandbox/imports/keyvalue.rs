@@ -109,13 +109,7 @@ impl atomics::Host for KeyValue<'_> {
 
 impl batch::Host for KeyValue<'_> {
     fn get_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<Vec<Option<(String, Vec<u8>)>>> {
-        self.with(&bucket, |session, durable, _| {
-            let one = |key: String| {
-                let value = session.get(durable, &key)?;
-                Ok(value.map(|value| (key, Vec::from(value))))
-            };
-            keys.into_iter().map(one).collect()
-        })
+        self.with(&bucket, |session, durable, _| session.get_many(durable, keys))
     }
 
     fn set_many(&mut self, bucket: Resource<Bucket>, key_values: Vec<(String, Vec<u8>)>) -> Answer<()> {

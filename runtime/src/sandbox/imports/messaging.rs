@@ -13,7 +13,7 @@ use crate::sandbox::InstanceSettings;
 use crate::sandbox::bindings::linecook::worker::queues::{Host as _, Outgoing, SendError};
 use crate::sandbox::bindings::messaging::wasi::messaging::types::HostMessage as _;
 use crate::sandbox::bindings::messaging::wasi::messaging::{producer, types};
-use crate::sandbox::limits::{Exceeded, bytes_text};
+use crate::sandbox::limits::{Exceeded, METADATA_HELD_MAX, bytes_text};
 use crate::sandbox::state::State;
 
 /// The message's id.
@@ -37,6 +37,7 @@ pub struct Message {
     metadata: Vec<(String, String)>,
     /// What counts of it as the guest's: nothing of a message that it was handed and has not changed.
     held_bytes: u64,
+    held_pairs: usize,
 }
 
 /// Counts what the host keeps for a guest.
@@ -46,6 +47,8 @@ pub(in crate::sandbox) struct Held {
     messages: usize,
     /// Bytes of the messages that it has made, handles aside.
     bytes: u64,
+    /// Their metadata, which take memory however short they are.
+    pairs: usize,
 }
 
 impl Held {
@@ -69,6 +72,7 @@ impl Message {
             data: message.body.to_vec(),
             metadata: attributes.chain(facts).chain(key).collect(),
             held_bytes: 0,
+            held_pairs: 0,
         }
     }
 
@@ -182,7 +186,13 @@ impl Messaging<'_> {
         let message = self.state.handles.get_mut(message)?;
         change(message);
         let (before, after) = (message.held_bytes, message.bytes());
-        message.held_bytes = after;
+        let (pairs_before, pairs) = (message.held_pairs, message.metadata.len());
+        (message.held_bytes, message.held_pairs) = (after, pairs);
+        let held = &mut self.state.held;
+        held.pairs = held.pairs - pairs_before + pairs;
+        if pairs > pairs_before && held.pairs > METADATA_HELD_MAX {
+            wasmtime::bail!("the messages that a guest keeps may have {METADATA_HELD_MAX} metadata in all");
+        }
         self.hold(before, after)
     }
 
@@ -190,6 +200,7 @@ impl Messaging<'_> {
     fn delete(&mut self, message: Resource<Message>) -> Result<Message> {
         let message = self.table().delete(message)?;
         self.state.held.messages -= 1;
+        self.state.held.pairs -= message.held_pairs;
         self.hold(message.held_bytes, 0)?;
         Ok(message)
     }

@@ -11,7 +11,7 @@ use crate::sandbox::bindings::linecook::worker::queues::{self, Outgoing as Wante
 use crate::sandbox::grants::Grant;
 use crate::sandbox::limits::{
     ATTRIBUTE_NAME_BYTES_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, CONTENT_TYPE_BYTES_MAX, DELAY_MAX,
-    KEY_BYTES_MAX, SEND_BODY_BYTES_MAX, bytes_text,
+    KEY_BYTES_MAX, SEND_BODY_BYTES_MAX, SENT_OVERHEAD_BYTES_MAX, bytes_text,
 };
 use crate::sandbox::state::{Outside, State};
 use crate::subjects::{self, Subject};
@@ -23,6 +23,8 @@ pub(in crate::sandbox) struct Sends {
     handled: Vec<MessageId>,
     messages: Vec<Sent>,
     bytes: u64,
+    /// What the messages take beside their bytes, more or less.
+    overhead_bytes: u64,
     limit_hit: bool,
 }
 
@@ -43,7 +45,7 @@ impl Sends {
 
     /// In order.
     pub(in crate::sandbox) fn take(&mut self) -> Vec<Sent> {
-        self.bytes = 0;
+        (self.bytes, self.overhead_bytes) = (0, 0);
         std::mem::take(&mut self.messages)
     }
 
@@ -59,6 +61,12 @@ impl Sends {
         self.limit_hit
     }
 }
+
+/// What a message that was sent takes beside its bytes.
+const MESSAGE_BYTES: u64 = 256;
+const _: () = assert!(size_of::<Sent>() as u64 <= MESSAGE_BYTES);
+/// What an attribute takes beside its bytes.
+const ATTRIBUTE_BYTES: u64 = 64;
 
 /// Where one message goes.
 struct Targets {
@@ -150,7 +158,18 @@ impl Sender<'_> {
             let max = bytes_text(limits.send_bytes);
             return Err(SendError::LimitExceeded(format!("a delivery may send {max} in all (limits.send_bytes)")));
         }
+        // An empty message weighs nothing, and a batch may send a thousand times as many.
+        let attributes = message.attributes.len() as u64 + u64::from(subject.is_some());
+        let overhead_bytes = (MESSAGE_BYTES + ATTRIBUTE_BYTES * attributes) * queues.len() as u64;
+        if self.sends.overhead_bytes + overhead_bytes > SENT_OVERHEAD_BYTES_MAX {
+            let max = bytes_text(SENT_OVERHEAD_BYTES_MAX);
+            return Err(SendError::LimitExceeded(format!(
+                "what is sent at once may take {max} beside its bytes: {MESSAGE_BYTES} for each message, and \
+                 {ATTRIBUTE_BYTES} for each of its attributes"
+            )));
+        }
         self.sends.bytes += bytes;
+        self.sends.overhead_bytes += overhead_bytes;
         let mut message = NewMessage {
             body: Bytes::from(message.body),
             content_type: message.content_type.map(String::into_boxed_str),
@@ -217,7 +236,11 @@ fn check(message: &Wanted) -> Result<u64, SendError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::sandbox::InstanceSettings;
+    use crate::sandbox::grants::Access;
 
     fn message() -> Wanted {
         Wanted { body: b"{}".to_vec(), content_type: None, key: None, attributes: Vec::new(), delay_ms: 0 }
@@ -262,5 +285,35 @@ mod tests {
                 check(&wrong).unwrap_err();
             assert!(text.contains(says), "{text:?} does not say {says:?}");
         }
+    }
+
+    #[test]
+    fn messages_without_a_byte_are_not_for_nothing() {
+        let mut settings = InstanceSettings::of_a_test();
+        settings.grants.send = vec![QueueName::new("audit").unwrap()];
+        // As many as can be configured, of a batch that is as large as one can be.
+        settings.limits.sends = 100_000;
+        let outside = Outside {
+            settings: Arc::new(settings),
+            access: Arc::new(Access::of_a_test()),
+            connections: None,
+            limit_hit: false,
+        };
+        let sent = |attributes: u64| {
+            let mut sends = Sends::default();
+            sends.begin((0..1000).map(|sequence| MessageId::new(1, sequence)));
+            let mut sender = Sender { outside: &outside, sends: &mut sends };
+            let attributes: Vec<_> = (0..attributes).map(|_| ("a".to_owned(), String::new())).collect();
+            let empty = || Wanted { body: Vec::new(), attributes: attributes.clone(), ..message() };
+            let refused = (0..).find_map(|_| sender.collect(None, "audit", empty()).err()).unwrap();
+            let SendError::LimitExceeded(why) = refused else { panic!("{refused:?}") };
+            assert!(why.contains("64 MiB beside its bytes"), "{why}");
+            assert!(sends.limit_hit());
+            let count = sends.take().len() as u64;
+            assert_eq!(sends.overhead_bytes, 0, "the next delivery begins anew");
+            count
+        };
+        let max = 64 << 20;
+        assert_eq!([sent(0), sent(12)], [max / 256, max / (256 + 12 * 64)]);
     }
 }

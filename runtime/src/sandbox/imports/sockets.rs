@@ -4,18 +4,21 @@
 //! delivery's own lookup, may be connected to at the ports that the name is granted with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec;
 
+use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
 use wasmtime::Result;
 use wasmtime::component::{HasData, Linker, Resource};
-use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
-    self, HostResolveAddressStream, Pollable, ResolveAddressStream,
-};
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{self, HostResolveAddressStream, ResolveAddressStream};
 use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, Network};
-use wasmtime_wasi::p2::{SocketError, SocketResult};
+use wasmtime_wasi::p2::{DynPollable, Pollable, SocketError, SocketResult, subscribe};
+use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtxView};
 
+use super::connection::look_up;
 use super::wasi_sockets;
 use crate::config::{Host, TcpGrant};
 use crate::sandbox::InstanceSettings;
@@ -80,7 +83,9 @@ impl Sockets {
     fn lookup(&self, name: &str) -> Option<Vec<u16>> {
         let ports: Vec<_> = self.granted(&Host::Name(name.to_owned())).collect();
         if ports.is_empty() {
-            let what = format!("looking up {name} was refused: no port of it is granted");
+            let what = format!(
+                "looking up {name} was refused: no port of it is granted (for PORT, put the number of the one to connect to)"
+            );
             self.access.denied.tell(&self.settings, Grant::Tcp, &format!("{name}:PORT"), &what);
             return None;
         }
@@ -130,53 +135,120 @@ impl ip_name_lookup::Host for Names<'_> {
         network: Resource<Network>,
         name: String,
     ) -> SocketResult<Resource<ResolveAddressStream>> {
-        let (name, ports) = match Host::parse_bare(&name) {
+        self.wasi.table.get(&network)?;
+        let (lookup, ports) = match Host::parse_bare(&name) {
             // Nothing is looked up, and nothing is gained: connecting to it is checked.
-            Some(address @ Host::Address(_)) => (address.to_string(), Vec::new()),
+            Some(Host::Address(address)) => (Lookup::Done(Ok(vec![address].into_iter())), Vec::new()),
             Some(Host::Name(name)) => {
-                let ports = self.sockets.as_ref().and_then(|sockets| sockets.lookup(&name));
-                (name, ports.ok_or(ErrorCode::AccessDenied)?)
+                let sockets = self.sockets.as_ref().ok_or(ErrorCode::AccessDenied)?;
+                let ports = sockets.lookup(&name).ok_or(ErrorCode::AccessDenied)?;
+                (Lookup::start(name, sockets.access.lookups.clone()), ports)
             }
             None => return Err(ErrorCode::InvalidArgument.into()),
         };
-        let stream = ip_name_lookup::Host::resolve_addresses(&mut self.wasi, network, name)?;
+        let rep = self.wasi.table.push(lookup)?.rep();
         if let Some(sockets) = self.sockets.as_ref().filter(|_| !ports.is_empty()) {
-            sockets.found().lookups.insert(stream.rep(), ports);
+            sockets.found().lookups.insert(rep, ports);
         }
-        Ok(stream)
+        Ok(Resource::new_own(rep))
     }
 }
 
+// To the guest it is the interface's stream of addresses, to the table of handles a `Lookup`.
 impl HostResolveAddressStream for Names<'_> {
     fn resolve_next_address(
         &mut self,
         stream: Resource<ResolveAddressStream>,
     ) -> Result<Option<IpAddress>, SocketError> {
         let rep = stream.rep();
-        let address = self.wasi.resolve_next_address(stream)?;
-        if let (Some(address), Some(sockets)) = (&address, &self.sockets) {
+        let address = self.wasi.table.get_mut(&Resource::<Lookup>::new_borrow(rep))?.next()?;
+        if let (Some(address), Some(sockets)) = (address, &self.sockets) {
             let Found { addresses, lookups } = &mut *sockets.found();
-            let ip = ip_of(address).to_canonical();
-            addresses.extend(lookups.get(&rep).into_iter().flatten().map(|port| SocketAddr::new(ip, *port)));
+            addresses.extend(lookups.get(&rep).into_iter().flatten().map(|port| SocketAddr::new(address, *port)));
         }
-        Ok(address)
+        Ok(address.map(ip_address))
     }
 
-    fn subscribe(&mut self, stream: Resource<ResolveAddressStream>) -> Result<Resource<Pollable>> {
-        self.wasi.subscribe(stream)
+    fn subscribe(&mut self, stream: Resource<ResolveAddressStream>) -> Result<Resource<DynPollable>> {
+        subscribe(self.wasi.table, Resource::<Lookup>::new_borrow(stream.rep()))
     }
 
     fn drop(&mut self, stream: Resource<ResolveAddressStream>) -> Result<()> {
         if let Some(sockets) = &self.sockets {
             sockets.found().lookups.remove(&stream.rep());
         }
-        HostResolveAddressStream::drop(&mut self.wasi, stream)
+        self.wasi.table.delete(Resource::<Lookup>::new_own(stream.rep()))?;
+        Ok(())
     }
 }
 
-fn ip_of(address: &IpAddress) -> IpAddr {
-    match *address {
-        IpAddress::Ipv4((a, b, c, d)) => Ipv4Addr::new(a, b, c, d).into(),
-        IpAddress::Ipv6((a, b, c, d, e, f, g, h)) => Ipv6Addr::new(a, b, c, d, e, f, g, h).into(),
+/// The addresses of a name, once they are there. As HTTP's lookups it waits for its turn, since the system's resolver has a
+/// thread for each.
+enum Lookup {
+    Running(AbortOnDropJoinHandle<Result<vec::IntoIter<IpAddr>, ErrorCode>>),
+    Done(Result<vec::IntoIter<IpAddr>, ErrorCode>),
+}
+
+impl Lookup {
+    fn start(name: String, lookups: Arc<Semaphore>) -> Lookup {
+        Lookup::Running(spawn(async move {
+            let found = look_up(&name, 0, &lookups).await.map_err(|_| ErrorCode::NameUnresolvable)?;
+            let addresses: Vec<_> = found.into_iter().map(|address| address.ip().to_canonical()).collect();
+            Ok(addresses.into_iter())
+        }))
+    }
+
+    fn next(&mut self) -> Result<Option<IpAddr>, ErrorCode> {
+        if let Lookup::Running(task) = self {
+            *self = Lookup::Done(task.now_or_never().ok_or(ErrorCode::WouldBlock)?);
+        }
+        match self {
+            Lookup::Running(_) => Err(ErrorCode::WouldBlock),
+            Lookup::Done(Ok(addresses)) => Ok(addresses.next()),
+            Lookup::Done(Err(error)) => Err(*error),
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Lookup {
+    async fn ready(&mut self) {
+        if let Lookup::Running(task) = self {
+            *self = Lookup::Done(task.await);
+        }
+    }
+}
+
+fn ip_address(address: IpAddr) -> IpAddress {
+    match address {
+        IpAddr::V4(address) => IpAddress::Ipv4(address.octets().into()),
+        IpAddr::V6(address) => IpAddress::Ipv6(address.segments().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lookup_waits_for_its_turn_and_gives_it_back() {
+        let lookups = Arc::new(Semaphore::new(1));
+        let permit = lookups.clone().acquire_owned().await.unwrap();
+        let mut waiting = [0; 3].map(|_| Lookup::start("localhost".to_owned(), lookups.clone()));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(waiting.iter_mut().all(|lookup| matches!(lookup.next(), Err(ErrorCode::WouldBlock))));
+        drop(permit);
+        for mut lookup in waiting {
+            lookup.ready().await;
+            assert!(lookup.next().unwrap().is_some_and(|address| address.is_loopback()));
+        }
+        // One that nobody waits for any more has its turn until the resolver has come back.
+        drop(Lookup::start("localhost".to_owned(), lookups.clone()));
+        _ = lookups.acquire().await.unwrap();
+        let mut unknown = Lookup::start("no-such-host.invalid".to_owned(), lookups);
+        unknown.ready().await;
+        assert!(matches!(unknown.next(), Err(ErrorCode::NameUnresolvable)));
     }
 }

@@ -68,21 +68,42 @@ impl Appender {
         Ok(())
     }
 
-    /// Adds the footer, which `encode` appends, then the header, and syncs the file. Its name is durable after the folder is
+    /// Adds the footer, which `write` writes, then the header, and syncs the file. Its name is durable after the folder is
     /// synced.
     pub(crate) fn finish<H: AsRef<[u8]>>(
-        mut self,
-        encode: impl FnOnce(&mut Vec<u8>),
+        self,
+        write: impl FnOnce(&mut Footer) -> Result<(), DiskError>,
         header: impl FnOnce(&Ending) -> H,
     ) -> Result<Ending, DiskError> {
         let data_end = self.end();
-        let footer_at = self.buffer.len();
-        encode(&mut self.buffer);
-        let footer = &self.buffer[footer_at..];
-        let ending = Ending { data_end, footer_bytes: footer.len() as u32, footer_crc: crc32c::crc32c(footer) };
-        self.flush()?;
-        self.file.write_at(header(&ending).as_ref(), 0)?;
-        self.file.sync()?;
+        let mut footer = Footer { summed_to: self.buffer.len(), crc: 0, appender: self };
+        write(&mut footer)?;
+        footer.flush()?;
+        let Footer { crc: footer_crc, appender, .. } = footer;
+        let ending = Ending { data_end, footer_bytes: appender.end() - data_end, footer_crc };
+        appender.file.write_at(header(&ending).as_ref(), 0)?;
+        appender.file.sync()?;
         Ok(ending)
+    }
+}
+
+/// What comes after the records. It may be as long as a part of them, so it is not held in memory as a whole, either.
+pub(crate) struct Footer {
+    appender: Appender,
+    /// Of what was written so far, and of the buffer up to here.
+    crc: u32,
+    summed_to: usize,
+}
+
+impl Footer {
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.appender.buffer.extend_from_slice(bytes);
+        if self.appender.buffer.len() >= FLUSH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        self.crc = crc32c::crc32c_append(self.crc, &self.appender.buffer[self.summed_to..]);
+        self.summed_to = 0;
+        self.appender.flush()
     }
 }

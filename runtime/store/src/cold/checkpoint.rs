@@ -4,6 +4,7 @@
 //! counts. A checkpoint is derived, never evidence: whatever it says was in the log or in another checkpoint before. Log
 //! files and segments go only after two checkpoints in a row did without them, so that either of the two will do.
 
+use std::io;
 use std::sync::Arc;
 
 use super::bitmap::Bitmap;
@@ -61,6 +62,8 @@ pub(crate) struct Found {
     pub(crate) newest: Option<Checkpoint>,
     /// Files that the other one names.
     pub(crate) other_files: Vec<String>,
+    /// Epoch of the first log file that the other one needs. None if it is damaged or missing.
+    pub(crate) other_epoch: Option<u64>,
     /// What is wrong with one of them, if something is.
     pub(crate) damage: Option<OpenError>,
 }
@@ -70,22 +73,46 @@ fn name(generation: u64) -> &'static str {
     NAMES[((generation + 1) % 2) as usize]
 }
 
-/// Makes both files if they are not there, with room for so many bytes: so they can be written on a full disk.
+/// Makes both files if they are not there, with room for so many bytes: so they can be written on a full disk. On one that
+/// is full already they get what there is.
 pub(crate) fn reserve(disk: &dyn Disk, bytes: u64) -> Result<(), DiskError> {
     let names = disk.list()?;
-    let missing: Vec<&str> = NAMES.into_iter().filter(|name| !names.iter().any(|there| there == name)).collect();
-    for name in &missing {
-        let file = disk.create(name)?;
-        file.write_at(&vec![0; bytes as usize], 0)?;
-        file.sync()?;
+    // The second one's name must not wait for the first one's room.
+    let mut files = Vec::new();
+    for name in NAMES {
+        let is_there = names.iter().any(|there| there == name);
+        files.extend(unless_full(if is_there { disk.open(name) } else { create(disk, name) })?);
     }
-    if missing.is_empty() { Ok(()) } else { disk.sync_folder() }
+    for file in files {
+        let len = file.len()?;
+        if len < bytes {
+            unless_full(file.write_at(&vec![0; (bytes - len) as usize], len))?;
+            file.sync()?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes one of the files. Its name is durable.
+fn create(disk: &dyn Disk, name: &str) -> Result<Arc<dyn File>, DiskError> {
+    let file = disk.create(name)?;
+    disk.sync_folder()?;
+    Ok(file)
+}
+
+/// None if the disk has no room for it.
+fn unless_full<T>(done: Result<T, DiskError>) -> Result<Option<T>, DiskError> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.is_full() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads both files.
 pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
     let names = disk.list()?;
-    let mut found = Found { newest: None, other_files: Vec::new(), damage: None };
+    let mut found = Found { newest: None, other_files: Vec::new(), other_epoch: None, damage: None };
     let mut whole = Vec::new();
     for name in NAMES.into_iter().filter(|name| names.iter().any(|there| there == name)) {
         match read_one(disk, name) {
@@ -103,6 +130,12 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
         newest.file.write_at(&newest.bytes, 0)?;
         newest.file.sync()?;
     }
+    found.other_epoch = match (whole.last(), &newest) {
+        (Some(other), _) => Some(other.header.start_epoch),
+        // As long as there was only one, the log from its start on stands in for the other.
+        (None, Some(first)) if first.header.generation == 1 => Some(1),
+        (None, _) => None,
+    };
     found.other_files = whole.iter().flat_map(RawCheckpoint::files).collect();
     found.newest = newest.map(|raw| raw.open(disk)).transpose()?;
     Ok(found)
@@ -405,13 +438,19 @@ impl Checkpoint {
     /// Writes it over the older of the two and syncs it.
     pub(crate) fn write(&self, disk: &dyn Disk) -> Result<(), DiskError> {
         let bytes = self.encode();
-        let file: Arc<dyn File> = disk.open(name(self.header.generation))?;
+        let name = name(self.header.generation);
+        let file = match disk.open(name) {
+            // There was no room for it when the store was opened.
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => create(disk, name)?,
+            opened => opened?,
+        };
         let len = file.len()?;
         if len < bytes.len() as u64 {
             // Room for it to grow, so that a later one fits on a full disk; if there is none, for this one.
             let zeros = vec![0; bytes.len() * 2 - len as usize];
             match file.write_at(&zeros, len) {
-                Err(error) if !error.is_full() => return Err(error),
+                // What stands there stays whole until there is room for all of this one.
+                Err(error) if !error.is_full() || file.len()? < bytes.len() as u64 => return Err(error),
                 _ => {}
             }
         }

@@ -10,7 +10,8 @@ use rustc_hash::FxHashMap;
 
 use super::bitmap::Bitmap;
 use super::frames::Frames;
-use super::segment::{self, Finished, Segment, Writer, Written};
+use super::places::Places;
+use super::segment::{self, Finished, Segment, Writer};
 use crate::courtesy::give_way;
 use crate::dedup::run::{self, Run, RunWriter};
 use crate::dedup::{KeyHash, Seen};
@@ -26,8 +27,7 @@ use crate::wal::LogFile;
 /// A segment that was made, and what the queues must know to take it in.
 pub(crate) struct Copied {
     pub(crate) segment: Arc<Segment>,
-    /// Where each message went, in order.
-    pub(crate) written: Vec<Written>,
+    pub(crate) written: Places,
     /// Position and due time of those whose records say that they are delayed, in order.
     delayed: Vec<(u64, u64)>,
     /// The states that their records tell, of those that were retried. The others may be many, so they do without.
@@ -38,7 +38,7 @@ impl Copied {
     /// Which positions it holds, from the segment's first on.
     pub(crate) fn positions(&self) -> Bitmap {
         let mut positions = Bitmap::new(self.segment.span());
-        for written in &self.written {
+        for written in self.written.iter() {
             positions.set(written.position - self.segment.first);
         }
         positions
@@ -58,7 +58,7 @@ impl Copied {
 #[derive(Debug)]
 pub(crate) enum CopyError {
     Disk(DiskError),
-    /// Bits have rotted since one of the files with these numbers was written.
+    /// Bits have rotted since one of the files with these numbers was written, or it can't be read.
     Damaged {
         files: Vec<u64>,
     },
@@ -209,7 +209,7 @@ fn place_now(queues: &Queues, place: PutPlace, location: Location) -> Option<Put
 
 /// What is known of a message, if it still stands there.
 fn entry_at(queues: &Queues, queue: QueueNumber, position: u64, location: Location) -> Option<&Entry> {
-    queues.entry(queue, position).filter(|entry| entry.location == location)
+    queues.entry(queue, position).filter(|entry| entry.location() == location)
 }
 
 /// Copies what lives in segments of one queue that stand side by side into one.
@@ -223,7 +223,11 @@ pub(crate) fn rewrite(
     for segment in old {
         for id in segment.chunks() {
             give_way();
-            let chunk = segment.read_chunk(id)?;
+            let chunk = segment.read_chunk(id).map_err(|error| match error.shortage() {
+                Some(_) => CopyError::Disk(error),
+                // The segment is no worse off if it stays.
+                None => CopyError::Damaged { files: vec![segment.id] },
+            })?;
             let span = segment.chunk_span(id);
             let live: Vec<u64> = {
                 let state = shared.state();

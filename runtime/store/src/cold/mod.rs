@@ -25,5 +25,6 @@ pub(crate) mod chunks;
 pub(crate) mod copy;
 mod frames;
 pub(crate) mod keeper;
+pub(crate) mod places;
 pub(crate) mod segment;
 pub(crate) mod shelf;

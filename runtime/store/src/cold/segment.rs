@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::appender::{Appender, Ending};
+use super::appender::{Appender, Ending, Footer};
+use super::places::{Places, Written};
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
 use crate::header::{HEADER_BYTES, Kind, NUMBER_MAX, number_in_name};
@@ -78,14 +79,6 @@ pub(crate) struct Indexed {
     pub(crate) enqueued_at_ms: u64,
     /// From the start of the file.
     pub(crate) bytes: std::ops::Range<u32>,
-}
-
-/// Where one message of a new segment went.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Written {
-    pub(crate) position: u64,
-    pub(crate) offset: u32,
-    pub(crate) len: u32,
 }
 
 impl Segment {
@@ -409,8 +402,7 @@ impl LoadedChunk {
 /// A segment that was just written.
 pub(crate) struct Finished {
     pub(crate) segment: Segment,
-    /// Where each message went, in order.
-    pub(crate) written: Vec<Written>,
+    pub(crate) written: Places,
     /// Position and due time of those that are delayed, in order.
     pub(crate) delayed: Vec<(u64, u64)>,
 }
@@ -425,8 +417,7 @@ pub(crate) struct Writer {
     end: u64,
     chunks: Vec<Chunk>,
     special: Special,
-    /// Where each message went, in order.
-    pub(crate) written: Vec<Written>,
+    pub(crate) written: Places,
 }
 
 impl Writer {
@@ -440,7 +431,7 @@ impl Writer {
             end: 0,
             chunks: Vec::new(),
             special: Special::default(),
-            written: Vec::new(),
+            written: Places::new(),
         })
     }
 
@@ -484,7 +475,7 @@ impl Writer {
     pub(crate) fn finish(self, disk: &dyn Disk, store_tag: u64) -> Result<Finished, DiskError> {
         let Writer { id, queue, records, first, end, chunks, written, special, .. } = self;
         let messages = written.len() as u64;
-        let footer = |out: &mut Vec<u8>| encode_footer(out, first, &chunks, &special);
+        let footer = |out: &mut Footer| write_footer(out, first, &chunks, &special);
         let Ending { data_end, footer_bytes, footer_crc } = records.finish(footer, |ending| {
             KIND.encode(&[
                 store_tag,
@@ -504,22 +495,20 @@ impl Writer {
     }
 }
 
-fn encode_footer(buffer: &mut Vec<u8>, first: u64, chunks: &[Chunk], special: &Special) {
+fn write_footer(out: &mut Footer, first: u64, chunks: &[Chunk], special: &Special) -> Result<(), DiskError> {
     let relative = |position: u64| ((position - first) as u32).to_le_bytes();
-    let count = |buffer: &mut Vec<u8>, count: usize| buffer.extend_from_slice(&(count as u32).to_le_bytes());
-    count(buffer, chunks.len());
+    let count = |count: usize| (count as u32).to_le_bytes();
+    out.add(&count(chunks.len()))?;
     for chunk in chunks {
-        buffer.extend_from_slice(&chunk.position.to_le_bytes());
-        buffer.extend_from_slice(&chunk.offset.to_le_bytes());
-        buffer.extend_from_slice(&chunk.enqueued_at_ms.to_le_bytes());
+        out.add(&chunk.position.to_le_bytes())?;
+        out.add(&chunk.offset.to_le_bytes())?;
+        out.add(&chunk.enqueued_at_ms.to_le_bytes())?;
     }
-    count(buffer, special.delayed.len());
+    out.add(&count(special.delayed.len()))?;
     for (position, due_at_ms) in &special.delayed {
-        buffer.extend_from_slice(&relative(*position));
-        buffer.extend_from_slice(&due_at_ms.to_le_bytes());
+        out.add(&relative(*position))?;
+        out.add(&due_at_ms.to_le_bytes())?;
     }
-    count(buffer, special.keyed.len());
-    for position in &special.keyed {
-        buffer.extend_from_slice(&relative(*position));
-    }
+    out.add(&count(special.keyed.len()))?;
+    special.keyed.iter().try_for_each(|position| out.add(&relative(*position)))
 }

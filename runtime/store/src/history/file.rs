@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cold::appender::{Appender, Ending};
+use crate::cold::appender::{Appender, Ending, Footer};
 use crate::cold::segment::StoredRecords;
 use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
@@ -285,12 +285,12 @@ impl HistoryWriter {
     /// Ends the file and syncs it. Its name is durable after the folder is synced.
     pub(crate) fn finish(self, disk: &dyn Disk, store_tag: u64) -> Result<HistoryFile, DiskError> {
         let HistoryWriter { id, queue, records, first, end, messages, message_bytes, newest_ms, chunks, .. } = self;
-        let footer = |out: &mut Vec<u8>| {
-            for chunk in &chunks {
-                out.extend_from_slice(&chunk.position.to_le_bytes());
-                out.extend_from_slice(&chunk.offset.to_le_bytes());
-                out.extend_from_slice(&chunk.acked_at_ms.to_le_bytes());
-            }
+        let footer = |out: &mut Footer| {
+            chunks.iter().try_for_each(|chunk| {
+                out.add(&chunk.position.to_le_bytes())?;
+                out.add(&chunk.offset.to_le_bytes())?;
+                out.add(&chunk.acked_at_ms.to_le_bytes())
+            })
         };
         let Ending { data_end, footer_bytes, .. } = records.finish(footer, |ending| {
             KIND.encode(&[
@@ -327,7 +327,7 @@ impl HistoryWriter {
 /// Why files could not be put together.
 pub(crate) enum JoinError {
     Disk(DiskError),
-    /// Something in the file with this number is damaged.
+    /// Something in the file with this number is damaged, or can't be read.
     Damaged(u64),
 }
 
@@ -346,7 +346,10 @@ pub(crate) fn join(
         // What is expired is not read.
         let first_chunk = file.chunk_of(begin);
         for chunk in first_chunk..file.chunks() {
-            let loaded = file.read_chunk(chunk).map_err(JoinError::Disk)?;
+            let loaded = file.read_chunk(chunk).map_err(|error| match error.shortage() {
+                Some(_) => JoinError::Disk(error),
+                None => JoinError::Damaged(file.id),
+            })?;
             for record in loaded.records() {
                 let Ok(Record::Kept(Kept { kept, put, .. })) = record::decode(record) else { continue };
                 copied += 1;

@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::short::Short;
+
 /// A message and when it is due.
 ///
-/// Both numbers have 48 bits: enough for a queue that gets a million messages a second for eight years, and for times until
-/// the year 10889. A later time is as good as that one.
+/// Both numbers are short ones ([`crate::short`]), in as few bytes as two of those.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Due([u32; 3]);
-
-const BITS: u32 = 48;
 
 /// Of a run that is full. What is put into its middle moves half of that.
 const RUN_MAX: usize = 512;
@@ -26,8 +25,7 @@ const RUN_MIN: usize = RUN_MAX / 4;
 
 impl Due {
     fn new(due_at_ms: u64, position: u64) -> Due {
-        assert!(position >> BITS == 0, "a queue has fewer messages");
-        let due_at_ms = due_at_ms.min((1 << BITS) - 1);
+        let (due_at_ms, position) = (Short::at_most(due_at_ms).get(), Short::new(position).get());
         Due([(due_at_ms >> 16) as u32, ((due_at_ms & 0xffff) << 16 | position >> 32) as u32, position as u32])
     }
 
@@ -208,8 +206,8 @@ mod tests {
     proptest! {
         #[test]
         fn due_times_are_kept_and_sort_by_time_and_position(
-            one in (0u64..1 << BITS, 0u64..1 << BITS),
-            other in (0u64..1 << BITS, 0u64..1 << BITS),
+            one in (0..=Short::MAX, 0..=Short::MAX),
+            other in (0..=Short::MAX, 0..=Short::MAX),
         ) {
             prop_assert_eq!(Due::new(one.0, one.1).numbers(), one);
             prop_assert_eq!(Due::new(one.0, one.1).cmp(&Due::new(other.0, other.1)), one.cmp(&other));

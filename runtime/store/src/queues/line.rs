@@ -18,7 +18,8 @@ use super::{OneByOne, QueueLimits, ToPurge};
 use crate::QueueName;
 use crate::attempts::Slot;
 use crate::cold::checkpoint::ToldState;
-use crate::cold::segment::{ChunkId, ColdMessage, Segment, Written};
+use crate::cold::places::Written;
+use crate::cold::segment::{ChunkId, ColdMessage, Segment};
 use crate::cold::shelf::Shelf;
 use crate::location::{FileId, Location};
 use crate::record::DeliveryState;
@@ -124,8 +125,8 @@ impl Line {
         };
         let entry = self.entries.remove(position).expect("it has just been seen");
         self.bytes -= u64::from(entry.bytes);
-        in_log.remove(entry.location.file);
-        if entry.location.file.is_segment() {
+        in_log.remove(entry.file());
+        if entry.file().is_segment() {
             self.known -= 1;
             self.bytes_cold -= u64::from(entry.bytes);
             self.shelf.clear_live(position);
@@ -398,8 +399,8 @@ impl Line {
         let position = written.position;
         let entry = self.entries.get_mut(position);
         // Gone since it was copied.
-        let Some(entry) = entry.filter(|entry| entry.location.file == from) else { return };
-        entry.location = Location { file: to, offset: written.offset, len: written.len };
+        let Some(entry) = entry.filter(|entry| entry.file() == from) else { return };
+        entry.set_location(Location { file: to, offset: written.offset, len: written.len });
         in_log.remove(from);
         let bytes = u64::from(entry.bytes);
         let state = entry.state();
@@ -428,10 +429,10 @@ impl Line {
     }
 
     /// Messages were copied to another segment on the shelf. Those that have an entry stand there from now on.
-    pub(super) fn relocate(&mut self, segment: &Segment, written: &[Written]) {
-        for written in written {
-            if let Some(entry) = self.entries.get_mut(written.position) {
-                entry.location = Location { file: segment.file_id(), offset: written.offset, len: written.len };
+    pub(super) fn relocate(&mut self, segment: &Segment, written: impl Iterator<Item = Written>) {
+        for Written { position, offset, len } in written {
+            if let Some(entry) = self.entries.get_mut(position) {
+                entry.set_location(Location { file: segment.file_id(), offset, len });
             }
         }
     }
@@ -443,7 +444,7 @@ impl Line {
 
     /// The entries of messages that are on the shelf, for a checkpoint: those whose state says something.
     pub(super) fn known_states(&self) -> Vec<(u64, ToldState)> {
-        let known = self.entries.iter_from(0).filter(|(_, entry)| entry.location.file.is_segment());
+        let known = self.entries.iter_from(0).filter(|(_, entry)| entry.file().is_segment());
         let states = known
             .take(self.known as usize)
             .map(|(position, entry)| (position, ToldState { state: entry.state(), holds_key: entry.holds_key() }));

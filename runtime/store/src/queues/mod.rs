@@ -450,7 +450,7 @@ impl Queues {
 
     pub(crate) fn counts(&self, queue: QueueNumber) -> Counts {
         let line = self.line(queue);
-        let oldest_known = || line.entries.iter_from(0).next().map(|(_, entry)| entry.enqueued_at_ms);
+        let oldest_known = || line.entries.iter_from(0).next().map(|(_, entry)| entry.enqueued_at_ms());
         Counts {
             ready: line.len() - line.delayed() - line.leased(),
             delayed: line.delayed(),
@@ -471,7 +471,7 @@ impl Queues {
                 Glimpse::Cold { position, segment, chunk, ready: line.shelf.is_fresh(position) }
             }
         });
-        let in_log = line.entries.iter_from(from).filter(|(_, entry)| !entry.location.file.is_segment());
+        let in_log = line.entries.iter_from(from).filter(|(_, entry)| !entry.file().is_segment());
         shelved.chain(in_log.map(|(position, entry)| Glimpse::Known(position, entry))).take(limit)
     }
 }

@@ -48,7 +48,7 @@ impl Leasing<'_> {
     /// already.
     fn lease(&mut self, line: &mut Line, position: u64, record: Option<Bytes>) -> Claimed {
         let entry = line.entries.get_mut(position).expect("claimable messages are there");
-        let (sequence, location, state) = (entry.sequence, entry.location, entry.state());
+        let (sequence, location, state) = (entry.sequence(), entry.location(), entry.state());
         let attempt = state.attempts.saturating_add(1);
         let (slot, lease) = self.leases.take(self.queue, position, self.expires_at_ms, attempt);
         line.lease(position, slot);
@@ -177,7 +177,7 @@ impl Queues {
             let mut record = None;
             match line.entries.get(position) {
                 Some(entry) if matches!(entry.phase(), Phase::Leased { .. }) => continue,
-                Some(entry) if entry.enqueued_at_ms >= sent_before_ms => break,
+                Some(entry) if entry.enqueued_at_ms() >= sent_before_ms => break,
                 Some(_) => {}
                 None => {
                     let (segment, id) = line.shelf.chunk_of(position).expect("it is on the shelf");
@@ -243,7 +243,7 @@ impl Queues {
 
     /// Where the message of a lease stands, if the lease is still worth something.
     pub(crate) fn leased_at(&self, lease: Lease) -> Option<Location> {
-        self.leases.is_out(lease).then(|| self.entry(QueueNumber(lease.queue), lease.position))?.map(|one| one.location)
+        self.leases.is_out(lease).then(|| self.entry(QueueNumber(lease.queue), lease.position))?.map(Entry::location)
     }
 
     /// Attempts of a message that started, the running one among them.
@@ -259,10 +259,10 @@ impl Queues {
         let entry = line.entries.get_mut(lease.position).expect("a lease that is out has its message");
         let state = entry.state();
         Some(Held {
-            sequence: entry.sequence,
-            enqueued_at_ms: entry.enqueued_at_ms,
+            sequence: entry.sequence(),
+            enqueued_at_ms: entry.enqueued_at_ms(),
             bytes: entry.bytes,
-            location: entry.location,
+            location: entry.location(),
             state,
             attempts_started: state.attempts.saturating_add(u32::from(begun)),
             slot,

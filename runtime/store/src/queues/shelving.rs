@@ -24,9 +24,9 @@ impl Queues {
             line.shelf.add(copied.segment.clone(), Bitmap::new(copied.segment.span()));
         }
         let end = (start + max).min(copied.written.len());
-        for written in &copied.written[start..end] {
+        for written in copied.written.iter_from(start).take(end - start) {
             let state = copied.state(written.position);
-            line.shelve(written, state, from, copied.segment.file_id(), &mut self.in_log);
+            line.shelve(&written, state, from, copied.segment.file_id(), &mut self.in_log);
         }
         (end < copied.written.len()).then_some(end)
     }
@@ -49,12 +49,12 @@ impl Queues {
             }
             // Positions are in the order of the log, and what is behind the shelf is in the log only.
             let in_log = line.entries.iter_from(line.shelf.end());
-            let until_here = in_log.take_while(|(_, entry)| entry.location.file <= file);
-            found.extend(until_here.filter(|(_, entry)| entry.location.file == file).map(|(position, entry)| Wanted {
+            let until_here = in_log.take_while(|(_, entry)| entry.file() <= file);
+            found.extend(until_here.filter(|(_, entry)| entry.file() == file).map(|(position, entry)| Wanted {
                 queue,
                 position,
-                sequence: entry.sequence,
-                location: entry.location,
+                sequence: entry.sequence(),
+                location: entry.location(),
             }));
         }
         (found.len() as u64 == count).then_some(found)
@@ -74,7 +74,7 @@ impl Queues {
         let line = line_mut(&mut self.lines, copied.segment.queue);
         let end = (start + max).min(copied.written.len());
         if line.knows_any() {
-            line.relocate(&copied.segment, &copied.written[start..end]);
+            line.relocate(&copied.segment, copied.written.iter_from(start).take(end - start));
             return (end < copied.written.len()).then_some(end);
         }
         None

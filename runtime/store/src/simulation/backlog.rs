@@ -35,7 +35,8 @@ impl Backlog {
         backlog
     }
 
-    fn open(disk: SimulatedDisk, clock: Arc<ManualClock>) -> Backlog {
+    /// Opens what is on a disk, with whatever is wrong with that.
+    pub(super) fn open(disk: SimulatedDisk, clock: Arc<ManualClock>) -> Backlog {
         let Opened { engine, lock } = open::open(Arc::new(disk.clone()), &LAYOUT, clock.clone(), 1).expect("it opens");
         let store = Store::without_committer(engine.shared.clone(), lock);
         let queue = QueueName::new("backlog").unwrap();
@@ -83,6 +84,18 @@ impl Backlog {
 
     pub(super) fn ack(&mut self, delivery: &Delivery) {
         self.commit(Transaction { settle: Some((delivery.lease, Action::Ack)), ..Transaction::default() });
+    }
+
+    /// An attempt begins and fails; the next one waits.
+    pub(super) fn retry(&mut self, delivery: &Delivery, delay_ms: u64) {
+        assert!(self.store.begin(delivery.lease));
+        let settle = Some((delivery.lease, Action::Retry { delay_ms }));
+        self.commit(Transaction { settle, ..Transaction::default() });
+    }
+
+    /// Bytes of all files.
+    pub(super) fn used(&self) -> u64 {
+        self.disk.file_names().iter().map(|name| self.disk.file_len(name)).sum()
     }
 
     /// Chunks that are kept, and their bytes.

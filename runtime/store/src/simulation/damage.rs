@@ -103,6 +103,18 @@ fn a_damaged_checkpoint_is_recovered_from_the_other() {
     });
 }
 
+/// The same at any time: also after the store was opened between the two of a pair, or with a damaged one, and files of the
+/// log were used again.
+#[test]
+fn either_checkpoint_will_do_at_any_time() {
+    let tried = std::sync::atomic::AtomicUsize::new(0);
+    super::for_each_of(54_000..54_300, |seed| {
+        tried.fetch_add(Run::new(seed, Shape::COLD).rot_checkpoints(), std::sync::atomic::Ordering::Relaxed);
+    });
+    let tried = tried.into_inner();
+    assert!(tried > 60, "only {tried} times between the two of a pair");
+}
+
 /// Without a whole checkpoint there is only the log. Unless all of that is still there from its start on, the folder is not
 /// opened, and the damaged file is named.
 #[test]

@@ -13,6 +13,7 @@
 
 mod ahead;
 mod backlog;
+mod checkpoints;
 mod clock;
 mod damage;
 mod full;
@@ -20,6 +21,7 @@ mod handles;
 mod happened;
 mod history;
 mod model;
+mod passing_over;
 mod purging;
 mod rewriting;
 mod run;
@@ -169,6 +171,25 @@ fn a_failed_write_or_sync_stops_the_store() {
             Run::new(seed, Shape::COLD).go(Fault::FailedSync { operation });
         }
     });
+}
+
+/// After an error of a read, or of a create, rename, removal or mapping, it stops or does without, and nothing is lost.
+#[test]
+fn a_failed_read_or_change_of_the_folder_loses_nothing_confirmed() {
+    let survived = AtomicU64::new(0);
+    for_each(&seeds::OTHER_ERRORS, |seed| {
+        let shape = if seed % 3 == 0 { Shape::STATE } else { Shape::COLD };
+        let operations = Run::new(seed, shape).go(Fault::None);
+        for operation in (seed % 9..operations).step_by(9) {
+            for fault in [Fault::FailedRead { operation }, Fault::FailedOther { operation }] {
+                let told = Run::new(seed, shape).go_and_tell(fault);
+                survived
+                    .fetch_add(told.happened.of("errors of the disk that the store did without"), Ordering::Relaxed);
+            }
+        }
+    });
+    let survived = survived.into_inner();
+    assert!(survived > 30, "the store did without {survived} only");
 }
 
 /// Whatever goes wrong after whatever else: power losses, errors of the disk, kills, a disk that fills up and gets space again,

@@ -268,6 +268,16 @@ impl Model {
         self.order.get_mut(queue).expect("it has an order").retain(|other| *other != nonce);
     }
 
+    /// Messages of a queue, those that are leased, and the bytes that they count for.
+    pub(super) fn counts(&self, queue: &QueueName) -> (u64, u64, u64) {
+        let messages = self.order.get(queue).into_iter().flatten().map(|nonce| &self.messages[nonce]);
+        messages.fold((0, 0, 0), |(all, leased, bytes), one| {
+            let attributes = one.attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            let more = one.body.len() + one.key.as_deref().map_or(0, str::len) + attributes;
+            (all + 1, leased + u64::from(one.lease.is_some()), bytes + more as u64)
+        })
+    }
+
     /// What a claim must get.
     pub(super) fn claimable(&self, queue: &QueueName, max: usize, now_ms: u64) -> Vec<Nonce> {
         let order = self.order.get(queue).cloned().unwrap_or_default();

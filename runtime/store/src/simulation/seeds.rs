@@ -34,11 +34,12 @@ pub(super) static KILLS_ON_STATE: Seeds = Seeds::new(81_000..81_600);
 pub(super) static ERRORS: Seeds = Seeds::new(30_000..30_800);
 pub(super) static ERRORS_ON_SEGMENTS: Seeds = Seeds::new(31_000..31_150);
 pub(super) static ERRORS_ON_STATE: Seeds = Seeds::new(82_000..82_030);
+pub(super) static OTHER_ERRORS: Seeds = Seeds::new(33_000..33_060);
 pub(super) static FULL_DISKS: Seeds = Seeds::new(40_000..42_500);
 pub(super) static FULL_DISKS_ON_STATE: Seeds = Seeds::new(83_000..83_700);
 pub(super) static TROUBLES: Seeds = Seeds::new(90_000..98_000);
 
-static ALL: [&Seeds; 12] = [
+static ALL: [&Seeds; 13] = [
     &POWER_LOSSES,
     &POWER_LOSSES_ON_SEGMENTS,
     &POWER_LOSSES_ON_STATE,
@@ -48,6 +49,7 @@ static ALL: [&Seeds; 12] = [
     &ERRORS,
     &ERRORS_ON_SEGMENTS,
     &ERRORS_ON_STATE,
+    &OTHER_ERRORS,
     &FULL_DISKS,
     &FULL_DISKS_ON_STATE,
     &TROUBLES,

@@ -1,77 +1,106 @@
-//! Messages that can't be read: others are shown, claimed and expire all the same.
+//! A sector that can't be read any more: what stands there is lost to whoever asks for it, and nothing else is.
 
-use super::backlog::{Backlog, LEASE_MS, number};
+use super::backlog::{Backlog, number};
 use crate::cold::segment;
-use crate::disk::Disk;
-use crate::store::{PeekPage, PeekRange};
-use crate::{MessageState, Refusal};
+use crate::disk::SimulatedFaults;
+use crate::history::file as history_file;
+use crate::{NewMessage, QueueLimits, QueueName, Transaction};
 
-const MESSAGES: u64 = 600;
-
-/// The oldest segment, in which the first messages stand.
-fn first_segment(backlog: &Backlog) -> String {
-    let ids = backlog.disk.file_names().iter().filter_map(|name| segment::id(name)).min();
-    segment::name(ids.expect("there are segments"))
+/// The second sector of a file, which stands after its header.
+fn bad_sector(name: String) -> SimulatedFaults {
+    SimulatedFaults { bad_sector: Some((name, 1)), ..SimulatedFaults::default() }
 }
 
-/// All pages, at most so many messages each.
-fn pages(backlog: &Backlog, limit: usize) -> Vec<PeekPage> {
-    let mut pages = Vec::new();
-    let mut after = None;
-    loop {
-        let range = PeekRange { after, limit, bytes_max: usize::MAX };
-        pages.push(backlog.store.peek_page(&backlog.queue, &range).unwrap());
-        after = pages.last().unwrap().next;
-        if after.is_none() {
-            return pages;
+impl Backlog {
+    /// Does what there is to do in so many seconds.
+    fn keep_for(&mut self, seconds: usize) {
+        for _ in 0..seconds {
+            self.clock.advance(1001);
+            self.keep();
+            assert_eq!(self.engine.stopped(), None);
         }
     }
 }
 
-fn shown(pages: &[PeekPage]) -> Vec<u64> {
-    let bodies = pages.iter().flat_map(|page| &page.messages).inspect(|one| assert_eq!(one.state, MessageState::Ready));
-    bodies.map(|one| u64::from_le_bytes(*one.message.body.first_chunk().unwrap())).collect()
-}
-
 #[test]
-fn a_damaged_message_is_left_out_of_its_page_and_counted() {
-    let backlog = Backlog::new(MESSAGES).reopen();
-    // In the body of the first message.
-    backlog.disk.corrupt(&first_segment(&backlog), 600, 1);
-    let pages = pages(&backlog, 50);
-    let unreadable: Vec<u64> = pages.iter().map(|page| page.unreadable).collect();
-    assert_eq!((unreadable[0], unreadable.iter().sum::<u64>()), (1, 1));
-    assert_eq!(shown(&pages), (1..MESSAGES).collect::<Vec<_>>());
-    assert!(matches!(backlog.store.peek(&backlog.queue, 10), Err(Refusal::Read(why)) if why.contains("damaged")));
-}
-
-#[test]
-fn a_segment_that_is_missing_is_left_out_and_what_stands_behind_it_expires() {
-    let mut backlog = Backlog::new(MESSAGES).reopen();
-    let missing = first_segment(&backlog);
-    backlog.disk.remove(&missing).unwrap();
-    let pages = pages(&backlog, 50);
-    let lost: u64 = pages.iter().map(|page| page.unreadable).sum();
-    assert!((10..MESSAGES / 2).contains(&lost), "{lost}");
-    assert_eq!(shown(&pages), (lost..MESSAGES).collect::<Vec<_>>());
-
-    backlog.clock.advance(10_000);
-    let mut expired = Vec::new();
-    loop {
-        let claimed = match backlog.store.claim_expired(&backlog.queue, 5000, 16, LEASE_MS) {
-            Ok(claimed) if claimed.is_empty() => break,
-            Ok(claimed) => claimed,
-            Err(refusal) => {
-                assert!(matches!(&refusal, Refusal::Read(why) if why.contains(&missing)), "{refusal}");
-                continue;
-            }
-        };
-        expired.extend(claimed.iter().map(number));
-        claimed.iter().for_each(|delivery| backlog.ack(delivery));
+fn an_unreadable_segment_is_left_as_it_is_and_others_are_rewritten() {
+    const MESSAGES: u64 = 900;
+    let mut backlog = Backlog::new(MESSAGES);
+    let mut kept = 0;
+    for number in 0..MESSAGES {
+        let claimed = backlog.store.claim(&backlog.queue, 1, u64::MAX / 2).unwrap();
+        if number % 100 == 0 {
+            kept += 1;
+        } else {
+            backlog.ack(&claimed[0]);
+            backlog.keep();
+        }
     }
-    assert_eq!(expired, (lost..MESSAGES).collect::<Vec<_>>());
-    // Later it is tried again, and said again.
-    backlog.clock.advance(LEASE_MS);
-    let again = backlog.store.claim_expired(&backlog.queue, 5000, 16, LEASE_MS);
-    assert!(matches!(&again, Err(Refusal::Read(why)) if why.contains(&missing)), "{again:?}");
+    let name = {
+        let state = backlog.engine.shared.state();
+        let (first, _) = state.queues.segments().find(|(_, live)| live.ones() > 0).unwrap();
+        segment::name(first.id)
+    };
+    backlog.disk.set_faults(bad_sector(name.clone()));
+    backlog.keep_for(12);
+    assert!(backlog.engine.keeping.tally.rewritten > 3, "{:?}", backlog.engine.keeping.tally);
+    assert!(backlog.disk.file_names().contains(&name));
+
+    // Nor does the next process stop.
+    let disk = backlog.disk.kill();
+    disk.set_faults(bad_sector(name.clone()));
+    let clock = backlog.clock.clone();
+    drop(backlog);
+    let mut backlog = Backlog::open(disk, clock);
+    backlog.keep_for(3);
+    let mut claimed = 0;
+    loop {
+        match backlog.claim(1) {
+            Ok(deliveries) if deliveries.is_empty() => break,
+            Ok(deliveries) => {
+                claimed += 1;
+                assert_eq!(number(&deliveries[0]) % 100, 0);
+                backlog.ack(&deliveries[0]);
+            }
+            // It stays leased for a time.
+            Err(error) => assert!(error.to_string().contains(&name), "{error}"),
+        }
+    }
+    assert_eq!(claimed, kept - 1, "one message stands in that sector");
+    backlog.keep_for(3);
+}
+
+#[test]
+fn an_unreadable_history_file_is_left_as_it_is_and_others_are_put_together() {
+    let mut backlog = Backlog::new(0);
+    backlog.store.declare(&backlog.queue, QueueLimits { history_ms: u64::MAX / 2, ..QueueLimits::default() });
+    let other = QueueName::new("other").unwrap();
+    backlog.store.declare(&other, QueueLimits::default());
+    let files = |backlog: &Backlog| {
+        let names = backlog.disk.file_names();
+        names.into_iter().filter(|name| history_file::id(name).is_some()).collect::<Vec<_>>()
+    };
+    // Two messages that are kept in each file of the log, and others that fill it.
+    let fill = |backlog: &mut Backlog| {
+        for _ in 0..2 {
+            backlog.publish(vec![b'y'; 250]);
+            backlog.consume();
+        }
+        let epoch = backlog.engine.wal.epoch();
+        while backlog.engine.wal.epoch() == epoch {
+            let message = NewMessage { body: vec![b'z'; 200].into(), ..NewMessage::default() };
+            backlog.commit(Transaction { sends: [(other.clone(), message)].into(), ..Transaction::default() });
+            backlog.keep();
+        }
+    };
+    (0..4).for_each(|_| fill(&mut backlog));
+    let name = files(&backlog).remove(0);
+    assert!(backlog.disk.file_len(&name) > 1024 + 32, "its index stands in another sector");
+    backlog.disk.set_faults(bad_sector(name.clone()));
+    backlog.keep_for(3);
+    assert_eq!(backlog.engine.keeping.tally.joined, 0);
+    (0..4).for_each(|_| fill(&mut backlog));
+    backlog.keep_for(3);
+    assert!(backlog.engine.keeping.tally.joined >= 4, "{:?}", backlog.engine.keeping.tally);
+    assert!(files(&backlog).contains(&name));
 }

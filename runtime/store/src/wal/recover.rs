@@ -26,6 +26,8 @@ pub(crate) struct Start {
     pub(crate) epoch: u64,
     /// Of the last frame that it covers.
     pub(crate) lsn: u64,
+    /// Of the first file that is kept as it is for the other checkpoint, if that begins earlier.
+    pub(crate) kept_epoch: u64,
 }
 
 /// Opens the log of a folder, or makes it. `seed` differs from opening to opening.
@@ -58,7 +60,10 @@ pub(crate) fn open(
 
     let reader = Reader::new();
     needed.iter().for_each(|file| reader.add_log(file));
-    let mut full: VecDeque<LogFile> = needed.into();
+    let first_kept =
+        start.map_or(usize::MAX, |start| found.begun.partition_point(|file| file.header.epoch < start.kept_epoch));
+    let mut full: VecDeque<LogFile> = found.begun.drain(first_kept.min(found.begun.len())..).collect();
+    full.extend(needed);
     full.pop_back();
     let given_up = found.begun.into_iter().map(|file| (file.slot, file.file));
     let spares = keep_spares(&*disk, &options, found.blank.into_iter().chain(given_up))?;

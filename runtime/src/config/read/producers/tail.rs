@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::{choice, patterns};
+use super::{ProducerSpans, choice, patterns};
 use crate::config::producers::{LongLines, Start, TailConfig};
 use crate::config::reader::TableReader;
 use crate::delivery::limits::BODY_BYTES_MAX;
@@ -14,9 +14,10 @@ const LINE_BYTES_DEFAULT: u64 = 64 << 10;
 const FILES_EXAMPLE: &str = "\"/var/log/app/*.log\"";
 
 /// Reads the keys of this kind.
-pub(super) fn read(table: &TableReader<'_>, folder: &Path) -> Option<TailConfig> {
+pub(super) fn read(table: &TableReader<'_>, folder: &Path, spans: &mut ProducerSpans) -> Option<TailConfig> {
     table.require("files", FILES_EXAMPLE);
     let patterns = patterns(table, FILES_EXAMPLE);
+    spans.files = patterns.iter().map(|pattern| pattern.span.clone()).collect();
     let files: Vec<_> = patterns.iter().map(|pattern| below(folder, pattern.value)).collect();
     let start = table.get("start").map_or(Some(Start::Beginning), |value| {
         choice(&value, "a place to start", &[("beginning", Start::Beginning), ("end", Start::End)])

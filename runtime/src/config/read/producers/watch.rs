@@ -32,7 +32,7 @@ pub(super) fn read(table: &TableReader<'_>, folder: &Path, spans: &mut ProducerS
     let body = table.get("body").map_or(Some(WatchBody::Content), |value| {
         choice(&value, "what a body can be", &[("content", WatchBody::Content), ("path", WatchBody::Path)])
     });
-    let after = self::after(table, folder, watched.as_deref(), recursive == Some(true));
+    let after = self::after(table, folder, watched.as_deref(), recursive == Some(true), spans);
     if files.is_empty() {
         return None;
     }
@@ -40,7 +40,13 @@ pub(super) fn read(table: &TableReader<'_>, folder: &Path, spans: &mut ProducerS
 }
 
 /// What `after` and `move_to` say together.
-fn after(table: &TableReader<'_>, folder: &Path, watched: Option<&Path>, recursive: bool) -> Option<After> {
+fn after(
+    table: &TableReader<'_>,
+    folder: &Path,
+    watched: Option<&Path>,
+    recursive: bool,
+    spans: &mut ProducerSpans,
+) -> Option<After> {
     let after = table.get("after").map_or(Some(Afterwards::Keep), |value| {
         let choices = [("keep", Afterwards::Keep), ("move", Afterwards::Move), ("delete", Afterwards::Delete)];
         choice(&value, "what can become of a file", &choices)
@@ -52,7 +58,9 @@ fn after(table: &TableReader<'_>, folder: &Path, watched: Option<&Path>, recursi
         return Some(if after == Afterwards::Keep { After::Keep } else { After::Delete });
     }
     let value = table.require("move_to", "\"done\"")?;
-    let to = folder.join(value.path("\"done\"")?.value);
+    let to = value.path("\"done\"")?;
+    spans.move_to = Some(to.span);
+    let to = folder.join(to.value);
     if watched.is_some_and(|watched| to == watched || recursive && to.starts_with(watched)) {
         let message = "files that were moved there would be found again";
         value.refuse(message, "name a folder that is not watched, on the same file system if possible");

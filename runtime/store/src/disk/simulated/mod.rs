@@ -45,6 +45,11 @@ impl SimulatedDisk {
         self.shared.lock().faults = faults;
     }
 
+    /// What is still to go wrong: an error that strikes once is not among it after it has.
+    pub fn faults(&self) -> SimulatedFaults {
+        self.shared.lock().faults.clone()
+    }
+
     /// How many operations there were so far; see [`SimulatedFaults`] for what counts.
     pub fn operations(&self) -> u64 {
         self.shared.lock().operations
@@ -173,8 +178,8 @@ impl File for SimulatedFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskError> {
-        let state = self.shared.lock();
-        state.check_power().map_err(failed("read", &self.name))?;
+        let mut state = self.shared.lock();
+        state.check_read(&self.name, offset, buffer.len()).map_err(failed("read", &self.name))?;
         let bytes = state.files[self.index].read(offset, buffer.len());
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof.into()).map_err(failed("read", &self.name))?);
         Ok(())

@@ -30,6 +30,13 @@ pub struct SimulatedFaults {
     /// The first sync, of a file or of the folder, of this number or a later one fails with an input/output error,
     /// once. What it was for may have become durable or not, and a later sync does not change that.
     pub fail_sync_at: Option<u64>,
+    /// The first create, rename, removal or mapping of this number or a later one fails with an input/output error, once. It
+    /// may have been done.
+    pub fail_other_at: Option<u64>,
+    /// The first read after so many operations fails with an input/output error, once.
+    pub fail_read_at: Option<u64>,
+    /// A sector of a file that can't be read: the name under which the file is opened, and the number of the sector in it.
+    pub bad_sector: Option<(String, u64)>,
     /// The disk is full when the files that have a name are this long together. Whatever does not make a file longer
     /// still works.
     pub full_after_bytes: Option<u64>,
@@ -114,12 +121,22 @@ impl State {
         let fault = match operation {
             Operation::Write => &mut self.faults.fail_write_at,
             Operation::Sync => &mut self.faults.fail_sync_at,
-            Operation::Other => return Ok(Outcome::Done),
+            Operation::Other => &mut self.faults.fail_other_at,
         };
         if fault.take_if(|at| number >= *at).is_some() {
-            return Ok(Outcome::InDoubt(io::Error::from_raw_os_error(INPUT_OUTPUT_ERROR)));
+            return Ok(Outcome::InDoubt(input_output_error()));
         }
         Ok(Outcome::Done)
+    }
+
+    /// Fails if so many bytes can't be read.
+    pub(super) fn check_read(&mut self, name: &str, offset: u64, length: usize) -> io::Result<()> {
+        self.check_power()?;
+        let operations = self.operations;
+        let fails = self.faults.fail_read_at.take_if(|at| operations >= *at).is_some();
+        let sectors = offset / SECTOR_BYTES..(offset + length as u64).div_ceil(SECTOR_BYTES);
+        let is_bad = |(bad, sector): &(String, u64)| bad == name && sectors.contains(sector);
+        if fails || self.faults.bad_sector.as_ref().is_some_and(is_bad) { Err(input_output_error()) } else { Ok(()) }
     }
 
     pub(super) fn lock(&mut self, name: &str) -> io::Result<()> {
@@ -290,6 +307,10 @@ impl Outcome {
             Outcome::InDoubt(error) => Err(error),
         }
     }
+}
+
+fn input_output_error() -> io::Error {
+    io::Error::from_raw_os_error(INPUT_OUTPUT_ERROR)
 }
 
 fn power_failure() -> io::Error {

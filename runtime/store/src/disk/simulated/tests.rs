@@ -305,6 +305,41 @@ fn a_failed_write_fails_once_and_leaves_anything() {
 }
 
 #[test]
+fn a_failed_removal_fails_once_and_may_have_been_done() {
+    let mut left = BTreeSet::new();
+    for seed in 0..SEEDS {
+        let (disk, _file) = with_file(seed, b"old");
+        disk.set_faults(faults(|faults| faults.fail_other_at = Some(disk.operations())));
+        disk.remove("a").unwrap_err();
+        assert_eq!(disk.faults().fail_other_at, None);
+        left.insert(disk.file_names().len());
+        disk.create("b").unwrap();
+        disk.remove("b").unwrap();
+    }
+    assert_eq!(left, [0, 1].into());
+}
+
+#[test]
+fn a_read_fails_once_or_for_ever_where_a_sector_is_bad() {
+    let (disk, file) = with_file(1, &[1; 3 * SECTOR]);
+    disk.set_faults(faults(|faults| faults.fail_read_at = Some(disk.operations() + 1)));
+    let read = |start: usize, len: usize| file.read_at(&mut vec![0; len], start as u64);
+    read(0, SECTOR).unwrap();
+    file.sync().unwrap();
+    let error = read(0, SECTOR).unwrap_err();
+    assert!(error.shortage().is_none() && !error.is_locked(), "{error}");
+    read(0, SECTOR).unwrap();
+    disk.set_faults(faults(|faults| faults.bad_sector = Some(("a".into(), 1))));
+    for _ in 0..2 {
+        read(0, SECTOR).unwrap();
+        read(2 * SECTOR, SECTOR).unwrap();
+        read(SECTOR - 1, 2).unwrap_err();
+        read(2 * SECTOR - 1, 1).unwrap_err();
+    }
+    file.write_at(&[2; 3 * SECTOR], 0).unwrap();
+}
+
+#[test]
 fn a_sync_after_a_failed_sync_proves_nothing() {
     let (mut lost, mut kept) = (0, 0);
     for seed in 0..SEEDS {

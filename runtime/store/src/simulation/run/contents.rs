@@ -58,6 +58,18 @@ impl Run {
         });
         all.collect()
     }
+
+    /// What is told of each queue without looking at its messages.
+    pub(super) fn check_counts(&self) {
+        for queue in QUEUES.into_iter().map(name) {
+            let told = self
+                .face()
+                .queue(&queue)
+                .map(|told| (told.ready + told.delayed + told.leased, told.leased, told.bytes));
+            let expected = self.model.counts(&queue);
+            assert_eq!(told.unwrap_or_default(), expected, "messages, those that are leased, and bytes of {queue}");
+        }
+    }
 }
 
 /// What is wrong, if anything. After a fault, the attempts are those that the log has, or some of those that began since.

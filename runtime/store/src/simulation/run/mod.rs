@@ -21,6 +21,7 @@ use super::happened::Happened;
 use super::history::{FoundKept, history_difference};
 use super::model::{Model, Nonce, STATE_BYTES_MAX, State};
 use crate::clock::ManualClock;
+use crate::cold::checkpoint;
 use crate::disk::{SimulatedDisk, SimulatedFaults};
 use crate::engine::Engine;
 use crate::keeping::Tally;
@@ -129,15 +130,15 @@ impl Run {
         }
         for step in 0..self.shape.steps {
             self.make_trouble(fault, step);
+            self.recover_if_stopped();
             self.step();
-            if self.engine().stopped().is_some() {
-                assert!(self.armed.is_some(), "the store stopped without a fault: {:?}", self.engine().stopped());
-                self.recover();
-            }
+            self.recover_if_stopped();
+            self.note_survived();
         }
-        if self.is_power_off() {
+        self.disarm_reads();
+        if self.is_power_off() || matches!(self.armed, Some(Fault::Aftermath)) {
             // The store did without what failed, such as the removal of a file that had no room, and has not come to more.
-            self.engine().stop("the power is off");
+            self.engine().stop("the disk has failed");
             self.recover();
         }
         let seen = self.see();
@@ -153,11 +154,17 @@ impl Run {
 
     /// The process ends, and the next one finds all that was written.
     fn kill(&mut self) {
+        self.kill_and(|_, _| {});
+    }
+
+    /// The same after something has happened to the disk that must change nothing.
+    fn kill_and(&mut self, happens: impl FnOnce(&SimulatedDisk, &mut fastrand::Rng)) {
         self.store = None;
         self.armed = None;
         self.model.end_process();
         self.happened.add("disk operations", self.disk.operations());
         self.disk = self.disk.kill();
+        happens(&self.disk, &mut self.random);
         self.disk.set_faults(self.faults());
         self.reopen("what was written");
         let seen = self.see();
@@ -206,6 +213,46 @@ impl Run {
             self.check(&seen);
         }
         (name, stopped)
+    }
+
+    /// Runs with ends of the process and power losses at any time, and with bits that rot in a checkpoint before the next
+    /// process opens it. Whichever of the two checkpoints rots then, the other one and the log say the same. Answers how often
+    /// that was tried with two of which the older one begins with an earlier log file.
+    pub(super) fn rot_checkpoints(mut self) -> usize {
+        let mut tried = 0;
+        self.open().expect("a fresh store opens");
+        for _ in 0..self.shape.steps {
+            match self.random.u8(..) {
+                0..6 => self.kill(),
+                6..12 => self.kill_and(|disk, random| rot_checkpoint(disk, random.usize(..2), random)),
+                12..24 if self.armed.is_none() => {
+                    let operation = self.disk.operations() + self.random.u64(0..12);
+                    self.arm(Fault::PowerLoss { operation });
+                }
+                _ => {}
+            }
+            self.step();
+            if self.engine().stopped().is_some() {
+                self.recover();
+            }
+            if self.is_power_off() || self.random.u8(..) > 40 {
+                continue;
+            }
+            let disk = self.disk.snapshot();
+            let epochs = checkpoint::NAMES.map(|name| match checkpoint::read_one(&disk, name) {
+                Ok(Some(raw)) => raw.header.start_epoch,
+                _ => 0,
+            });
+            tried += usize::from(epochs[0].min(epochs[1]) > 0 && epochs[0] != epochs[1]);
+            let expected = Run::contents_of(&disk.snapshot(), self.shape).expect("what was written opens");
+            for which in 0..2 {
+                let damaged = disk.snapshot();
+                rot_checkpoint(&damaged, which, &mut self.random);
+                let found = Run::contents_of(&damaged, self.shape);
+                assert_eq!(found.as_ref(), Ok(&expected), "{} has rotted", checkpoint::NAMES[which]);
+            }
+        }
+        tried
     }
 
     /// Runs until the power is lost somewhere, and leaves what survived.
@@ -288,6 +335,13 @@ impl Run {
         self.happened.count("full disks on which a file could not be made");
         self.disk.set_faults(self.faults());
         self.open().unwrap_or_else(|error| panic!("{what} must open once there is space: {error}"));
+    }
+
+    fn recover_if_stopped(&mut self) {
+        if let Some(why) = self.engine().stopped() {
+            assert!(self.armed.is_some(), "the store stopped without a fault: {why}");
+            self.recover();
+        }
     }
 
     /// The power is lost (or, after an error of the disk, the process ends), and what is left is opened again.
@@ -388,6 +442,7 @@ impl Run {
             panic!("{difference}");
         }
         self.check_state_bytes();
+        self.check_counts();
         if let Some(difference) = history_difference(&self.model, &seen.histories, now_ms, &self.gave_up) {
             panic!("{difference}");
         }
@@ -398,6 +453,14 @@ impl Run {
         for (id, nonce) in queued.chain(kept) {
             assert_eq!(*self.ids.entry(id).or_insert(nonce), nonce, "id {id} names two messages");
         }
+    }
+}
+
+/// Bits rot in one of the two, if it was ever written.
+fn rot_checkpoint(disk: &SimulatedDisk, which: usize, random: &mut fastrand::Rng) {
+    let name = checkpoint::NAMES[which];
+    if matches!(checkpoint::read_one(disk, name), Ok(Some(_))) {
+        disk.corrupt(name, [8, 100, 511, 512, 530][random.usize(..5)], 0x40);
     }
 }
 

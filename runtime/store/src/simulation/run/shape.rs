@@ -58,6 +58,16 @@ pub(in crate::simulation) enum Fault {
     FailedSync {
         operation: u64,
     },
+    /// The store stops, or it does without.
+    FailedRead {
+        operation: u64,
+    },
+    /// A create, rename, removal or mapping: likewise.
+    FailedOther {
+        operation: u64,
+    },
+    /// The store has done without what failed like this, and may still stop for it.
+    Aftermath,
     FullDisk,
     /// One after the other: power losses, errors, kills, a disk that fills up and gets space again.
     All,

@@ -13,20 +13,30 @@ const TROUBLES: u8 = 16;
 /// A disk that was full is asked again by then.
 const SPACE_NOTICED_MS: u64 = 1000;
 
+impl Fault {
+    /// An error of the disk, which ends the process but not the machine.
+    fn is_error(self) -> bool {
+        use Fault::{Aftermath, FailedOther, FailedRead, FailedSync, FailedWrite};
+        matches!(self, FailedWrite { .. } | FailedSync { .. } | FailedRead { .. } | FailedOther { .. } | Aftermath)
+    }
+}
+
 impl Run {
     /// What the disk does wrong, while it is not told to fail.
     pub(super) fn faults(&self) -> SimulatedFaults {
         SimulatedFaults { full_after_bytes: self.full_after_bytes, ..SimulatedFaults::default() }
     }
 
-    /// The disk fails so that the store stops, when it comes to that operation.
+    /// The disk fails when it comes to that operation, mostly so that the store stops.
     pub(super) fn arm(&mut self, fault: Fault) {
         let mut faults = self.faults();
         match fault {
             Fault::PowerLoss { operation } => faults.crash_at = Some(operation),
             Fault::FailedWrite { operation } => faults.fail_write_at = Some(operation),
             Fault::FailedSync { operation } => faults.fail_sync_at = Some(operation),
-            Fault::None | Fault::Kills | Fault::FullDisk | Fault::All => return,
+            Fault::FailedRead { operation } => faults.fail_read_at = Some(operation),
+            Fault::FailedOther { operation } => faults.fail_other_at = Some(operation),
+            Fault::None | Fault::Aftermath | Fault::Kills | Fault::FullDisk | Fault::All => return,
         }
         self.disk.set_faults(faults);
         self.armed = Some(fault);
@@ -36,12 +46,35 @@ impl Run {
         matches!(self.armed, Some(Fault::PowerLoss { operation }) if self.disk.operations() > operation)
     }
 
-    /// One of those that stop the store, within so many operations from now.
+    /// The store has done without what failed: an error has struck, and it goes on.
+    pub(super) fn note_survived(&mut self) {
+        let left = self.disk.faults();
+        self.armed = match self.armed {
+            // After a failed read, redb wants its file to be opened again.
+            Some(Fault::FailedRead { .. }) if left.fail_read_at.is_none() => Some(Fault::Aftermath),
+            // A file that could not be removed is there when one of its name is made.
+            Some(Fault::FailedOther { .. }) if left.fail_other_at.is_none() => Some(Fault::Aftermath),
+            _ => return,
+        };
+        self.happened.count("errors of the disk that the store did without");
+    }
+
+    /// Nothing goes wrong with a read while all is looked at.
+    pub(super) fn disarm_reads(&mut self) {
+        if matches!(self.armed, Some(Fault::FailedRead { .. })) {
+            self.armed = None;
+            self.disk.set_faults(self.faults());
+        }
+    }
+
+    /// One of those that may stop the store, within so many operations from now.
     pub(super) fn any_fault(&mut self, within: u64) -> Fault {
         let operation = self.disk.operations() + self.random.u64(0..within);
-        match self.random.u8(0..4) {
-            0 => Fault::FailedWrite { operation },
-            1 => Fault::FailedSync { operation },
+        match self.random.u8(0..8) {
+            0 | 1 => Fault::FailedWrite { operation },
+            2 | 3 => Fault::FailedSync { operation },
+            4 => Fault::FailedRead { operation },
+            5 => Fault::FailedOther { operation },
             _ => Fault::PowerLoss { operation },
         }
     }
@@ -52,7 +85,7 @@ impl Run {
         self.store = None;
         self.armed = None;
         self.happened.add("disk operations", self.disk.operations());
-        let is_error = matches!(fault, Some(Fault::FailedWrite { .. } | Fault::FailedSync { .. }));
+        let is_error = fault.is_some_and(Fault::is_error);
         self.happened.count(if is_error { "errors of the disk" } else { "power losses" });
         self.disk = if is_error { self.disk.kill() } else { self.disk.crash() };
         self.disk.set_faults(self.faults());
@@ -69,6 +102,10 @@ impl Run {
         self.arm(fault);
     }
 
+    fn is_untroubled(&self) -> bool {
+        matches!(self.armed, None | Some(Fault::Aftermath))
+    }
+
     /// What goes wrong before a step.
     pub(super) fn make_trouble(&mut self, fault: Fault, step: usize) {
         match fault {
@@ -77,7 +114,7 @@ impl Run {
                 self.happened.count("kills");
                 self.kill();
             }
-            Fault::All if self.armed.is_none() && self.random.u8(..) < TROUBLES => match self.random.u8(0..8) {
+            Fault::All if self.is_untroubled() && self.random.u8(..) < TROUBLES => match self.random.u8(0..8) {
                 0..4 => {
                     let fault = self.any_fault(40);
                     self.arm(fault);

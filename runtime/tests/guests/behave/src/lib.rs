@@ -22,6 +22,7 @@
 //! | `{"do":"write-file","path":"/dir/a","text":"…"}` | Writes the file; if it can't be written: dead-lettered with the error's text. |
 //! | `{"do":"env","name":"FROM"}` | Reports `{"input": id, "value": "…"}`, or `null`. |
 //! | `{"do":"environment"}` | Reports `{"input": id, "environment": {…}}`: all of it. |
+//! | `{"do":"time"}` | Reports `{"input": id, "ms": n}`: the time of the wall clock. |
 //! | `{"do":"count"}` | Reports `{"input": id, "count": n}`: how many times this instance has been asked. |
 //! | `{"do":"message"}` | Reports everything about the message but its body. |
 //! | `{"do":"print","lines":["a","b"]}` | Prints lines to stdout. |
@@ -29,7 +30,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
 use serde::Deserialize;
@@ -90,6 +91,7 @@ enum Command {
         name: String,
     },
     Environment,
+    Time,
     Count,
     Message,
     Print {
@@ -152,6 +154,10 @@ fn perform(command: Command, message: &Message) -> Outcome {
         Command::Environment => {
             let environment: BTreeMap<String, String> = std::env::vars().collect();
             report(&json!({ "input": message.id, "environment": environment }))?;
+        }
+        Command::Time => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            report(&json!({ "input": message.id, "ms": u64::try_from(now.as_millis())? }))?;
         }
         Command::Count => {
             static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `{"do":"read"\|"list"\|"stat"\|"write"\|"remove"\|"remove-dir"\|"make-dir"\|"truncate","path":"…"}` | files |
 //! | `{"do":"read-bytes"\|"write-bytes","path":[47,255]}` | files whose names are no text |
+//! | `{"do":"set-size"\|"set-times"\|"set-times-at","path":"…"}` | the same, by the interface itself, of a file that is open for reading |
 //! | `{"do":"symlink"\|"link"\|"rename","from":"…","to":"…"}` | names |
 //! | `{"do":"open-many","path":"…"}` | holds open files without end |
 //! | `{"do":"timers"}` | holds timers without end |
@@ -22,12 +23,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Error, Read, Write};
 
 use linecook_sdk::{Failure, Message, Outcome, consumer, queues};
 use serde::Deserialize;
 use serde_json::json;
 use wasip2::clocks::monotonic_clock;
+use wasip2::filesystem::preopens;
+use wasip2::filesystem::types::{Descriptor, DescriptorFlags, NewTimestamp, OpenFlags, PathFlags};
 use wasip2::http::types::{Fields, OutgoingRequest};
 
 #[derive(Deserialize)]
@@ -43,6 +46,9 @@ enum Command {
     Remove { path: String },
     MakeDir { path: String },
     Truncate { path: String },
+    SetSize { path: String },
+    SetTimes { path: String },
+    SetTimesAt { path: String },
     Symlink { from: String, to: String },
     Link { from: String, to: String },
     Rename { from: String, to: String },
@@ -78,6 +84,13 @@ fn escape(message: Message) -> Outcome {
         Command::Remove { path } => fs::remove_file(path),
         Command::MakeDir { path } => fs::create_dir(path),
         Command::Truncate { path } => fs::File::options().write(true).open(path).and_then(|file| file.set_len(0)),
+        Command::SetSize { path } => below(&path).and_then(|(_, file, _)| file.set_size(0).map_err(Error::other)),
+        Command::SetTimes { path } => below(&path)
+            .and_then(|(_, file, _)| file.set_times(NewTimestamp::NoChange, NewTimestamp::Now).map_err(Error::other)),
+        Command::SetTimesAt { path } => below(&path).and_then(|(folder, _, name)| {
+            let times = (NewTimestamp::NoChange, NewTimestamp::Now);
+            folder.set_times_at(PathFlags::empty(), name, times.0, times.1).map_err(Error::other)
+        }),
         #[allow(deprecated, reason = "the one of the target is not stable")]
         Command::Symlink { from, to } => fs::soft_link(from, to),
         Command::Link { from, to } => fs::hard_link(from, to),
@@ -158,6 +171,15 @@ fn escape(message: Message) -> Outcome {
 fn name_of(bytes: &[u8]) -> &OsStr {
     // SAFETY: nothing of the standard library looks into it; that the host does is what this is for.
     unsafe { OsStr::from_encoded_bytes_unchecked(bytes) }
+}
+
+/// A granted folder, a file in it that is open for reading, and its name.
+fn below(path: &str) -> std::io::Result<(Descriptor, Descriptor, &str)> {
+    let none = || Error::other("no such folder");
+    let (folder, name) = path.rsplit_once('/').ok_or_else(none)?;
+    let (folder, _) = preopens::get_directories().into_iter().find(|(_, guest)| guest == folder).ok_or_else(none)?;
+    let file = folder.open_at(PathFlags::empty(), name, OpenFlags::empty(), DescriptorFlags::READ);
+    Ok((folder, file.map_err(Error::other)?, name))
 }
 
 fn list(path: &str) -> std::io::Result<Vec<String>> {

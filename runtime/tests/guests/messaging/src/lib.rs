@@ -8,6 +8,7 @@
 //! | `send TOPIC` | sends a message that says what it was handed, then `ok`; what refuses to be sent is the error |
 //! | `forward TOPIC` | sends on the message that it was handed |
 //! | `keep BYTES` | makes messages of 1 MiB, up to so many bytes, and keeps them |
+//! | `metadata COUNT` | makes 200 messages with so many empty metadata each, and keeps them |
 //! | `hoard` | keeps the message that it was handed, for ever |
 
 #[allow(unsafe_code, missing_docs, reason = "generated")]
@@ -59,6 +60,15 @@ impl Guest for Handler {
                 let kept: Vec<_> = (0..bytes >> 20).map(|_| Message::new(&vec![0; 1 << 20])).collect();
                 drop(kept);
                 Ok(())
+            }
+            "metadata" => {
+                let metadata = vec![(String::new(), String::new()); argument.parse().expect("a number")];
+                let keep = || {
+                    let message = Message::new(&[]);
+                    message.set_metadata(&metadata).map(|()| message)
+                };
+                let kept: Result<Vec<_>, _> = (0..200).map(|_| keep()).collect();
+                kept.map(drop).map_err(|error| Error::Other(format!("{error:?}")))
             }
             "hoard" => {
                 std::mem::forget(message);

@@ -7,6 +7,7 @@
 //! | `{"do":"count","key":"n"}` | Adds 1 to a number, by reading and writing. With `"panics":n`, the first n attempts panic after that; with `"retries":n`, they fail. |
 //! | `{"do":"increment","key":"n","by":2}` | Adds to a number. |
 //! | `{"do":"get","key":"k"}` | Reports `{"value": "…"}`, or `null`, with the id of the message as the key. |
+//! | `{"do":"get-many","key":"k","count":3}` | Reads the key so often at once, and reports `{"bytes": n}` of all values. |
 //! | `{"do":"set","key":"k","value":"v"}` | Writes; with `"bytes":n`, so many bytes of `x`. |
 //! | `{"do":"delete","key":"k"}` | Takes it away. |
 //! | `{"do":"keys"}` | Reports `{"keys": […]}`. |
@@ -34,6 +35,10 @@ enum Command {
     },
     Get {
         key: String,
+    },
+    GetMany {
+        key: String,
+        count: usize,
     },
     Set {
         key: String,
@@ -73,6 +78,11 @@ fn one(message: Message) -> Outcome {
             let value = state::get(&key)?.map(|value| String::from_utf8_lossy(&value).into_owned());
             queues::json(&json!({ "value": value }))?.key(message.id).send("report")?;
         }
+        Command::GetMany { key, count } => {
+            let got = keyvalue_batch::get_many(&bucket()?, &vec![key; count]).map_err(dead)?;
+            let bytes: usize = got.iter().flatten().map(|(_, value)| value.len()).sum();
+            queues::send("report", &json!({ "bytes": bytes }))?;
+        }
         Command::Set { key, value, bytes } => state::set(&key, bytes.map_or(value, |bytes| "x".repeat(bytes)))?,
         Command::Delete { key } => state::delete(&key)?,
         Command::Keys => queues::send("report", &json!({ "keys": state::keys()? }))?,
@@ -85,6 +95,14 @@ fn one(message: Message) -> Outcome {
     Ok(())
 }
 
+fn bucket() -> Result<store::Bucket, Failure> {
+    store::open("").map_err(dead)
+}
+
+fn dead(error: store::Error) -> Failure {
+    Failure::dead_letter(format!("{error:?}"))
+}
+
 fn own_writes() -> Outcome {
     state::set("a", "1")?;
     let first = state::get("a")?;
@@ -92,9 +110,11 @@ fn own_writes() -> Outcome {
     state::set("b", "3")?;
     state::delete("gone")?;
     let incremented = state::increment("a", 5)?;
-    let bucket = store::open("").map_err(|error| Failure::dead_letter(format!("{error:?}")))?;
-    let many = ["a", "b", "gone"].map(String::from);
-    let got = keyvalue_batch::get_many(&bucket, &many).map_err(|error| Failure::dead_letter(format!("{error:?}")))?;
+    let pairs = [("c", "4"), ("d", "5"), ("e", "6")].map(|(key, value)| (key.to_owned(), value.into()));
+    keyvalue_batch::set_many(&bucket()?, &pairs).map_err(dead)?;
+    keyvalue_batch::delete_many(&bucket()?, &["c", "e", "none"].map(String::from)).map_err(dead)?;
+    let many = ["a", "b", "c", "d", "gone"].map(String::from);
+    let got = keyvalue_batch::get_many(&bucket()?, &many).map_err(dead)?;
     let got: Vec<_> =
         got.into_iter().map(|one| one.map(|(_, value)| String::from_utf8_lossy(&value).into_owned())).collect();
     let report = json!({
