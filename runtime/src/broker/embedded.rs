@@ -93,8 +93,8 @@ impl Embedded {
 
     fn peek_page(&self, queue: &QueueName, after: Option<u64>, limit: usize) -> Result<PeekedPage, BrokerError> {
         let range = PeekRange { after, limit, bytes_max: PEEK_BYTES_MAX };
-        let linecook_store::PeekPage { messages, next } = self.store.peek_page(queue, &range)?;
-        Ok(PeekedPage { messages: messages.into_iter().map(peeked).collect(), next })
+        let linecook_store::PeekPage { messages, next, unreadable } = self.store.peek_page(queue, &range)?;
+        Ok(PeekedPage { messages: messages.into_iter().map(peeked).collect(), next, unreadable })
     }
 
     async fn redrive_batch(
@@ -334,6 +334,7 @@ impl Broker for Embedded {
                 loop {
                     let left = limit - (would.moved + would.skipped) as usize;
                     let page = self.peek_page(&request.from, after, left.min(REDRIVE_BATCH))?;
+                    would.skipped += page.unreadable;
                     for one in page.messages {
                         let target = request.to.clone().or_else(|| dead_letter::source_queue(&one.message));
                         match target.filter(|queue| self.arrival(queue).is_ok()) {

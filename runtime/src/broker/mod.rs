@@ -120,7 +120,7 @@ pub trait Broker: Send + Sync + 'static {
         limit: usize,
     ) -> Pending<'_, Result<PeekedPage, BrokerError>> {
         let peeked = if after.is_none() { self.peek(queue, limit) } else { Box::pin(async { Ok(Vec::new()) }) };
-        Box::pin(async move { Ok(PeekedPage { messages: peeked.await?, next: None }) })
+        Box::pin(async move { Ok(PeekedPage { messages: peeked.await?, ..PeekedPage::default() }) })
     }
 
     /// Acknowledged messages of a queue that keeps them, in the order of their acknowledgement.
@@ -237,6 +237,8 @@ pub struct PeekedPage {
     pub messages: Vec<PeekedMessage>,
     /// If there may be more: after which position they stand.
     pub next: Option<u64>,
+    /// Messages in between that can't be read and are left out.
+    pub unreadable: u64,
 }
 
 /// Which dead letters go back, and where.

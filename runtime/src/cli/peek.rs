@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::client::Client;
-use super::output::{cell, one_line, table};
+use super::output::{cell, count, one_line, table};
 use super::{CommandResult, Context, terminal};
 use crate::delivery::QueueName;
 
@@ -28,12 +28,16 @@ pub fn run(args: &Args, context: &Context) -> CommandResult {
         return terminal::print(answer);
     }
     let messages = answer["messages"].as_array().map_or(&[][..], Vec::as_slice);
-    if messages.is_empty() {
+    let unreadable = answer["unreadable"].as_u64().unwrap_or(0);
+    if messages.is_empty() && unreadable == 0 {
         return terminal::print(format!("{} is empty", args.queue));
     }
     terminal::print(table(&["ID", "STATE", "ATTEMPT", "ENQUEUED AT", "KEY", "BODY"], &[2], messages.iter().map(row)))?;
     if answer["truncated"] == true {
         terminal::print("(the bodies are large: there is more; take a smaller --limit to see fewer)")?;
+    }
+    if unreadable > 0 {
+        terminal::print(format!("{} can't be read: `linecook store verify` says why", count(unreadable, "message")))?;
     }
     Ok(())
 }

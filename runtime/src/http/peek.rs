@@ -80,8 +80,11 @@ pub(super) async fn peek(
         answer["next"] = next.into();
     }
     // Fewer than were asked for, because they are large.
-    if is_cut || (page.next.is_some() && messages.len() < limit) {
+    if is_cut || (page.next.is_some() && messages.len() + (page.unreadable as usize) < limit) {
         answer["truncated"] = true.into();
+    }
+    if page.unreadable > 0 {
+        answer["unreadable"] = page.unreadable.into();
     }
     Ok(Json(answer))
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[cfg(target_os = "linux")]
+use rustix::time::ClockId;
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
@@ -15,14 +18,15 @@ pub trait Clock: Send + Sync + 'static {
     }
 }
 
-/// The machine's clock: wall time when it was made, and the monotonic clock since. So a wall clock that is set while
-/// the process runs moves nothing that is due.
-#[derive(Debug, Clone, Copy)]
+/// The machine's clock: wall time when it was made, and what has passed since. So a wall clock that is set while the process
+/// runs moves nothing that is due. On Linux the time for which the machine sleeps counts.
+#[derive(Debug)]
 pub struct SystemClock {
-    made_at: Instant,
     made_at_ms: u64,
+    #[cfg(not(target_os = "linux"))]
+    made_at: std::time::Instant,
     #[cfg(target_os = "linux")]
-    made_at_tick_ms: u64,
+    passed: Passed,
 }
 
 impl SystemClock {
@@ -31,20 +35,13 @@ impl SystemClock {
         // A clock before 1970 is a broken clock; the store goes on as if it stood at the epoch.
         let made_at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         SystemClock {
-            made_at: Instant::now(),
             made_at_ms,
+            #[cfg(not(target_os = "linux"))]
+            made_at: std::time::Instant::now(),
             #[cfg(target_os = "linux")]
-            made_at_tick_ms: tick_ms(),
+            passed: Passed::new(read_ms(ClockId::Boottime), read_ms(ClockId::MonotonicCoarse)),
         }
     }
-}
-
-/// The monotonic clock as of the kernel's last tick, which is at most 10 ms ago: to read it takes a few nanoseconds where the
-/// clock itself takes 30.
-#[cfg(target_os = "linux")]
-fn tick_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 impl Default for SystemClock {
@@ -54,13 +51,61 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
+    #[cfg(target_os = "linux")]
+    fn now_ms(&self) -> u64 {
+        self.made_at_ms + self.passed.exactly(read_ms(ClockId::Boottime), read_ms(ClockId::MonotonicCoarse))
+    }
+
+    #[cfg(not(target_os = "linux"))]
     fn now_ms(&self) -> u64 {
         self.made_at_ms + self.made_at.elapsed().as_millis() as u64
     }
 
     #[cfg(target_os = "linux")]
     fn lately_ms(&self) -> u64 {
-        self.made_at_ms + tick_ms().saturating_sub(self.made_at_tick_ms)
+        self.made_at_ms + self.passed.lately(read_ms(ClockId::MonotonicCoarse))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn read_ms(clock: ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// What has passed since it was made, by two clocks. The one of the time since boot counts sleep. The monotonic one as of the
+/// kernel's last tick, which is at most 10 ms ago, does not, but to read it takes a few nanoseconds where the other takes 30.
+/// So each reading of the first tells how long the machine has slept, for those of the second.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+struct Passed {
+    since_boot_ms: u64,
+    since_tick_ms: u64,
+    slept_ms: AtomicU64,
+}
+
+#[cfg(target_os = "linux")]
+impl Passed {
+    /// The clocks differ by less, but for sleep.
+    const TICK_MS_MAX: u64 = 20;
+
+    fn new(boot_ms: u64, tick_ms: u64) -> Passed {
+        Passed { since_boot_ms: boot_ms, since_tick_ms: tick_ms, slept_ms: AtomicU64::new(0) }
+    }
+
+    fn exactly(&self, boot_ms: u64, tick_ms: u64) -> u64 {
+        let passed_ms = boot_ms.saturating_sub(self.since_boot_ms);
+        let behind_ms = passed_ms.saturating_sub(self.lately(tick_ms));
+        if behind_ms > Self::TICK_MS_MAX {
+            // Whoever else sees it now comes to the same, within a tick.
+            let awake_ms = tick_ms.saturating_sub(self.since_tick_ms);
+            self.slept_ms.store(passed_ms - awake_ms, Ordering::Relaxed);
+        }
+        passed_ms
+    }
+
+    fn lately(&self, tick_ms: u64) -> u64 {
+        tick_ms.saturating_sub(self.since_tick_ms) + self.slept_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -118,5 +163,35 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now_ms(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_tell_the_time_agree() {
+        let clock = SystemClock::new();
+        for _ in 0..100 {
+            let (lately_ms, now_ms) = (clock.lately_ms(), clock.now_ms());
+            assert!(now_ms.abs_diff(lately_ms) < 1000, "{lately_ms}, {now_ms}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(clock.passed.slept_ms.into_inner() < 1000, "nothing has slept but this thread");
+    }
+
+    #[test]
+    fn what_the_machine_has_slept_counts() {
+        const NIGHT_MS: u64 = 8 * 3_600_000;
+        let passed = Passed::new(5000, 4000);
+        assert_eq!((passed.exactly(5100, 4095), passed.lately(4095)), (100, 95));
+        for night in 1..3 {
+            let slept_ms = night * NIGHT_MS;
+            assert_eq!(passed.exactly(5200 + slept_ms, 4195), 200 + slept_ms);
+            // It knows by now, and is never ahead by more than a tick.
+            assert_eq!(passed.lately(4195), 200 + slept_ms);
+            assert_eq!((passed.exactly(5300 + slept_ms, 4295), passed.lately(4295)), (300 + slept_ms, 300 + slept_ms));
+        }
     }
 }

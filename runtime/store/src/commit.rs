@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::NewMessage;
+use crate::attempts::Slot;
 use crate::dedup::{self, Dedup, KeyHash, Seen};
 use crate::history::Recent;
 use crate::kv::admission::{self, Admission as StateAdmission};
@@ -239,7 +240,7 @@ impl Admitter<'_> {
         group.push(Ok(Admitted { settle: None, sends: SmallVec::new() }));
         let Some(Ok(admitted)) = group.last_mut() else { unreachable!("it has just been put there") };
         let tried = match job {
-            Job::Ack(lease) => self.settle(*lease, Action::Ack, admitted),
+            Job::Ack(lease) => self.settle(*lease, Action::Ack, admitted).map(drop),
             Job::Whole(transaction) => self.try_admit(transaction, remembered, admitted),
         };
         if let Err(refusal) = tried {
@@ -258,25 +259,35 @@ impl Admitter<'_> {
     ) -> Result<(), Refusal> {
         self.check_stopped()?;
         let settles = transaction.settle.is_some();
+        let mut uncounted = None;
+        // As in the frame, so that positions are drawn in the order of the log.
+        if let Some((lease, action)) = transaction.settle.take() {
+            let is_uncounted = matches!(action, Action::Snooze { .. });
+            uncounted = Some(self.settle(lease, action, admitted)?).filter(|_| is_uncounted);
+        }
         let mut record_bytes = admission::record_bytes_max(transaction);
         for (name, message) in &transaction.sends {
             let admission = self.send(&mut record_bytes, settles, name, message, remembered)?;
             admitted.sends.push(admission);
         }
-        if let Some((lease, action)) = transaction.settle.take() {
-            self.settle(lease, action, admitted)?;
+        // These come last, since they can't be taken back.
+        if !transaction.state.is_empty() || !transaction.state_reads.is_empty() {
+            self.state(transaction)?;
         }
-        if transaction.state.is_empty() && transaction.state_reads.is_empty() {
-            return Ok(());
+        if let Some(slot) = uncounted {
+            // Forgotten before the record is durable: a process that dies in between must not count it.
+            self.state.queues.forget_attempt(slot);
         }
-        // Last, since it can't be taken back.
-        self.state(transaction)
+        Ok(())
     }
 
-    fn settle(&mut self, lease: Lease, action: Action, admitted: &mut Admitted) -> Result<(), Refusal> {
+    /// Answers the slot of the lease.
+    fn settle(&mut self, lease: Lease, action: Action, admitted: &mut Admitted) -> Result<Slot, Refusal> {
         self.check_stopped()?;
-        admitted.settle = Some(admit_settle(self.state, &self.room, lease, action, self.now_ms)?);
-        Ok(())
+        let held = self.state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
+        let slot = held.slot;
+        admitted.settle = Some(admit_settle(self.state, &self.room, held, lease, action, self.now_ms)?);
+        Ok(slot)
     }
 
     fn check_stopped(&self) -> Result<(), Refusal> {
@@ -359,8 +370,14 @@ pub(crate) fn idempotency(store_tag: u64, queue: QueueNumber, message: &NewMessa
     message.idempotency_key.as_deref().map(|key| dedup::hash(store_tag, queue, key))
 }
 
-fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, now_ms: u64) -> Result<Settle, Refusal> {
-    let held = state.queues.settle_begin(lease).ok_or(Refusal::LeaseLost)?;
+fn admit_settle(
+    state: &mut State,
+    room: &Room,
+    held: Held,
+    lease: Lease,
+    action: Action,
+    now_ms: u64,
+) -> Result<Settle, Refusal> {
     let effect = match action {
         // How it is kept is seen to before it is encoded.
         Action::Ack if state.history.keeps(QueueNumber(lease.queue)) => {
@@ -378,12 +395,14 @@ fn admit_settle(state: &mut State, room: &Room, lease: Lease, action: Action, no
             },
         )),
         Action::Snooze { delay_ms } => {
-            // Forgotten before the record is durable: a process that dies in between must not count it.
-            state.queues.forget_attempt(held.slot);
             Ok(given_back(&held, now_ms, DeliveryState { due_at_ms: due_at(now_ms, delay_ms), ..held.state }))
         }
         Action::Move { queue, attributes } => admit_move(state, room, held, &queue, attributes),
     };
+    let effect = effect.and_then(|effect| match effect {
+        Effect::Update(_) => room.check_update().map(|()| effect),
+        _ => Ok(effect),
+    });
     match effect {
         Ok(effect) => Ok(Settle { lease, effect }),
         Err(refusal) => {

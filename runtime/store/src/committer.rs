@@ -1,7 +1,12 @@
 //! The committer: the one thread that writes. Everything that waits in its inbox goes into the next group.
 
+#[cfg(test)]
+mod tests;
+
+use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::Lease;
@@ -59,14 +64,14 @@ pub(crate) struct Inbox {
     changed: Condvar,
 }
 
-/// What was submitted. The answers to the jobs, in order, are the callers'.
+/// What was submitted. The answers to the jobs, in order, are the callers'. Each of them stays here until it is answered.
 #[derive(Default)]
 struct Work {
     jobs: Vec<Job>,
-    callers: Vec<Caller>,
-    purges: Vec<Purge>,
+    callers: VecDeque<Caller>,
+    purges: VecDeque<Purge>,
     /// They come after what is committed with them.
-    drops: Vec<DropState>,
+    drops: VecDeque<DropState>,
 }
 
 impl Work {
@@ -101,7 +106,7 @@ impl Inbox {
         let job = Job::from(transaction);
         self.leave(done, |work, done| {
             work.jobs.push(job);
-            work.callers.push(done);
+            work.callers.push_back(done);
         })
     }
 
@@ -110,7 +115,7 @@ impl Inbox {
         let mut jobs: Vec<Job> = transactions.into_iter().map(Job::from).collect();
         self.leave(done, |work, done| {
             work.jobs.append(&mut jobs);
-            work.callers.push(done);
+            work.callers.push_back(done);
         })
     }
 
@@ -118,18 +123,18 @@ impl Inbox {
     pub(crate) fn push_acks(&self, leases: &[Lease], done: Caller) -> Option<Caller> {
         self.leave(done, |work, done| {
             work.jobs.extend(leases.iter().copied().map(Job::Ack));
-            work.callers.push(done);
+            work.callers.push_back(done);
         })
     }
 
     /// Leaves a purge. Gives it back if the committer has ended.
     pub(crate) fn push_purge(&self, purge: Purge) -> Option<Purge> {
-        self.leave(purge, |work, purge| work.purges.push(purge))
+        self.leave(purge, |work, purge| work.purges.push_back(purge))
     }
 
     /// Leaves durable state to be dropped. Gives it back if the committer has ended.
     pub(crate) fn push_drop(&self, drop: DropState) -> Option<DropState> {
-        self.leave(drop, |work, drop| work.drops.push(drop))
+        self.leave(drop, |work, drop| work.drops.push_back(drop))
     }
 
     fn leave<T>(&self, left: T, leave: impl FnOnce(&mut Work, T)) -> Option<T> {
@@ -167,6 +172,15 @@ impl Inbox {
     pub(crate) fn close(&self) {
         self.waiting().closing = true;
         self.changed.notify_one();
+    }
+
+    /// The committer has ended: nobody leaves anything any more. Answers what was left.
+    fn end(&self) -> Work {
+        // It may be this that has panicked.
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.closing = true;
+        self.waiting.clear_poison();
+        std::mem::take(&mut waiting.work)
     }
 
     /// Waits for work, or until it is time. The work is put into `work`, which must be empty; answers whether it was the
@@ -225,20 +239,42 @@ impl Inbox {
 }
 
 /// Commits until the inbox is closed and empty.
+///
+/// A panic, of the store or of a callback, is a stop like a failed write: it is told to whoever waits and whoever comes
+/// later. Otherwise the process would look alive and never answer.
 pub(crate) fn run(mut engine: Engine, inbox: &Arc<Inbox>) {
     let mut batch = Batch::default();
+    let ended = catch_unwind(AssertUnwindSafe(|| commit_all(&mut engine, inbox, &mut batch)));
+    if let Err(panic) = ended {
+        let why = Refusal::Stopped(engine.stop(&format!("the committer has panicked: {}", panic_text(&*panic))));
+        let Work { callers, purges, drops, .. } = inbox.end();
+        batch.work.callers.extend(callers);
+        batch.purges.extend(purges);
+        batch.work.drops.extend(drops);
+        // Should one of them panic, too, the others are told all the same.
+        while catch_unwind(AssertUnwindSafe(|| batch.refuse(&why))).is_err() {}
+    }
+}
+
+fn commit_all(engine: &mut Engine, inbox: &Inbox, batch: &mut Batch) {
     let mut more_to_do = false;
     loop {
-        let closing = inbox.take(&engine, more_to_do, &mut batch.work);
-        batch.commit(&mut engine);
-        batch.drop_state(&mut engine);
+        let closing = inbox.take(engine, more_to_do, &mut batch.work);
+        batch.commit(engine);
+        batch.drop_state(engine);
         engine.expire();
-        batch.purge(&mut engine);
+        batch.purge(engine);
         more_to_do = engine.maintain() || !batch.purges.is_empty();
         if closing && inbox.waiting().work.is_empty() && batch.purges.is_empty() {
             return;
         }
     }
+}
+
+/// What a thread that has panicked said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it has not said why")
 }
 
 /// What is committed together. Its lists are kept from batch to batch.
@@ -252,10 +288,10 @@ struct Batch {
 
 impl Batch {
     fn commit(&mut self, engine: &mut Engine) {
-        self.purges.extend(self.work.purges.drain(..));
+        self.purges.append(&mut self.work.purges);
         engine.commit(&mut self.work.jobs, &mut self.answers);
         let mut answers = self.answers.drain(..);
-        for caller in self.work.callers.drain(..) {
+        while let Some(caller) = self.work.callers.pop_front() {
             match caller {
                 Caller::One(done) => done(answers.next().expect("one answer for each transaction")),
                 Caller::All(count, done) => done(answers.by_ref().take(count).collect()),
@@ -268,24 +304,42 @@ impl Batch {
     }
 
     fn drop_state(&mut self, engine: &mut Engine) {
-        for DropState { space, done } in self.work.drops.drain(..) {
-            done(engine.drop_state(&space));
+        while let Some(next) = self.work.drops.front() {
+            let dropped = engine.drop_state(&next.space);
+            if let Some(DropState { done, .. }) = self.work.drops.pop_front() {
+                done(dropped);
+            }
         }
     }
 
     /// One step of the purge that came first.
     fn purge(&mut self, engine: &mut Engine) {
-        let Some(mut purge) = self.purges.pop_front() else { return };
-        match engine.purge_step(purge.queue, purge.below, PURGE_STEP) {
+        let Some(first) = self.purges.front_mut() else { return };
+        let result = match engine.purge_step(first.queue, first.below, PURGE_STEP) {
             Ok((removed, more)) => {
-                purge.removed += removed;
+                first.removed += removed;
                 if more {
-                    self.purges.push_front(purge);
-                } else {
-                    (purge.done)(Ok(purge.removed));
+                    return;
                 }
+                Ok(first.removed)
             }
-            Err(refusal) => (purge.done)(Err(refusal)),
+            Err(refusal) => Err(refusal),
+        };
+        if let Some(Purge { done, .. }) = self.purges.pop_front() {
+            done(result);
+        }
+    }
+
+    /// Tells all callers that nothing more comes of it. Each leaves before it is told.
+    fn refuse(&mut self, why: &Refusal) {
+        while let Some(caller) = self.work.callers.pop_front() {
+            caller.refuse(why);
+        }
+        while let Some(Purge { done, .. }) = self.purges.pop_front() {
+            done(Err(why.clone()));
+        }
+        while let Some(DropState { done, .. }) = self.work.drops.pop_front() {
+            done(Err(why.clone()));
         }
     }
 }

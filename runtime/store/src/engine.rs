@@ -13,12 +13,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::QueueName;
+use crate::cold::segment::LoadedChunk;
 use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
-use crate::keeping::Keeping;
+use crate::keeping::{AGAIN_MS, Keeping};
 use crate::kv::admission::Admission as StateAdmission;
 use crate::location::{FileId, Location};
+use crate::queues::{OneByOne, ToPurge};
 use crate::record::{self, QueueNumber, StateChange};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
@@ -306,15 +308,22 @@ impl Engine {
         watchers.iter().for_each(|arrived| arrived());
     }
 
-    /// Takes away messages of a queue that stand before a position, at most so many that stand in the log and all that
-    /// stand in segments. Answers how many went, and whether there are more.
+    /// Takes away messages of a queue that stand before a position: at most so many that have an entry, and with the first of
+    /// those in the log all that stand in segments. Answers how many went, and whether there may be more.
     pub(crate) fn purge_step(
         &mut self,
         queue: QueueNumber,
         below: u64,
         entries_max: usize,
     ) -> Result<(u64, bool), Refusal> {
-        self.make_room().map_err(Refusal::Stopped)?;
+        let room = self.make_room().map_err(Refusal::Stopped)?;
+        const RECORD_BYTES: u64 = 32;
+        let step = entries_max.min((transaction_bytes_max(room.file_bytes) / RECORD_BYTES) as usize);
+        let many = if room.changes { entries_max } else { usize::MAX };
+        let one_by_one = self.shared.state().queues.purged_one_by_one(queue, below, many, step);
+        if let Some(one_by_one) = one_by_one {
+            return self.purge_one_by_one(queue, one_by_one);
+        }
         let (bound, forget) = {
             let state = self.shared.state();
             let is_empty = state.queues.is_empty(queue);
@@ -339,6 +348,29 @@ impl Engine {
         Ok((removed, bound < below))
     }
 
+    fn purge_one_by_one(&mut self, queue: QueueNumber, purged: OneByOne) -> Result<(u64, bool), Refusal> {
+        self.begin_frame();
+        let mut last: Option<LoadedChunk> = None;
+        let mut removed = Vec::with_capacity(purged.messages.len());
+        for (position, message) in purged.messages {
+            let bytes = match message {
+                ToPurge::Known(bytes) => bytes,
+                ToPurge::Cold(segment, chunk) => {
+                    if last.as_ref().is_none_or(|last| last.id != chunk) {
+                        last = segment.read_chunk(chunk).ok();
+                    }
+                    // One that can't be read goes, too; what it counted for goes with the last one in a segment.
+                    last.as_ref().and_then(|last| last.get(position)).map_or(0, |message| message.bytes)
+                }
+            };
+            record::encode_remove(&mut self.frame, queue, position, bytes);
+            removed.push((position, bytes));
+        }
+        self.write_frame().map_err(Refusal::Stopped)?;
+        self.shared.state().queues.purge_these(queue, &removed, purged.all);
+        Ok((removed.len() as u64, true))
+    }
+
     /// Takes away all durable state of a space.
     pub(crate) fn drop_state(&mut self, space: &str) -> Result<(), Refusal> {
         self.make_room().map_err(Refusal::Stopped)?;
@@ -361,7 +393,13 @@ impl Engine {
                 let action = if begun { Action::Retry { delay_ms: 0 } } else { Action::Release };
                 Transaction { settle: Some((lease, action)), ..Transaction::default() }
             };
-            self.commit(&mut expired.into_iter().map(give_back).map(Job::from).collect(), &mut Vec::new());
+            let mut answers = Vec::new();
+            self.commit(&mut expired.iter().copied().map(give_back).map(Job::from).collect(), &mut answers);
+            // What finds no room on a full disk is over when there may be some.
+            let refused = |answer: &Answer| matches!(answer, Err(Refusal::DiskFull | Refusal::OutOfFiles));
+            for ((lease, _), _) in expired.into_iter().zip(answers).filter(|(_, answer)| refused(answer)) {
+                self.shared.state().queues.extend(lease, now_ms.saturating_add(AGAIN_MS));
+            }
         }
     }
 
@@ -425,8 +463,10 @@ impl Engine {
 
     /// Confirms nothing more.
     pub(crate) fn stop(&mut self, why: &str) -> Arc<str> {
-        let why = self.stopped.get_or_insert_with(|| why.into());
-        self.shared.state().stopped.get_or_insert_with(|| why.clone()).clone()
+        let why = self.shared.fail(why);
+        self.stopped = Some(why.clone());
+        self.shared.state().stopped.get_or_insert_with(|| why.clone());
+        why
     }
 
     /// Why nothing more is confirmed.

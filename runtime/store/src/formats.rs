@@ -39,6 +39,7 @@ const SMALL: Layout = Layout {
     attempt_slots: 16,
     chunk_bytes: 600,
     small_segment_bytes: 0,
+    gap_max: 1 << 16,
     picked_max: 4,
     dedup_runs_max: 4,
     state_bytes_min: u64::MAX,

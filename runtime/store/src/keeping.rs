@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::cold::checkpoint::{Checkpoint, Header};
 use crate::cold::copy::{Copied, CopiedFile, CopyError, FullFile};
 use crate::cold::keeper::{Done, Keeper, Order};
-use crate::cold::segment::{self, Segment};
+use crate::cold::segment::{self, SPAN_MAX, Segment};
 use crate::dedup::run::{self, Run};
 use crate::disk::Shortage;
 use crate::engine::Engine;
@@ -73,6 +73,7 @@ const SMALL_MAX: usize = 4;
 pub(crate) struct Keeping {
     keeper: Keeper,
     taking_in: Option<TakingIn>,
+    relocating: Option<Relocating>,
     /// The last epoch that has been copied and taken in.
     copied_epoch: u64,
     /// Of the newest checkpoint that is written.
@@ -102,6 +103,8 @@ pub(crate) struct Keeping {
     unreadable: Vec<u64>,
     /// Shorter segments are put together.
     small_bytes: u64,
+    /// See [`Layout::gap_max`].
+    gap_max: u64,
     /// See [`Layout::picked_max`].
     picked_max: u64,
     /// The full file that waits for what lives in it to be acknowledged, and since when.
@@ -147,6 +150,14 @@ struct TakingIn {
     current: Option<(Copied, usize)>,
 }
 
+/// Rewritten segments whose messages are being told where they stand now.
+struct Relocating {
+    new: std::vec::IntoIter<Copied>,
+    current: Option<(Copied, usize)>,
+    /// The files that are not needed any more then.
+    old: Vec<String>,
+}
+
 /// Two checkpoints in a row.
 struct Pair {
     written: u8,
@@ -169,6 +180,7 @@ impl Keeping {
         Keeping {
             keeper,
             taking_in: None,
+            relocating: None,
             copied_epoch: start_epoch - 1,
             generation,
             pair: None,
@@ -184,6 +196,7 @@ impl Keeping {
             told_shortage: None,
             unreadable: Vec::new(),
             small_bytes: layout.small_segment_bytes,
+            gap_max: layout.gap_max,
             picked_max: layout.picked_max,
             settling: None,
             state_bytes_min: layout.state_bytes_min,
@@ -229,7 +242,7 @@ impl Engine {
             shortage: self.keeping.shortage,
             file_bytes: self.wal.options().file_bytes,
             sends: self.has_room(),
-            moves: self.wal.spares() > 0 || self.wal.fits_any_group(),
+            changes: self.wal.spares() > 0 || self.wal.fits_any_group(),
         })
     }
 
@@ -374,6 +387,10 @@ impl Engine {
             self.take_in(taking_in);
             return Ok(true);
         }
+        if let Some(relocating) = self.keeping.relocating.take() {
+            self.relocate(relocating);
+            return Ok(true);
+        }
         if self.was_full(self.keeping.work_failed_at_ms) && self.keeping.unneeded.is_empty() {
             return Ok(false);
         }
@@ -483,7 +500,7 @@ impl Engine {
 
     /// Segments of one queue, side by side, that are better written anew: one that is mostly dead, or many small ones.
     fn rewritable(&self) -> Option<Vec<Arc<Segment>>> {
-        let small_bytes = self.keeping.small_bytes;
+        let Keeping { small_bytes, gap_max, .. } = self.keeping;
         let state = self.shared.state();
         let mut small: Vec<Arc<Segment>> = Vec::new();
         for (segment, live) in state.queues.segments() {
@@ -494,7 +511,13 @@ impl Engine {
             if live.ones() * LIVE_SHARE < segment.messages {
                 return Some(vec![segment.clone()]);
             }
-            let joins = segment.bytes() < small_bytes && small.last().is_none_or(|last| last.queue == segment.queue);
+            // What would come out as it went in is left alone: it would go in again, and nothing behind it ever.
+            let is_near = |last: &Segment| {
+                last.queue == segment.queue
+                    && segment.first - last.end < gap_max
+                    && segment.end - small[0].first <= SPAN_MAX
+            };
+            let joins = segment.bytes() < small_bytes && small.last().is_none_or(|last| is_near(last));
             if !joins {
                 small.clear();
             }
@@ -565,6 +588,17 @@ impl Engine {
         self.keeping.taking_in = Some(taking_in);
     }
 
+    /// Tells the next messages of rewritten segments where they stand.
+    fn relocate(&mut self, mut relocating: Relocating) {
+        let current = relocating.current.take().or_else(|| Some((relocating.new.next()?, 0)));
+        let Some((copied, start)) = current else {
+            return self.keeping.dropped.extend(relocating.old);
+        };
+        let next = self.shared.state().queues.relocate(&copied, start, SHELVE_STEP);
+        relocating.current = next.map(|next| (copied, next));
+        self.keeping.relocating = Some(relocating);
+    }
+
     fn finished(&mut self, result: Result<Done, CopyError>) -> Result<(), Arc<str>> {
         #[cfg(test)]
         match &result {
@@ -601,8 +635,10 @@ impl Engine {
             }
             Ok(Done::Rewritten { old, new }) => {
                 new.iter().for_each(|copied| self.shared.reader.add_segment(&copied.segment));
-                self.shared.state().queues.reshelve(&old, &new);
-                self.keeping.dropped.extend(old.iter().map(|segment| segment::name(segment.id)));
+                let copied = new.iter().map(|copied| (copied.segment.clone(), copied.positions())).collect();
+                self.shared.state().queues.reshelve(&old, copied);
+                let old = old.iter().map(|segment| segment::name(segment.id)).collect();
+                self.keeping.relocating = Some(Relocating { new: new.into_iter(), current: None, old });
             }
             Ok(Done::Merged { old, new }) => {
                 self.dedup.merged(&old, new);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::attempts::{self, Attempts, LeftOver};
 use crate::cache::FrameCache;
@@ -41,6 +41,8 @@ pub(crate) struct Layout {
     pub(crate) chunk_bytes: usize,
     /// Segments that are shorter are put together.
     pub(crate) small_segment_bytes: u64,
+    /// Messages whose positions are so far apart stand in segments of their own: a position costs two bits.
+    pub(crate) gap_max: u64,
     /// If at most so many messages live in a full file of the log, they are read one by one when it is copied, and the file
     /// waits for a moment, since they may be acknowledged meanwhile.
     pub(crate) picked_max: u64,
@@ -79,9 +81,10 @@ pub(crate) fn open(
     let segments = queues.segments().map(|(segment, _)| segment::name(segment.id));
     let runs = dedup.runs().iter().map(|one| run::name(one.id()));
     let histories = history.files().map(|one| history_file::name(one.id));
-    let needed: Vec<String> = segments.chain(runs).chain(histories).collect();
+    let needed: FxHashSet<String> = segments.chain(runs).chain(histories).collect();
     queues.segments().for_each(|(segment, _)| reader.add_segment(segment));
-    let (only_other, next_segment) = leftover_files(&*disk, &needed, &recovered.other_files)?;
+    let other_files = recovered.other_files.into_iter().collect();
+    let (only_other, next_segment) = leftover_files(&*disk, &needed, &other_files)?;
     let tag = wal.store_tag();
     let attempts = Arc::new(Attempts::new(words));
     queues.serve(Leases::new(attempts.clone()));
@@ -97,9 +100,11 @@ pub(crate) fn open(
     let shared =
         Arc::new(Shared::new(state, attempts, FrameCache::new(layout.cache_bytes_max), reader, state_file, clock, tag));
     let next_id = next_segment.max(checkpoint.map_or(0, |newest| newest.next_segment)).max(1);
-    let Layout { chunk_bytes, picked_max, .. } = *layout;
-    let making = Making { store_tag: tag, chunk_bytes, next_id, picked_max };
-    let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation);
+    let Layout { chunk_bytes, gap_max, picked_max, .. } = *layout;
+    let making = Making { store_tag: tag, chunk_bytes, gap_max, next_id, picked_max };
+    let keeper = Keeper::new(disk.clone(), shared.clone(), making, layout.preparation).map_err(|error| {
+        OpenError::Stopped(format!("could not start the thread that keeps the segments: {error}").into())
+    })?;
     let (start_epoch, generation) = checkpoint.map_or((1, 0), |newest| (newest.start_epoch, newest.generation));
     let mut keeping = Keeping::new(keeper, start_epoch, generation, only_other, layout);
     if recovered.is_other_behind {
@@ -188,7 +193,11 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
 
 /// Removes the segments, history files and runs that no checkpoint names: they were made shortly before the end, and what they hold is in
 /// the log. Answers those that only the older checkpoint needs, and a number that none has.
-fn leftover_files(disk: &dyn Disk, needed: &[String], other: &[String]) -> Result<(Vec<String>, u64), OpenError> {
+fn leftover_files(
+    disk: &dyn Disk,
+    needed: &FxHashSet<String>,
+    other: &FxHashSet<String>,
+) -> Result<(Vec<String>, u64), OpenError> {
     let mut only_other = Vec::new();
     let mut next = 0;
     let mut removed = false;

@@ -1,7 +1,8 @@
 //! What one group of transactions may put into the log.
 //!
-//! A full disk is when the ring can't grow and its full files can't be copied to segments. Then sends stop one file short of
-//! the ring's end, so that there is room for what takes messages away or moves them: acks, retries and dead letters.
+//! A full disk is when the ring can't grow and its full files can't be copied to segments. Then sends stop three files short of
+//! the ring's end, so that there is room for what takes messages away or moves them: acks, retries and dead letters. What
+//! frees nothing stops a quarter of a file short of it: the rest is for acks.
 
 use crate::disk::Shortage;
 use crate::transaction::Refusal;
@@ -25,8 +26,8 @@ pub(crate) struct Room {
     pub(crate) file_bytes: u64,
     /// Whether there is room for new messages.
     pub(crate) sends: bool,
-    /// Whether there is room for messages that move from queue to queue.
-    pub(crate) moves: bool,
+    /// Whether there is room for what frees nothing: messages that move from queue to queue or are given back.
+    pub(crate) changes: bool,
 }
 
 impl Room {
@@ -37,7 +38,12 @@ impl Room {
 
     /// Whether a message may move from queue to queue.
     pub(crate) fn check_move(&self, bytes: u64) -> Result<(), Refusal> {
-        self.check(bytes, self.moves)
+        self.check(bytes, self.changes)
+    }
+
+    /// Whether a message may be given back in another state.
+    pub(crate) fn check_update(&self) -> Result<(), Refusal> {
+        self.check(0, self.changes)
     }
 
     /// Whether so many bytes fit into a transaction.

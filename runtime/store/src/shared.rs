@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) state_file: StateFile,
     /// Wakes the committer: something that was done beside it is finished.
     nudge: OnceLock<Watcher>,
+    /// Why nothing more is confirmed. The state says so too, but it may be what is broken.
+    failure: OnceLock<Arc<str>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pressed: Pressed,
     store_tag: u64,
@@ -70,6 +72,7 @@ impl Shared {
             reader,
             state_file,
             nudge: OnceLock::new(),
+            failure: OnceLock::new(),
             clock,
             pressed: Pressed::default(),
             store_tag,
@@ -77,8 +80,27 @@ impl Shared {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock is a broken invariant of the store: going on could lose messages.
-        self.state.lock().expect("the store's state is whole")
+        match self.state.lock() {
+            Ok(state) => state,
+            // The committer has ended: nothing can be lost any more, and whoever asks is told that it has.
+            Err(broken) if let Some(why) = self.failure() => {
+                let mut state = broken.into_inner();
+                state.stopped.get_or_insert(why);
+                state
+            }
+            // A panic under the lock is a broken invariant of the store: going on could lose messages.
+            Err(_) => panic!("a thread has panicked while it changed the queues"),
+        }
+    }
+
+    /// Notes why nothing more is confirmed; the first reason stays. It takes no lock.
+    pub(crate) fn fail(&self, why: &str) -> Arc<str> {
+        self.failure.get_or_init(|| why.into()).clone()
+    }
+
+    /// Why nothing more is confirmed.
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        self.failure.get().cloned()
     }
 
     /// As [`Shared::state`], for the committer: whoever has the lock has it for microseconds, and to sleep and be woken takes

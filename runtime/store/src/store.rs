@@ -58,6 +58,7 @@ impl Options {
             attempt_slots: LEASES_MAX,
             chunk_bytes: 16 << 10,
             small_segment_bytes: file_bytes / 8,
+            gap_max: 1 << 16,
             picked_max: 2048,
             dedup_runs_max: 12,
             state_bytes_min: 8 * MIB,
@@ -110,6 +111,8 @@ pub struct PeekPage {
     pub messages: Vec<Peeked>,
     /// If there may be more: after which position they stand.
     pub next: Option<u64>,
+    /// Messages in between that can't be read and are left out.
+    pub unreadable: u64,
 }
 
 /// The counts of one queue.
@@ -139,7 +142,7 @@ pub struct QueueStats {
 
 /// The queues of one folder. All methods may be called from any thread.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     ahead: ReadAhead,
     // Taken once, by whoever closes first; the lock on the folder goes after the last write.
@@ -194,9 +197,10 @@ impl Store {
         self.inbox.close();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running { committer, lock }) = running {
-            // A committer that panicked has said so; there is nothing left to wait for.
+            // It does not panic: what it comes to is told by [`Store::failure`].
             let _ = committer.map(JoinHandle::join);
-            self.shared.state().stopped.get_or_insert_with(|| "it was closed".into());
+            let why = self.shared.fail("it was closed");
+            self.shared.state().stopped.get_or_insert(why);
             self.ahead.stop();
             drop(lock);
         }
@@ -282,7 +286,7 @@ impl Store {
     pub fn claim(&self, queue: &QueueName, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, Refusal> {
         let now_ms = self.shared.clock.now_ms();
         let expires_at_ms = now_ms.saturating_add(lease_ms);
-        self.claim_with(queue, now_ms, expires_at_ms, |state, number, claimed| {
+        self.claim_with(queue, now_ms, expires_at_ms, 1, |state, number, claimed| {
             state.queues.advance(number, now_ms);
             let State { queues, chunks, .. } = state;
             queues.claim(number, max, expires_at_ms, chunks, claimed)
@@ -294,6 +298,8 @@ impl Store {
     /// that one would have expired, too, even if it is gone by then.
     ///
     /// A message that is given back before it was due is not due sooner for that, whatever delay it is given back with.
+    ///
+    /// What can't be read is passed over until the lease would be over; the error is returned as by [`Store::claim`].
     pub fn claim_expired(
         &self,
         queue: &QueueName,
@@ -303,23 +309,28 @@ impl Store {
     ) -> Result<Vec<Delivery>, Refusal> {
         let now_ms = self.shared.clock.now_ms();
         let expires_at_ms = now_ms.saturating_add(lease_ms);
-        let wanted = ExpiredClaim { max, sent_before_ms: now_ms.saturating_sub(older_than_ms), expires_at_ms };
-        self.claim_with(queue, now_ms, expires_at_ms, |state, number, claimed| {
+        // Each one that fails may take the disk long.
+        const UNREADABLE_MAX: usize = 16;
+        let sent_before_ms = now_ms.saturating_sub(older_than_ms);
+        let wanted = ExpiredClaim { max, sent_before_ms, now_ms, expires_at_ms };
+        self.claim_with(queue, now_ms, expires_at_ms, UNREADABLE_MAX, |state, number, claimed| {
             state.queues.advance(number, now_ms);
             let State { queues, chunks, .. } = state;
             queues.claim_expired(number, &wanted, chunks, claimed)
         })
     }
 
+    /// `unreadable_max`: chunks that can't be read with which it ends.
     fn claim_with(
         &self,
         queue: &QueueName,
         now_ms: u64,
         expires_at_ms: u64,
+        unreadable_max: usize,
         mut claim: impl FnMut(&mut State, QueueNumber, &mut Vec<Claimed>) -> Claiming,
     ) -> Result<Vec<Delivery>, Refusal> {
         let mut claimed = Vec::new();
-        let mut failed = None;
+        let (mut failed, mut unreadable) = (None, 0);
         loop {
             let mut read_ahead = false;
             let claiming = {
@@ -348,8 +359,14 @@ impl Store {
                         let span = segment.chunk_span(chunk);
                         // What is missing may be there again soon; what is damaged stays so.
                         let again_ms = if error.shortage().is_some() { now_ms + AGAIN_MS } else { expires_at_ms };
-                        self.shared.state().queues.put_off(segment.queue, span, again_ms.min(expires_at_ms));
-                        break;
+                        let again_ms = again_ms.min(expires_at_ms);
+                        let state = &mut *self.shared.state();
+                        state.queues.put_off(segment.queue, span, again_ms);
+                        state.chunks.cannot_be_read(chunk, now_ms, again_ms);
+                        unreadable += 1;
+                        if unreadable >= unreadable_max || error.shortage().is_some() {
+                            break;
+                        }
                     }
                 },
                 Claiming::Unreadable(segment, chunk) => failed = Some(segment.damage(chunk).into()),
@@ -463,13 +480,26 @@ impl Store {
         history::page(&self.shared, number, range).map_err(Refusal::Read)
     }
 
-    /// The first messages of a queue in its order, without claiming them. All of them are in memory at once.
+    /// The first messages of a queue in its order, without claiming them. All of them are in memory at once, and all of them
+    /// must be readable.
     pub fn peek(&self, queue: &QueueName, limit: usize) -> Result<Vec<Peeked>, Refusal> {
-        Ok(self.peek_page(queue, &PeekRange { after: None, limit, bytes_max: usize::MAX })?.messages)
+        let mut failed = None;
+        let page = self.look_at(queue, &PeekRange { after: None, limit, bytes_max: usize::MAX }, &mut failed)?;
+        failed.map_or(Ok(page.messages), |why| Err(Refusal::Read(why)))
     }
 
     /// The next messages of a queue in its order, without claiming them.
     pub fn peek_page(&self, queue: &QueueName, range: &PeekRange) -> Result<PeekPage, Refusal> {
+        self.look_at(queue, range, &mut None)
+    }
+
+    /// `failed`: why the first one that can't be read can't be.
+    fn look_at(
+        &self,
+        queue: &QueueName,
+        range: &PeekRange,
+        failed: &mut Option<Arc<str>>,
+    ) -> Result<PeekPage, Refusal> {
         let PeekRange { after, limit, bytes_max } = *range;
         let from = after.map_or(0, |after| after.saturating_add(1));
         let now_ms = self.shared.clock.now_ms();
@@ -479,17 +509,25 @@ impl Store {
             state.queues.advance(number, now_ms);
             state.queues.peek(number, from, limit).map(|glimpse| Seen::new(number, glimpse, &state)).collect()
         };
-        let mut page = PeekPage { messages: Vec::with_capacity(seen.len()), next: None };
+        let mut page = PeekPage { messages: Vec::with_capacity(seen.len()), ..PeekPage::default() };
         let is_full = seen.len() == limit;
-        let (mut last, mut bytes) = (None::<LoadedChunk>, 0);
+        let (mut last, mut bytes) = (None, 0);
         for one in seen {
             if bytes >= bytes_max {
                 return Ok(page);
             }
             page.next = Some(one.position());
-            let Some(peeked) = self.look(one, &mut last).map_err(Refusal::Read)? else { continue };
-            bytes += peeked.message.body.len();
-            page.messages.push(peeked);
+            match self.look(one, &mut last) {
+                Ok(Some(peeked)) => {
+                    bytes += peeked.message.body.len();
+                    page.messages.push(peeked);
+                }
+                Ok(None) => {}
+                Err(why) => {
+                    page.unreadable += 1;
+                    failed.get_or_insert(why);
+                }
+            }
         }
         if !is_full {
             page.next = None;
@@ -498,7 +536,7 @@ impl Store {
     }
 
     /// Reads a message that was seen; none if it is gone. `last`: the chunk that was read last.
-    fn look(&self, seen: Seen, last: &mut Option<LoadedChunk>) -> Result<Option<Peeked>, Arc<str>> {
+    fn look(&self, seen: Seen, last: &mut Option<LastChunk>) -> Result<Option<Peeked>, Arc<str>> {
         let found = match seen {
             Seen::Known { wanted, state, attempts, due_at_ms } => {
                 let record = self.shared.cache().get(wanted.location);
@@ -506,10 +544,11 @@ impl Store {
                 (message, state, attempts, due_at_ms)
             }
             Seen::Cold { position, segment, chunk, ready } => {
-                let loaded = match last.take().filter(|loaded| loaded.id == chunk) {
+                let (_, loaded) = match last.take().filter(|(id, _)| *id == chunk) {
                     Some(loaded) => last.insert(loaded),
-                    None => last.insert(segment.read_chunk(chunk).map_err(|error| Arc::from(error.to_string()))?),
+                    None => last.insert((chunk, segment.read_chunk(chunk).map_err(|error| error.to_string().into()))),
                 };
+                let loaded = loaded.as_ref().map_err(Arc::clone)?;
                 let message = loaded.get(position).ok_or_else(|| Arc::from(segment.damage(chunk)))?;
                 let ColdMessage { sequence, location, .. } = message;
                 let wanted = Wanted { queue: segment.queue, position, sequence, location };
@@ -584,9 +623,12 @@ impl Store {
 
     /// Why the store has stopped confirming, if it has.
     pub fn failure(&self) -> Option<Arc<str>> {
-        self.shared.state().stopped.clone()
+        self.shared.failure().or_else(|| self.shared.state().stopped.clone())
     }
 }
+
+/// What came of reading a chunk.
+type LastChunk = (ChunkId, Result<LoadedChunk, Arc<str>>);
 
 /// A message that was seen while the queues could not change; it is read afterwards.
 enum Seen {

@@ -60,6 +60,31 @@ impl Bitmap {
         true
     }
 
+    /// Adds what is in another bitmap and also in `among`, which is as long as this one. Bit 0 stands for the position `first`
+    /// here, and for `other_first` in the other one.
+    pub(crate) fn take_over(&mut self, first: u64, other: &Bitmap, other_first: u64, among: &Bitmap) {
+        assert_eq!(self.len, among.len, "a bit for each position");
+        let mut ones = 0;
+        for (place, word) in Arc::make_mut(&mut self.words).iter_mut().enumerate() {
+            let position = first + place as u64 * WORD_BITS;
+            *word |= other.word_at(position, other_first) & among.words[place];
+            ones += u64::from(word.count_ones());
+        }
+        self.ones = ones;
+    }
+
+    /// The bits of 64 positions, if bit 0 stands for `first`. Beyond its ends there are none.
+    fn word_at(&self, position: u64, first: u64) -> u64 {
+        let word = |place: u64| self.words.get(place as usize).copied().unwrap_or(0);
+        let Some(at) = position.checked_sub(first) else {
+            let before = first - position;
+            return if before < WORD_BITS { word(0) << before } else { 0 };
+        };
+        let (place, shift) = (at / WORD_BITS, at % WORD_BITS);
+        let next = if shift == 0 { 0 } else { word(place + 1) << (WORD_BITS - shift) };
+        word(place) >> shift | next
+    }
+
     /// The first number that is in it, from `at` on.
     pub(crate) fn next(&self, at: u64) -> Option<u64> {
         if at >= self.len {
@@ -103,6 +128,26 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn what_is_taken_over_is_at_its_position(
+            first in 0u64..200, len in 1u64..300, other_first in 0u64..200, other_len in 1u64..300, seed in any::<u64>(),
+        ) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut some = |len: u64| {
+                let mut bits = Bitmap::new(len);
+                (0..len).filter(|_| random.bool()).for_each(|at| _ = bits.set(at));
+                bits
+            };
+            let (before, other, among) = (some(len), some(other_len), some(len));
+            let mut bits = before.clone();
+            bits.take_over(first, &other, other_first, &among);
+            for at in 0..len {
+                let there = (first + at).checked_sub(other_first).is_some_and(|at| other.get(at));
+                prop_assert_eq!(bits.get(at), before.get(at) || there && among.get(at), "{}", at);
+            }
+            prop_assert_eq!(bits.ones(), bits.iter().count() as u64);
+        }
+
         #[test]
         fn it_does_what_an_ordinary_set_does(len in 1u64..300, steps in proptest::collection::vec((0u64..300, any::<bool>()), 0..300)) {
             let (mut bits, mut model) = (Bitmap::new(len), BTreeSet::new());

@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::segment::{ChunkId, LoadedChunk, Segment};
 
 /// Chunks that are kept.
@@ -30,6 +32,8 @@ pub(crate) struct Chunks {
     wanted: VecDeque<(Arc<Segment>, ChunkId)>,
     /// Being read ahead.
     coming: Vec<ChunkId>,
+    /// Those that could not be read lately, and when that may be tried again.
+    unreadable: FxHashMap<ChunkId, u64>,
 }
 
 struct Kept {
@@ -46,6 +50,7 @@ impl Chunks {
     /// Adds a chunk that somebody needs now.
     pub(crate) fn add(&mut self, chunk: Arc<LoadedChunk>) {
         self.not_ahead(chunk.id);
+        self.unreadable.remove(&chunk.id);
         self.keep(chunk);
     }
 
@@ -66,6 +71,17 @@ impl Chunks {
         if let Some(kept) = self.loaded.iter_mut().find(|kept| kept.chunk.id == id) {
             kept.used_up = true;
         }
+    }
+
+    /// A chunk could not be read.
+    pub(crate) fn cannot_be_read(&mut self, id: ChunkId, now_ms: u64, again_ms: u64) {
+        self.unreadable.retain(|_, again_ms| *again_ms > now_ms);
+        self.unreadable.insert(id, again_ms);
+    }
+
+    /// Whether it is no use to read a chunk now.
+    pub(crate) fn is_unreadable(&self, id: ChunkId, now_ms: u64) -> bool {
+        self.unreadable.get(&id).is_some_and(|again_ms| *again_ms > now_ms)
     }
 
     // --- reading ahead -------------------------------------------------------------------------------------------

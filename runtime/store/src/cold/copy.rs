@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::bitmap::Bitmap;
 use super::frames::Frames;
 use super::places::Places;
 use super::segment::{self, Finished, Segment, Writer};
@@ -34,6 +35,15 @@ pub(crate) struct Copied {
 }
 
 impl Copied {
+    /// Which positions it holds, from the segment's first on.
+    pub(crate) fn positions(&self) -> Bitmap {
+        let mut positions = Bitmap::new(self.segment.span());
+        for written in self.written.iter() {
+            positions.set(written.position - self.segment.first);
+        }
+        positions
+    }
+
     /// The state that the record of a message tells.
     pub(crate) fn state(&self, position: u64) -> DeliveryState {
         if let Some(retried) = self.retried.get(&position) {
@@ -67,6 +77,8 @@ impl From<DiskError> for CopyError {
 pub(crate) struct Making {
     pub(crate) store_tag: u64,
     pub(crate) chunk_bytes: usize,
+    /// See [`crate::open::Layout::gap_max`].
+    pub(crate) gap_max: u64,
     /// The number of the next segment or run. Numbers are used up also if nothing comes of it.
     pub(crate) next_id: u64,
     /// See [`crate::open::Layout::picked_max`].
@@ -262,7 +274,8 @@ impl<'a> Copier<'a> {
         const STATE_BYTES: usize = 32;
         let queue = place.queue;
         let record_bytes = record.len() + STATE_BYTES;
-        if self.writers.get(&queue).is_some_and(|writer| !writer.takes(place.position, record_bytes)) {
+        let takes = |writer: &Writer| writer.takes(place.position, record_bytes, self.making.gap_max);
+        if self.writers.get(&queue).is_some_and(|writer| !takes(writer)) {
             self.finish_one(queue)?;
         }
         if !self.writers.contains_key(&queue) {

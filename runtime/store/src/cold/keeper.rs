@@ -3,6 +3,7 @@
 //! The committer decides what is done and takes in what came of it; in between it goes on committing. A simulation has no
 //! threads: there a piece is done when its result is asked for, some steps after it was ordered.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -10,10 +11,11 @@ use std::thread::JoinHandle;
 use super::checkpoint::Checkpoint;
 use super::copy::{self, Copied, CopiedFile, CopyError, FullFile, Making};
 use super::segment::Segment;
+use crate::committer::panic_text;
 use crate::courtesy;
 use crate::dedup::merge::merge;
 use crate::dedup::run::{self, Run};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::history::file::{self as history_file, HistoryFile, JoinError};
 use crate::kv::Frozen;
 use crate::kv::compact::Compacted;
@@ -84,7 +86,13 @@ struct Workshop {
 }
 
 impl Keeper {
-    pub(crate) fn new(disk: Arc<dyn Disk>, shared: Arc<Shared>, making: Making, preparation: Preparation) -> Keeper {
+    /// Starts the thread that does the work.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        shared: Arc<Shared>,
+        making: Making,
+        preparation: Preparation,
+    ) -> io::Result<Keeper> {
         let mut workshop = Workshop { disk, shared: shared.clone(), making };
         let hands = match preparation {
             #[cfg(test)]
@@ -92,7 +100,7 @@ impl Keeper {
             Preparation::Thread => {
                 let (orders, waiting) = channel::<Order>();
                 let (results, done) = channel();
-                let thread = std::thread::spawn(move || {
+                let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || {
                     courtesy::begin(&workshop.shared.pressed);
                     while let Ok(order) = waiting.recv() {
                         let result = workshop.carry_out(order);
@@ -102,11 +110,11 @@ impl Keeper {
                         }
                         workshop.shared.nudge();
                     }
-                });
+                })?;
                 Hands::Thread { orders: Some(orders), done, thread: Some(thread) }
             }
         };
-        Keeper { hands, busy: false, shared }
+        Ok(Keeper { hands, busy: false, shared })
     }
 
     /// Whether a piece of work is on its way, or its result waits.
@@ -132,11 +140,11 @@ impl Keeper {
             return None;
         }
         let result = match &mut self.hands {
-            Hands::Thread { done, .. } => {
+            Hands::Thread { done, thread, .. } => {
                 match if wait { done.recv().map_err(|_| TryRecvError::Disconnected) } else { done.try_recv() } {
                     Ok(result) => result,
                     Err(TryRecvError::Empty) => return None,
-                    Err(TryRecvError::Disconnected) => panic!("the thread that keeps the segments has panicked"),
+                    Err(TryRecvError::Disconnected) => Err(panicked(thread.take()).into()),
                 }
             }
             #[cfg(test)]
@@ -145,6 +153,14 @@ impl Keeper {
         self.busy = false;
         Some(result)
     }
+}
+
+/// What the committer hears of a thread that does no more.
+fn panicked(thread: Option<JoinHandle<()>>) -> DiskError {
+    let panic = thread.and_then(|thread| thread.join().err());
+    let text = panic.as_deref().map_or("it has not said why", |panic| panic_text(panic));
+    let error = io::Error::other(format!("the thread that does it has panicked: {text}"));
+    DiskError::new("keep", "the segments", error)
 }
 
 impl Drop for Keeper {

@@ -436,11 +436,10 @@ impl Writer {
     }
 
     /// Whether a message at this position goes well with those that are there: positions cost bits, and offsets are short.
-    pub(crate) fn takes(&self, position: u64, record_bytes: usize) -> bool {
-        const GAP_MAX: u64 = 1 << 16;
+    pub(crate) fn takes(&self, position: u64, record_bytes: usize, gap_max: u64) -> bool {
         const BYTES_MAX: u64 = 1 << 30;
         let bytes = u64::from(self.records.end()) + record_bytes as u64;
-        let fits = |position: u64| position - self.end < GAP_MAX && position - self.first < SPAN_MAX;
+        let fits = |position: u64| position - self.end < gap_max && position - self.first < SPAN_MAX;
         self.written.is_empty() || (fits(position) && bytes < BYTES_MAX)
     }
 

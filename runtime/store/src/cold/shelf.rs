@@ -51,6 +51,24 @@ impl Shelf {
         Some(shelved)
     }
 
+    /// What lives in old segments lives in new ones from now on. With each new one come the positions that were copied to it.
+    pub(crate) fn replace(&mut self, old: &[Arc<Segment>], new: Vec<(Arc<Segment>, Bitmap)>) {
+        let before = (self.live, self.fresh);
+        let gone: Vec<Shelved> = old.iter().filter_map(|segment| self.remove(segment.first)).collect();
+        for (segment, copied) in new {
+            let first = segment.first;
+            let (mut live, mut fresh) = (Bitmap::new(segment.span()), Bitmap::new(segment.span()));
+            for shelved in &gone {
+                live.take_over(first, &shelved.live, shelved.segment.first, &copied);
+                fresh.take_over(first, &shelved.fresh, shelved.segment.first, &copied);
+            }
+            self.add(segment, live);
+            self.fresh += fresh.ones();
+            self.segments.get_mut(&first).expect("just put there").fresh = fresh;
+        }
+        assert_eq!((self.live, self.fresh), before, "all that lives was copied");
+    }
+
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Shelved> {
         self.segments.values()
     }

@@ -238,6 +238,7 @@ fn folder(name: &str, input: &[u8]) -> bool {
         attempt_slots: 48 / WORDS_OF_A_SLOT,
         chunk_bytes: 600,
         small_segment_bytes: 0,
+        gap_max: 1 << 16,
         picked_max: 4,
         dedup_runs_max: 4,
         state_bytes_min: 0,

@@ -165,6 +165,7 @@ fn try_open(disk: Arc<dyn Disk>) -> Result<(), OpenError> {
         attempt_slots: (attempts_bytes as usize / 8 / WORDS_OF_A_SLOT).max(1),
         chunk_bytes: 0,
         small_segment_bytes: 0,
+        gap_max: 1,
         picked_max: 4,
         dedup_runs_max: 0,
         state_bytes_min: 0,

@@ -8,19 +8,16 @@
 //! entries, and are found by walking from where the last one was; everything that became ready in another way is listed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use super::QueueLimits;
 use super::due::Delayed;
 use super::entry::{Entry, Phase};
 use super::in_log::InLog;
 use super::keys::Keys;
 use super::position_map::PositionMap;
+use super::{OneByOne, QueueLimits, ToPurge};
 use crate::QueueName;
 use crate::attempts::Slot;
-use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::ToldState;
-use crate::cold::copy::Copied;
 use crate::cold::places::Written;
 use crate::cold::segment::{ChunkId, ColdMessage, Segment};
 use crate::cold::shelf::Shelf;
@@ -277,9 +274,38 @@ impl Line {
         self.delayed.len()
     }
 
-    /// Where a purge may end that takes at most so many entries away, and all that is on the shelf only.
+    /// See [`Queues::purged_one_by_one`](super::Queues::purged_one_by_one).
+    pub(super) fn purged_one_by_one(&self, below: u64, many: usize, step: usize) -> Option<OneByOne> {
+        let shelved = |from: u64| self.shelf.iter_from(from).take_while(move |position| *position < below);
+        // Messages came after those that go, and are in segments already.
+        if self.shelf.iter_from(below).next().is_some() && shelved(0).next().is_some() {
+            let to_purge = |position: u64| match self.entries.get(position) {
+                Some(entry) => (position, ToPurge::Known(entry.bytes)),
+                None => {
+                    let (segment, chunk) = self.shelf.chunk_of(position).expect("it is on the shelf");
+                    (position, ToPurge::Cold(segment, chunk))
+                }
+            };
+            return Some(OneByOne { messages: shelved(0).take(step).map(to_purge).collect(), all: true });
+        }
+        if self.known <= many as u64 {
+            return None;
+        }
+        let end = self.shelf.end().min(below);
+        let known = self.entries.iter_from(0).take_while(|(position, _)| *position < end).take(step);
+        let messages: Vec<_> = known.map(|(position, entry)| (position, ToPurge::Known(entry.bytes))).collect();
+        (!messages.is_empty()).then_some(OneByOne { messages, all: false })
+    }
+
+    /// No messages stand before a position: none of them is due any more.
+    pub(super) fn put_off_no_more(&mut self, below: u64) {
+        self.delayed.remove_below(below);
+    }
+
+    /// Where a purge may end that takes at most so many entries away, and all that is on the shelf.
     pub(super) fn purge_bound(&self, below: u64, entries_max: usize) -> u64 {
-        let after = self.entries.iter_from(self.shelf.end()).nth(entries_max).map(|(position, _)| position);
+        let in_log_max = entries_max.saturating_sub(self.known as usize);
+        let after = self.entries.iter_from(self.shelf.end()).nth(in_log_max).map(|(position, _)| position);
         after.map_or(below, |after| after.min(below))
     }
 
@@ -402,37 +428,18 @@ impl Line {
         }
     }
 
-    /// What lives in old segments lives in new ones from now on, in the same state.
-    pub(super) fn reshelve(&mut self, old: &[Arc<Segment>], new: &[Copied]) {
-        let mut shelved = Vec::with_capacity(new.len());
-        for Copied { segment, written, .. } in new {
-            let (mut live, mut fresh) = (Bitmap::new(segment.span()), Vec::new());
-            for Written { position, .. } in written.iter() {
-                if self.shelf.lives(position) {
-                    live.set(position - segment.first);
-                }
-                if self.shelf.is_fresh(position) {
-                    fresh.push(position);
-                }
-            }
-            shelved.push((segment.clone(), live, fresh));
-        }
-        let before = self.shelf.live();
-        for segment in old {
-            self.shelf.remove(segment.first);
-        }
-        for (segment, live, fresh) in shelved {
-            self.shelf.add(segment, live);
-            fresh.into_iter().for_each(|position| self.shelf.set_fresh(position));
-        }
-        assert_eq!(self.shelf.live(), before, "all that lives was copied");
-        for Copied { segment, written, .. } in new {
-            for written in written.iter() {
-                if let Some(entry) = self.entries.get_mut(written.position) {
-                    entry.set_location(Location { file: segment.file_id(), offset: written.offset, len: written.len });
-                }
+    /// Messages were copied to another segment on the shelf. Those that have an entry stand there from now on.
+    pub(super) fn relocate(&mut self, segment: &Segment, written: impl Iterator<Item = Written>) {
+        for Written { position, offset, len } in written {
+            if let Some(entry) = self.entries.get_mut(position) {
+                entry.set_location(Location { file: segment.file_id(), offset, len });
             }
         }
+    }
+
+    /// Whether a message on the shelf has an entry.
+    pub(super) fn knows_any(&self) -> bool {
+        self.known > 0
     }
 
     /// The entries of messages that are on the shelf, for a checkpoint: those whose state says something.

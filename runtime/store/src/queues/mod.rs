@@ -72,6 +72,22 @@ impl Default for QueueLimits {
     }
 }
 
+/// What a purge takes away one by one.
+pub(crate) struct OneByOne {
+    /// By their positions, which grow.
+    pub(crate) messages: Vec<(u64, ToPurge)>,
+    /// There are no others before the last of them.
+    pub(crate) all: bool,
+}
+
+/// What is known of a message that goes.
+pub(crate) enum ToPurge {
+    /// It counts for so many bytes.
+    Known(u32),
+    /// It must be read for that.
+    Cold(Arc<Segment>, ChunkId),
+}
+
 /// What is handed out with a lease.
 #[derive(Debug)]
 pub(crate) struct Claimed {
@@ -340,6 +356,29 @@ impl Queues {
 
     pub(crate) fn is_empty(&self, queue: QueueNumber) -> bool {
         self.line(queue).len() == 0
+    }
+
+    /// The next messages, at most `step`, that a purge has to take away one by one, if it has to: one record can only tell that
+    /// all goes that stands in segments, and that takes long if more than `many` of them have an entry.
+    pub(crate) fn purged_one_by_one(
+        &self,
+        queue: QueueNumber,
+        below: u64,
+        many: usize,
+        step: usize,
+    ) -> Option<OneByOne> {
+        self.line(queue).purged_one_by_one(below, many, step)
+    }
+
+    /// Takes them away; they count for so many bytes. `all`: no others stand before the last of them.
+    pub(crate) fn purge_these(&mut self, queue: QueueNumber, purged: &[(u64, u32)], all: bool) {
+        for (position, bytes) in purged {
+            let removal = Record::Remove { queue, position: *position, bytes: *bytes };
+            self.apply(&removal, Location::NONE).expect("it counted for so many bytes");
+        }
+        if let Some((last, _)) = purged.last().filter(|_| all) {
+            line_mut(&mut self.lines, queue).put_off_no_more(last + 1);
+        }
     }
 
     /// Where a purge may end that takes little time, if it is to end at `below` at last.

@@ -32,6 +32,7 @@ pub(crate) struct Held {
 pub(crate) struct ExpiredClaim {
     pub(crate) max: usize,
     pub(crate) sent_before_ms: u64,
+    pub(crate) now_ms: u64,
     pub(crate) expires_at_ms: u64,
 }
 
@@ -165,7 +166,7 @@ impl Queues {
         chunks: &Chunks,
         out: &mut Vec<Claimed>,
     ) -> Claiming {
-        let ExpiredClaim { max, sent_before_ms, expires_at_ms } = *claim;
+        let ExpiredClaim { max, sent_before_ms, now_ms, expires_at_ms } = *claim;
         let Queues { lines, leases, .. } = self;
         let line = line_mut(lines, queue);
         let mut leasing = Leasing { leases, queue, expires_at_ms };
@@ -183,7 +184,15 @@ impl Queues {
                     if segment.enqueued_at_ms(position) >= sent_before_ms {
                         break;
                     }
-                    let Some(chunk) = chunks.get(id) else { return Claiming::Reads(segment, id) };
+                    let Some(chunk) = chunks.get(id) else {
+                        if chunks.is_unreadable(id, now_ms) {
+                            let known = line.entries.iter_from(from).next().map(|(known, _)| known);
+                            let end = segment.chunk_span(id).end;
+                            from = known.map_or(end, |known| known.min(end));
+                            continue;
+                        }
+                        return Claiming::Reads(segment, id);
+                    };
                     // One that can't be read stays, and whoever claims it hears of it.
                     let Some(message) = chunk.get(position) else { continue };
                     if message.enqueued_at_ms >= sent_before_ms {

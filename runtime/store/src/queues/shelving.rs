@@ -60,11 +60,24 @@ impl Queues {
         (found.len() as u64 == count).then_some(found)
     }
 
-    /// Puts rewritten segments in the place of old ones.
-    pub(crate) fn reshelve(&mut self, old: &[Arc<Segment>], new: &[Copied]) {
+    /// Puts rewritten segments in the place of old ones; see [`Shelf::replace`](crate::cold::shelf::Shelf::replace). Then
+    /// [`Queues::relocate`] is to be called for each of them, until which the old ones must stay readable.
+    pub(crate) fn reshelve(&mut self, old: &[Arc<Segment>], new: Vec<(Arc<Segment>, Bitmap)>) {
         if let Some(one) = old.first() {
-            line_mut(&mut self.lines, one.queue).reshelve(old, new);
+            line_mut(&mut self.lines, one.queue).shelf.replace(old, new);
         }
+    }
+
+    /// Tells the next messages of a segment that was rewritten where they stand, from `start` on. Answers where to go on:
+    /// nowhere if these were the last.
+    pub(crate) fn relocate(&mut self, copied: &Copied, start: usize, max: usize) -> Option<usize> {
+        let line = line_mut(&mut self.lines, copied.segment.queue);
+        let end = (start + max).min(copied.written.len());
+        if line.knows_any() {
+            line.relocate(&copied.segment, copied.written.iter_from(start).take(end - start));
+            return (end < copied.written.len()).then_some(end);
+        }
+        None
     }
 
     /// Takes off the segments in which nothing lives.

@@ -2,6 +2,7 @@
 //! the copying is urgent.
 
 use super::backlog::Backlog;
+use crate::{Action, AttributeEdit, NewMessage, QueueName, Refusal, Transaction};
 
 #[test]
 fn a_queue_that_is_kept_short_makes_no_segment() {
@@ -52,4 +53,38 @@ fn copying_is_urgent_while_files_become_full_faster_than_they_are_copied() {
     }
     open.keep();
     assert!(open.engine.wal.full() == 0 && !open.engine.shared.pressed.is_set());
+}
+
+#[test]
+fn what_is_sent_with_a_move_to_the_same_queue_stands_behind_it() {
+    let mut open = Backlog::new(0);
+    open.send("moved");
+    let claimed = open.claim(1).unwrap().remove(0);
+    let action = Action::Move { queue: open.queue.clone(), attributes: AttributeEdit::StripReserved };
+    let sent = NewMessage { body: "sent".into(), ..NewMessage::default() };
+    let sends = [(open.queue.clone(), sent)].into();
+    open.commit(Transaction { settle: Some((claimed.lease, action)), sends, ..Transaction::default() });
+    // So many that the file is read from end to end when it is copied.
+    for _ in 0..300 {
+        open.publish("the next");
+    }
+    assert!(open.engine.keeping.tally.read_whole > 0);
+    let open = open.reopen();
+    let first: Vec<_> = open.claim(2).unwrap().iter().map(|delivery| delivery.message.body.clone()).collect();
+    assert_eq!(first, ["moved", "sent"]);
+}
+
+#[test]
+fn the_attempt_of_a_refused_snooze_counts() {
+    let mut open = Backlog::new(0);
+    open.send("tried");
+    let claimed = open.claim(1).unwrap().remove(0);
+    assert!(open.store.begin(claimed.lease));
+    let sends = [(QueueName::new("nowhere").unwrap(), NewMessage::default())].into();
+    let settle = Some((claimed.lease, Action::Snooze { delay_ms: 0 }));
+    let mut answers = Vec::new();
+    open.engine.commit(&mut vec![Transaction { settle, sends, ..Transaction::default() }.into()], &mut answers);
+    assert!(matches!(answers[..], [Err(Refusal::NoSuchQueue(_))]), "{answers:?}");
+    let again = open.reopen().claim(1).unwrap().remove(0);
+    assert_eq!((again.message.body, again.attempt), (claimed.message.body, 2));
 }

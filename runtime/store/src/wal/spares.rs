@@ -1,5 +1,6 @@
 //! Files of the ring that nobody needs: made ahead, or given up and waiting for their next life.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
@@ -55,15 +56,19 @@ impl Spares {
         self.ready.push((slot, file));
     }
 
-    /// Starts to make a file. The caller asks for one at a time.
+    /// Starts to make a file. The caller asks for one at a time. If the system has no thread for it, it is made at once.
     pub(crate) fn prepare(&mut self, disk: Arc<dyn Disk>, slot: u32, bytes: u64) {
         let (done, made) = channel();
         self.coming = Some(Coming { slot, made });
         let work = move || drop(done.send(make(&*disk, slot, bytes)));
-        match self.preparation {
+        let here = work.clone();
+        let spawned = match self.preparation {
             #[cfg(test)]
-            Preparation::Inline => work(),
-            Preparation::Thread => drop(std::thread::spawn(work)),
+            Preparation::Inline => None,
+            Preparation::Thread => std::thread::Builder::new().name("log-file-maker".into()).spawn(work).ok(),
+        };
+        if spawned.is_none() {
+            here();
         }
     }
 
@@ -74,7 +79,11 @@ impl Spares {
         let slot = coming.slot;
         match made {
             Err(TryRecvError::Empty) => Ok(()),
-            Err(TryRecvError::Disconnected) => panic!("the thread that makes a log file has panicked"),
+            Err(TryRecvError::Disconnected) => {
+                self.coming = None;
+                let error = io::Error::other("the thread that does it has panicked");
+                Err(DiskError::new("make", "a log file", error))
+            }
             Ok(result) => {
                 self.coming = None;
                 self.ready.push((slot, result?));

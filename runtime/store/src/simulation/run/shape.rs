@@ -73,13 +73,14 @@ pub(in crate::simulation) enum Fault {
     All,
 }
 
-pub(in crate::simulation) const LAYOUT: Layout = Layout {
+pub(crate) const LAYOUT: Layout = Layout {
     file_bytes: 8 << 10,
     files_max: 8,
     cache_bytes_max: 2048,
     attempt_slots: 16,
     chunk_bytes: 700,
     small_segment_bytes: 1200,
+    gap_max: 40,
     picked_max: 4,
     dedup_runs_max: 4,
     state_bytes_min: 0,
