@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::bitmap::Bitmap;
 use super::frames::Frames;
-use super::places::Places;
+use super::places::{Places, Written};
 use super::segment::{self, Finished, Segment, Writer};
 use crate::courtesy::give_way;
 use crate::dedup::run::{self, Run, RunWriter};
@@ -28,8 +28,6 @@ use crate::wal::LogFile;
 pub(crate) struct Copied {
     pub(crate) segment: Arc<Segment>,
     pub(crate) written: Places,
-    /// Position and due time of those whose records say that they are delayed, in order.
-    delayed: Vec<(u64, u64)>,
     /// The states that their records tell, of those that were retried. The others may be many, so they do without.
     retried: FxHashMap<u64, DeliveryState>,
 }
@@ -45,12 +43,10 @@ impl Copied {
     }
 
     /// The state that the record of a message tells.
-    pub(crate) fn state(&self, position: u64) -> DeliveryState {
-        if let Some(retried) = self.retried.get(&position) {
-            return *retried;
-        }
-        let found = self.delayed.binary_search_by_key(&position, |(position, _)| *position);
-        DeliveryState { due_at_ms: found.map_or(0, |at| self.delayed[at].1), ..DeliveryState::default() }
+    pub(crate) fn state(&self, written: &Written) -> DeliveryState {
+        let Written { position, due_at_ms, .. } = *written;
+        let state = self.retried.get(&position).copied();
+        state.unwrap_or(DeliveryState { due_at_ms, ..DeliveryState::default() })
     }
 }
 
@@ -292,9 +288,9 @@ impl<'a> Copier<'a> {
 
     fn finish_one(&mut self, queue: QueueNumber) -> Result<(), DiskError> {
         let Some(writer) = self.writers.remove(&queue) else { return Ok(()) };
-        let Finished { segment, written, delayed } = writer.finish(self.disk, self.making.store_tag)?;
+        let Finished { segment, written } = writer.finish(self.disk, self.making.store_tag)?;
         let retried = self.retried.remove(&queue).unwrap_or_default();
-        self.copied.push(Copied { segment: Arc::new(segment), written, delayed, retried });
+        self.copied.push(Copied { segment: Arc::new(segment), written, retried });
         Ok(())
     }
 

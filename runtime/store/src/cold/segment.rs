@@ -403,8 +403,6 @@ impl LoadedChunk {
 pub(crate) struct Finished {
     pub(crate) segment: Segment,
     pub(crate) written: Places,
-    /// Position and due time of those that are delayed, in order.
-    pub(crate) delayed: Vec<(u64, u64)>,
 }
 
 /// Writes a segment.
@@ -416,7 +414,8 @@ pub(crate) struct Writer {
     first: u64,
     end: u64,
     chunks: Vec<Chunk>,
-    special: Special,
+    /// Positions of the messages with a key.
+    keyed: Vec<u64>,
     pub(crate) written: Places,
 }
 
@@ -430,7 +429,7 @@ impl Writer {
             first: 0,
             end: 0,
             chunks: Vec::new(),
-            special: Special::default(),
+            keyed: Vec::new(),
             written: Places::new(),
         })
     }
@@ -456,26 +455,24 @@ impl Writer {
         if self.chunks.last().is_none_or(|chunk| (offset - chunk.offset) as usize >= self.chunk_bytes) {
             self.chunks.push(Chunk { position: relative, offset, enqueued_at_ms: place.enqueued_at_ms });
         }
-        if place.state.due_at_ms != 0 {
-            self.special.delayed.push((position, place.state.due_at_ms));
-        }
         if put.key.is_some() {
-            self.special.keyed.push(position);
+            self.keyed.push(position);
         }
         let len = self.records.add(|out| match put.place == *place {
             true => out.extend_from_slice(record),
             false => record::encode_put(out, place, &put.message()),
         })?;
-        self.written.push(Written { position, offset: offset + LEN_BYTES as u32, len });
+        let (offset, due_at_ms) = (offset + LEN_BYTES as u32, place.state.due_at_ms);
+        self.written.push(Written { position, offset, len, due_at_ms });
         self.end = position + 1;
         Ok(())
     }
 
     /// Ends the segment and syncs it. Its name is durable after the folder is synced.
     pub(crate) fn finish(self, disk: &dyn Disk, store_tag: u64) -> Result<Finished, DiskError> {
-        let Writer { id, queue, records, first, end, chunks, written, special, .. } = self;
+        let Writer { id, queue, records, first, end, chunks, written, keyed, .. } = self;
         let messages = written.len() as u64;
-        let footer = |out: &mut Footer| write_footer(out, first, &chunks, &special);
+        let footer = |out: &mut Footer| write_footer(out, first, &chunks, &written, &keyed);
         let Ending { data_end, footer_bytes, footer_crc } = records.finish(footer, |ending| {
             KIND.encode(&[
                 store_tag,
@@ -491,11 +488,17 @@ impl Writer {
         })?;
         let file = disk.open_to_read(&name(id))?;
         let segment = Segment { id, queue, first, end, messages, file, chunks, data_end, footer_bytes, footer_crc };
-        Ok(Finished { segment, written, delayed: special.delayed })
+        Ok(Finished { segment, written })
     }
 }
 
-fn write_footer(out: &mut Footer, first: u64, chunks: &[Chunk], special: &Special) -> Result<(), DiskError> {
+fn write_footer(
+    out: &mut Footer,
+    first: u64,
+    chunks: &[Chunk],
+    written: &Places,
+    keyed: &[u64],
+) -> Result<(), DiskError> {
     let relative = |position: u64| ((position - first) as u32).to_le_bytes();
     let count = |count: usize| (count as u32).to_le_bytes();
     out.add(&count(chunks.len()))?;
@@ -504,11 +507,11 @@ fn write_footer(out: &mut Footer, first: u64, chunks: &[Chunk], special: &Specia
         out.add(&chunk.offset.to_le_bytes())?;
         out.add(&chunk.enqueued_at_ms.to_le_bytes())?;
     }
-    out.add(&count(special.delayed.len()))?;
-    for (position, due_at_ms) in &special.delayed {
-        out.add(&relative(*position))?;
+    out.add(&count(written.delayed()))?;
+    for Written { position, due_at_ms, .. } in written.iter().filter(|written| written.due_at_ms != 0) {
+        out.add(&relative(position))?;
         out.add(&due_at_ms.to_le_bytes())?;
     }
-    out.add(&count(special.keyed.len()))?;
-    special.keyed.iter().try_for_each(|position| out.add(&relative(*position)))
+    out.add(&count(keyed.len()))?;
+    keyed.iter().try_for_each(|position| out.add(&relative(*position)))
 }

@@ -430,7 +430,7 @@ impl Line {
 
     /// Messages were copied to another segment on the shelf. Those that have an entry stand there from now on.
     pub(super) fn relocate(&mut self, segment: &Segment, written: impl Iterator<Item = Written>) {
-        for Written { position, offset, len } in written {
+        for Written { position, offset, len, .. } in written {
             if let Some(entry) = self.entries.get_mut(position) {
                 entry.set_location(Location { file: segment.file_id(), offset, len });
             }

@@ -25,7 +25,7 @@ impl Queues {
         }
         let end = (start + max).min(copied.written.len());
         for written in copied.written.iter_from(start).take(end - start) {
-            let state = copied.state(written.position);
+            let state = copied.state(&written);
             line.shelve(&written, state, from, copied.segment.file_id(), &mut self.in_log);
         }
         (end < copied.written.len()).then_some(end)
