@@ -32,7 +32,7 @@ mod reader;
 mod schedule;
 mod syntax;
 pub mod units;
-mod writable;
+pub(crate) mod writable;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
 pub use self::file::read;

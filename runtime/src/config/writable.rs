@@ -4,7 +4,8 @@
 //! folder, but the runtime would, when it looks up a path that leads through it: a folder that is granted below it, a file
 //! that is followed. And whoever may write the code that runs outside of the sandbox (a package that is built, the compiled
 //! code in the folder of the store) is not in it. So such files are refused, when they are checked and before they are taken
-//! into use. Links in the paths are followed for that, mounts are not seen through.
+//! into use. Links in the paths are followed for that, mounts are not seen through. What a pattern stands for is known only
+//! when it is looked up: files that links lead to by way of such a folder are refused there (`first_on_the_way`).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -69,6 +70,16 @@ impl Place {
     fn is_below(&self, folder: &Place) -> bool {
         self.through.contains(&folder.path)
     }
+}
+
+/// The first of these folders that a path leads into, as things are: a name is looked up in it on the way. Who may write it
+/// can change where the path leads from there, but not that it leads there.
+pub(crate) fn first_on_the_way<'f>(path: &Path, folders: &'f [PathBuf]) -> Option<&'f Path> {
+    if folders.is_empty() {
+        return None;
+    }
+    let place = Place::of(path);
+    folders.iter().map(PathBuf::as_path).find(|folder| place.is_below(&Place::of(folder)))
 }
 
 /// Checks the folders of all consumers. `file` is the document's own path.
@@ -189,7 +200,8 @@ fn producers(document: &Document, writable: &[Writable<'_>], errors: &Errors) {
 /// The beginning of a pattern that is one path, and the parts after it.
 fn split(pattern: &str) -> (PathBuf, Vec<&str>) {
     let mut path = PathBuf::from(if pattern.starts_with('/') { "/" } else { "" });
-    let mut parts = pattern.split('/').filter(|part| !part.is_empty()).peekable();
+    // `glob` drops these, too.
+    let mut parts = pattern.split('/').filter(|part| !part.is_empty() && *part != ".").peekable();
     while let Some(plain) = parts.peek().and_then(|part| plain(part)) {
         path.push(plain);
         parts.next();
@@ -363,6 +375,8 @@ mod tests {
             "**/*.log",
             "logs/out/deep/../../a.log",
             "logs/*/../a.log",
+            "logs/*/./*.log",
+            "logs/./*/.//deep/./*.log",
             "link/a.log",
             "logs/[o]ut/*",
             &absolute,
@@ -373,6 +387,14 @@ mod tests {
         for files in ["logs/*.log", "logs/out", "logs/output/*.log", "logs/*.d/*.log", "*.log", "../*.log", "logs/*"] {
             assert_eq!(tail(files), Vec::<String>::new(), "{files}");
         }
+        // What the patterns match is looked up by the producer itself, which knows the folders.
+        let text = "[producers.p]\nkind = \"tail\"\nqueue = \"one\"\nfiles = [\"logs/*.log\"]\n";
+        let text = file(("logs/out", "read-write"), ("elsewhere", "read"), text);
+        let config = crate::config::parse_to_run(&text, &root.join("queue.toml")).unwrap();
+        let ProducerKind::Tail(tail) = &config.producers["p"].kind else { panic!("{config:?}") };
+        assert_eq!(tail.writable, [root.join("logs/out")]);
+        assert_eq!(first_on_the_way(&root.join("link/a.log"), &tail.writable), Some(&*root.join("logs/out")));
+        assert_eq!(first_on_the_way(&root.join("logs/a.log"), &tail.writable), None);
         let watch = |keys: &str| with(&format!("[producers.p]\nkind = \"watch\"\nqueue = \"one\"\n{keys}\n"));
         for keys in [
             "folder = \"logs/out/deep\"",
