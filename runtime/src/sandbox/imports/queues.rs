@@ -97,7 +97,7 @@ impl Sender<'_> {
             .map_err(|error| SendError::Invalid(format!("{name:?} is not a queue name, and {error}")))?;
         if !grants.send_subjects.iter().any(|pattern| pattern.matches(name)) {
             let what = format!("a send to {name} was refused: it is not granted");
-            access.denied.tell(settings, Grant::Send, name, &what);
+            access.tell_denied(settings, Grant::Send, name, &what);
             let consumer = &settings.consumer;
             let text = format!("{consumer} has no grant to send to {name}: its grants' `send` must name it");
             return Err(SendError::NotGranted(text));

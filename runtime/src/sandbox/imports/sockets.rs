@@ -65,7 +65,7 @@ impl Sockets {
                     || self.found().addresses.contains(&address);
                 if !granted {
                     let what = format!("a connection to {address} was refused: it is not granted");
-                    self.access.denied.tell(&self.settings, Grant::Tcp, &address.to_string(), &what);
+                    self.access.tell_denied(&self.settings, Grant::Tcp, &address.to_string(), &what);
                 }
                 granted
             }
@@ -86,7 +86,7 @@ impl Sockets {
             let what = format!(
                 "looking up {name} was refused: no port of it is granted (for PORT, put the number of the one to connect to)"
             );
-            self.access.denied.tell(&self.settings, Grant::Tcp, &format!("{name}:PORT"), &what);
+            self.access.tell_denied(&self.settings, Grant::Tcp, &format!("{name}:PORT"), &what);
             return None;
         }
         Some(ports)
