@@ -6,6 +6,7 @@ use bytes::Bytes;
 use linecook_store::{ATTRIBUTE_PREFIX_RESERVED, MessageId};
 use wasmtime::component::HasData;
 
+use crate::delivery::limits::{ATTRIBUTE_BYTES, MESSAGE_BYTES};
 use crate::delivery::{NewMessage, Outgoing, QueueName};
 use crate::sandbox::bindings::linecook::worker::queues::{self, Outgoing as Wanted, SendError};
 use crate::sandbox::grants::Grant;
@@ -62,11 +63,7 @@ impl Sends {
     }
 }
 
-/// What a message that was sent takes beside its bytes.
-const MESSAGE_BYTES: u64 = 256;
 const _: () = assert!(size_of::<Sent>() as u64 <= MESSAGE_BYTES);
-/// What an attribute takes beside its bytes.
-const ATTRIBUTE_BYTES: u64 = 64;
 
 /// Where one message goes.
 struct Targets {
