@@ -130,20 +130,22 @@ fn own_files(document: &Document, file: &Path, writable: &[Writable<'_>], errors
         }
     }
     for folder in writable {
-        let relation = |(what, place, whole): &(String, Place, bool)| {
-            let verb = match place {
-                place if place.path == folder.place.path && *whole => "is",
+        let relation = |place: &Place, whole: bool| {
+            Some(match place {
+                place if place.path == folder.place.path && whole => "is",
                 place if place.is_below(&folder.place) => "holds",
-                place if *whole && folder.place.is_below(place) => "lies in",
+                place if whole && folder.place.is_below(place) => "lies in",
                 _ => return None,
-            };
-            Some(format!("{verb} {what}"))
+            })
         };
-        let mut relations = own.iter().filter_map(relation);
-        if let Some(first) = relations.next() {
-            let second = relations.next().map(|second| format!(" and {second}")).unwrap_or_default();
-            let message = format!("guests may write this folder, which {first}{second}");
-            let hint = "grant a folder that has nothing of the runtime's own in it, such as \"outbox\"";
+        let mut relations = own.iter().filter_map(|(what, place, whole)| Some((relation(place, *whole)?, what)));
+        if let Some((verb, what)) = relations.next() {
+            let second = relations.next().map(|(verb, what)| format!(" and {verb} {what}")).unwrap_or_default();
+            let message = format!("guests may write this folder, which {verb} {what}{second}");
+            let hint = match verb {
+                "lies in" => "grant a folder outside of it",
+                _ => "grant a folder that has nothing of the runtime's own in it, such as \"outbox\"",
+            };
             errors.push(ConfigError::at(folder.span.clone(), message).hint(hint));
         }
     }
@@ -352,6 +354,12 @@ mod tests {
             assert_eq!(granted(host, more), [relation], "{host}");
         }
         assert_eq!(granted("plugins/other", more), none);
+        let hint = |host: &str| {
+            let errors = crate::config::parse_to_run(&file((host, "read-write"), ("b", "read"), more), &root.join("q"));
+            errors.unwrap_err().errors()[0].hint.clone().unwrap()
+        };
+        assert_eq!(hint("plugins/third/src"), "grant a folder outside of it");
+        assert!(hint("plugins").starts_with("grant a folder that has nothing of the runtime's own"));
     }
 
     #[test]
