@@ -108,37 +108,65 @@ fn refuse(span: &Range<usize>, message: &str, hint: &str, writable: &Writable<'_
     ConfigError::at(span.clone(), message).related(writable.span.clone(), "guests may write this one").hint(hint)
 }
 
+/// What the runtime goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// One file.
+    File,
+    /// A folder with everything in it.
+    Folder,
+    /// Such a folder, that may not even be there, beside another one: who may write the folder that it is in has that, too.
+    Beside,
+}
+
+/// What cargo goes by beside a package: its configuration in the folders above, and what the workspace has built.
+fn beside(package: &Place) -> impl Iterator<Item = (&'static str, Place)> {
+    package.path.ancestors().skip(1).flat_map(|above| {
+        let workspace = above.join("Cargo.toml").is_file().then_some("target");
+        [".cargo"].into_iter().chain(workspace).map(|name| (name, Place::of(&above.join(name))))
+    })
+}
+
 /// What the runtime goes by must lie in no folder that guests may write; what it runs outside of the sandbox must hold none.
 fn own_files(document: &Document, file: &Path, writable: &[Writable<'_>], errors: &Errors) {
     let mut own = vec![
-        ("`data_dir`".to_owned(), Place::of(&document.runtime.data_dir), true),
-        ("this file".to_owned(), Place::of(file), false),
+        ("`data_dir`".to_owned(), Place::of(&document.runtime.data_dir), Own::Folder),
+        ("this file".to_owned(), Place::of(file), Own::File),
     ];
     if let Some(file) = &document.runtime.ca_file {
-        own.push(("`ca_file`".to_owned(), Place::of(file), false));
+        own.push(("`ca_file`".to_owned(), Place::of(file), Own::File));
     }
     if let Some(tls) = &document.runtime.tls {
-        own.push(("the certificate of [runtime.tls]".to_owned(), Place::of(&tls.files.cert), false));
-        own.push(("the key of [runtime.tls]".to_owned(), Place::of(&tls.files.key), false));
+        own.push(("the certificate of [runtime.tls]".to_owned(), Place::of(&tls.files.cert), Own::File));
+        own.push(("the key of [runtime.tls]".to_owned(), Place::of(&tls.files.key), Own::File));
     }
     for consumer in &document.consumers {
         let name = consumer.name.as_deref().unwrap_or_default();
         match consumer.source.as_ref().map(|source| &source.value) {
-            Some(Source::Package(folder)) => own.push((format!("the source of `{name}`"), Place::of(folder), true)),
-            Some(Source::Component(file)) => own.push((format!("the component of `{name}`"), Place::of(file), false)),
+            Some(Source::Package(folder)) => {
+                let place = Place::of(folder);
+                let beside = beside(&place).map(|(folder, place)| {
+                    (format!("the `{folder}` that the source of `{name}` is built with"), place, Own::Beside)
+                });
+                own.extend(beside);
+                own.push((format!("the source of `{name}`"), place, Own::Folder));
+            }
+            Some(Source::Component(file)) => {
+                own.push((format!("the component of `{name}`"), Place::of(file), Own::File));
+            }
             None => {}
         }
     }
     for folder in writable {
-        let relation = |place: &Place, whole: bool| {
+        let relation = |place: &Place, kind: Own| {
             Some(match place {
-                place if place.path == folder.place.path && whole => "is",
-                place if place.is_below(&folder.place) => "holds",
-                place if whole && folder.place.is_below(place) => "lies in",
+                place if place.path == folder.place.path && kind != Own::File => "is",
+                place if place.is_below(&folder.place) && kind != Own::Beside => "holds",
+                place if folder.place.is_below(place) && kind != Own::File => "lies in",
                 _ => return None,
             })
         };
-        let mut relations = own.iter().filter_map(|(what, place, whole)| Some((relation(place, *whole)?, what)));
+        let mut relations = own.iter().filter_map(|(what, place, kind)| Some((relation(place, *kind)?, what)));
         if let Some((verb, what)) = relations.next() {
             let second = relations.next().map(|(verb, what)| format!(" and {verb} {what}")).unwrap_or_default();
             let message = format!("guests may write this folder, which {verb} {what}{second}");
@@ -354,6 +382,20 @@ mod tests {
             assert_eq!(granted(host, more), [relation], "{host}");
         }
         assert_eq!(granted("plugins/other", more), none);
+        // What cargo goes by.
+        assert_eq!(granted("plugins/target/out", more), none, "there is no workspace");
+        fs::create_dir(root.join("plugins")).unwrap();
+        fs::write(root.join("plugins/Cargo.toml"), "[workspace]").unwrap();
+        for (host, relation) in [
+            ("plugins/target/out", "lies in the `target` that the source of `third` is built with"),
+            ("plugins/.cargo", "is the `.cargo` that the source of `third` is built with"),
+            (".cargo", "is the `.cargo` that the source of `third` is built with"),
+            ("plugins", "holds the source of `third`"),
+        ] {
+            assert_eq!(granted(host, more), [relation], "{host}");
+        }
+        assert_eq!(granted("plugins/other", more), none);
+        assert_eq!(granted("target", more), none);
         let hint = |host: &str| {
             let errors = crate::config::parse_to_run(&file((host, "read-write"), ("b", "read"), more), &root.join("q"));
             errors.unwrap_err().errors()[0].hint.clone().unwrap()
