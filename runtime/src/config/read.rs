@@ -143,8 +143,8 @@ impl Document {
 }
 
 /// The folders that guests may write.
-fn writable_folders(consumers: &[ConsumerConfig]) -> Vec<PathBuf> {
-    let dirs = consumers.iter().flat_map(|consumer| &consumer.grants.dirs);
+pub(super) fn writable_folders<'c>(consumers: impl IntoIterator<Item = &'c ConsumerConfig>) -> Vec<PathBuf> {
+    let dirs = consumers.into_iter().flat_map(|consumer| &consumer.grants.dirs);
     let folders: BTreeSet<_> = dirs.filter(|dir| dir.write).map(|dir| dir.host.clone()).collect();
     folders.into_iter().collect()
 }

@@ -24,9 +24,9 @@ use super::reader::Errors;
 /// What the kernel follows at most, too.
 const LINKS_MAX: usize = 40;
 
-/// A folder that is granted for writing, and where the file says so.
+/// A folder that is granted for writing, and where the file says so: none if it is the file in force that does.
 struct Writable<'d> {
-    span: &'d Range<usize>,
+    span: Option<&'d Range<usize>>,
     place: Place,
 }
 
@@ -82,13 +82,18 @@ pub(crate) fn first_on_the_way<'f>(path: &Path, folders: &'f [PathBuf]) -> Optio
     folders.iter().map(PathBuf::as_path).find(|folder| place.is_below(&Place::of(folder)))
 }
 
-/// Checks the folders of all consumers. `file` is the document's own path.
-pub(super) fn check(document: &Document, file: &Path, errors: &Errors) {
+/// Checks the folders of all consumers. `file` is the document's own path. If it is to replace one in force, `in_force` are
+/// the folders of that: while the file is taken into use, and until its deliveries have ended, its guests write there.
+pub(super) fn check(document: &Document, file: &Path, in_force: &[PathBuf], errors: &Errors) {
     let consumers = document.consumers.iter();
     let granted = consumers.flat_map(|consumer| consumer.grants.dirs.iter().zip(&consumer.grant_spans.dirs));
     let granted: Vec<_> = granted.map(|(grant, span)| (grant.write, span, Place::of(&grant.host))).collect();
     let writable = granted.iter().filter(|(write, ..)| *write);
-    let writable: Vec<_> = writable.map(|(_, span, place)| Writable { span, place: place.clone() }).collect();
+    let mut writable: Vec<_> =
+        writable.map(|(_, span, place)| Writable { span: Some(span), place: place.clone() }).collect();
+    let before = in_force.iter().map(|folder| Writable { span: None, place: Place::of(folder) });
+    let before = before.filter(|before| writable.iter().all(|folder| folder.place.path != before.place.path));
+    writable.extend(before.collect::<Vec<_>>());
     if writable.is_empty() {
         return;
     }
@@ -105,7 +110,19 @@ pub(super) fn check(document: &Document, file: &Path, errors: &Errors) {
 }
 
 fn refuse(span: &Range<usize>, message: &str, hint: &str, writable: &Writable<'_>) -> ConfigError {
-    ConfigError::at(span.clone(), message).related(writable.span.clone(), "guests may write this one").hint(hint)
+    let error = ConfigError::at(span.clone(), message);
+    match writable.span {
+        Some(span) => error.related(span.clone(), "guests may write this one").hint(hint),
+        None => error.hint(in_force(&writable.place)),
+    }
+}
+
+/// What to do about a folder that guests may write for as long as the file in force is.
+fn in_force(folder: &Place) -> String {
+    let folder = folder.path.display();
+    format!(
+        "the file in force grants {folder} for writing: take that away in an edit of its own, and look for links there"
+    )
 }
 
 /// What the runtime goes by.
@@ -174,7 +191,13 @@ fn own_files(document: &Document, file: &Path, writable: &[Writable<'_>], errors
                 "lies in" => "grant a folder outside of it",
                 _ => "grant a folder that has nothing of the runtime's own in it, such as \"outbox\"",
             };
-            errors.push(ConfigError::at(folder.span.clone(), message).hint(hint));
+            errors.push(match folder.span {
+                Some(span) => ConfigError::at(span.clone(), message).hint(hint),
+                None => {
+                    let message = format!("guests may write a folder which {verb} {what}{second}");
+                    ConfigError::whole(message).hint(in_force(&folder.place))
+                }
+            });
         }
     }
 }
@@ -340,6 +363,40 @@ mod tests {
         }
         let both = file(("out", "read"), ("out/deep", "read-write"), "");
         assert_eq!(told(root, &both), Vec::<String>::new(), "the outer one is only read");
+    }
+
+    #[test]
+    fn an_edit_is_checked_against_the_folders_that_guests_still_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.toml");
+        let old = |host| crate::config::parse_to_run(&file((host, "read-write"), ("b", "read"), ""), &path).unwrap();
+        let edited = |old: &crate::config::Config, text: &str| -> Vec<(String, String)> {
+            let errors = crate::config::parse_to_replace(text, &path, old).err();
+            let errors = errors.iter().flat_map(|errors| errors.errors().to_vec());
+            errors.map(|error| (error.message, error.hint.unwrap())).collect()
+        };
+        let in_force = old("out");
+        let deeper = file(("elsewhere", "read-write"), ("out/templates", "read"), "");
+        let told = edited(&in_force, &deeper);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, LIES_IN);
+        assert!(
+            told[0].1.starts_with("the file in force grants ") && told[0].1.contains("/out for writing"),
+            "{told:?}"
+        );
+        let source = "[queues.third]\n[consumers.third]\nqueue = \"third\"\nsource = \"out/third\"\n";
+        let source = file(("elsewhere", "read-write"), ("b", "read"), source);
+        let told = edited(&in_force, &source);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, "guests may write a folder which holds the source of `third`");
+        let tail = "[producers.p]\nkind = \"tail\"\nqueue = \"one\"\nfiles = [\"out/*.log\"]\n";
+        let told = edited(&in_force, &file(("elsewhere", "read-write"), ("b", "read"), tail));
+        assert!(told[0].0.starts_with("this leads into a folder that guests may write"), "{told:?}");
+        // Once nobody writes there any more, it is as at a start; and what goes on as it was is no reason.
+        for text in [&deeper, &source] {
+            assert_eq!(edited(&old("elsewhere"), text), []);
+        }
+        assert_eq!(edited(&in_force, &file(("./out", "read-write"), ("out", "read"), "")), []);
     }
 
     #[test]
