@@ -1,8 +1,11 @@
 //! A disk that is so full that the ring comes to its end.
 
+use std::sync::Arc;
+
 use super::backlog::{Backlog, LEASE_MS, number};
+use super::run::LAYOUT;
 use crate::disk::SimulatedFaults;
-use crate::{Action, Delivery, Refusal, Transaction};
+use crate::{Action, Delivery, NewMessage, OpenError, Refusal, Transaction, open};
 
 fn try_retry(open: &mut Backlog, delivery: &Delivery) -> Result<(), Refusal> {
     let settle = Some((delivery.lease, Action::Retry { delay_ms: 0 }));
@@ -61,5 +64,58 @@ fn retries_alone_do_not_stop_the_store() {
         let claimed = open.claim(1).unwrap().remove(0);
         assert_eq!(number(&claimed), expected);
         open.ack(&claimed);
+    }
+}
+
+/// Acks until the ring is at its end, while one attempt runs: what it counts for is written down as soon as there is room.
+#[test]
+fn a_store_that_stopped_at_the_end_of_the_ring_opens_when_there_is_room() {
+    let full = || SimulatedFaults { full_after_bytes: Some(0), ..SimulatedFaults::default() };
+    let mut open = Backlog::new(1500);
+    open.disk.set_faults(full());
+    let refused = loop {
+        let message = NewMessage { body: vec![b'y'; 100].into(), ..NewMessage::default() };
+        let send = Transaction { sends: [(open.queue.clone(), message)].into(), ..Transaction::default() };
+        let mut answers = Vec::new();
+        open.engine.commit(&mut vec![send.into()], &mut answers);
+        if let Err(refusal) = answers.remove(0) {
+            break refusal;
+        }
+    };
+    assert!(matches!(refused, Refusal::DiskFull), "{refused}");
+    let running = open.claim(1).unwrap().remove(0);
+    assert!(open.store.begin(running.lease));
+    let mut acked = 0;
+    loop {
+        let claimed = open.claim(1).unwrap().remove(0);
+        let settle = Some((claimed.lease, Action::Ack));
+        let mut answers = Vec::new();
+        open.engine.commit(&mut vec![Transaction { settle, ..Transaction::default() }.into()], &mut answers);
+        match answers.remove(0) {
+            Ok(_) => acked += 1,
+            Err(Refusal::Stopped(_)) => break,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(acked > 100, "{acked}");
+
+    // As long as there is none, the attempt stays where it is noted, and it is told what is missing.
+    let still_full = open.disk.kill();
+    let (disk, clock) = (open.disk.kill(), open.clock.clone());
+    drop(open);
+    still_full.set_faults(full());
+    match open::open(Arc::new(still_full.clone()), &LAYOUT, clock.clone(), 1).map(drop) {
+        Err(error @ OpenError::NoRoom { attempts: 1 }) => assert!(error.to_string().contains("no room"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    for disk in [disk, still_full.kill()] {
+        let mut open = Backlog::open(disk, clock.clone());
+        assert!(open.engine.wal.spares() > 0, "the ring has grown");
+        let again = open.claim(1).unwrap().remove(0);
+        assert_eq!((number(&again), again.attempt), (0, 2));
+        open = open.reopen();
+        let again = open.claim(1).unwrap().remove(0);
+        assert_eq!((number(&again), again.attempt), (0, 2));
+        open.publish("another one");
     }
 }
