@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::QueueName;
-use crate::cold::segment::LoadedChunk;
+use crate::cold::segment::{ChunkId, LoadedChunk};
 use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
@@ -348,19 +348,30 @@ impl Engine {
         Ok((removed, bound < below))
     }
 
+    /// Whoever waits for the next group must not wait for long, so a step ends early when much was read or a chunk can't be.
     fn purge_one_by_one(&mut self, queue: QueueNumber, purged: OneByOne) -> Result<(u64, bool), Refusal> {
+        const READ_BYTES_MAX: usize = 8 << 20;
         self.begin_frame();
-        let mut last: Option<LoadedChunk> = None;
+        let mut read_bytes = 0;
+        // None if it can't be read.
+        let mut last: Option<(ChunkId, Option<LoadedChunk>)> = None;
         let mut removed = Vec::with_capacity(purged.messages.len());
         for (position, message) in purged.messages {
             let bytes = match message {
                 ToPurge::Known(bytes) => bytes,
                 ToPurge::Cold(segment, chunk) => {
-                    if last.as_ref().is_none_or(|last| last.id != chunk) {
-                        last = segment.read_chunk(chunk).ok();
-                    }
+                    let is_done = read_bytes >= READ_BYTES_MAX || matches!(last, Some((_, None)));
+                    let loaded = match &last {
+                        Some((id, loaded)) if *id == chunk => loaded.as_ref(),
+                        _ if is_done => break,
+                        _ => {
+                            let loaded = segment.read_chunk(chunk).ok();
+                            read_bytes += loaded.as_ref().map_or(0, LoadedChunk::bytes);
+                            last.insert((chunk, loaded)).1.as_ref()
+                        }
+                    };
                     // One that can't be read goes, too; what it counted for goes with the last one in a segment.
-                    last.as_ref().and_then(|last| last.get(position)).map_or(0, |message| message.bytes)
+                    loaded.and_then(|loaded| loaded.get(position)).map_or(0, |message| message.bytes)
                 }
             };
             record::encode_remove(&mut self.frame, queue, position, bytes);
