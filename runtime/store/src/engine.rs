@@ -365,7 +365,15 @@ impl Engine {
                         Some((id, loaded)) if *id == chunk => loaded.as_ref(),
                         _ if is_done => break,
                         _ => {
-                            let loaded = segment.read_chunk(chunk).ok();
+                            let loaded = match segment.read_chunk(chunk) {
+                                Ok(loaded) => Some(loaded),
+                                // It can be read later. Those before it go now.
+                                Err(error) if error.shortage().is_some() && !removed.is_empty() => break,
+                                Err(error) if let Some(shortage) = error.shortage() => {
+                                    return Err(Refusal::from(shortage));
+                                }
+                                Err(_) => None,
+                            };
                             read_bytes += loaded.as_ref().map_or(0, LoadedChunk::bytes);
                             last.insert((chunk, loaded)).1.as_ref()
                         }

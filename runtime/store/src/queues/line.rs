@@ -130,11 +130,20 @@ impl Line {
             self.known -= 1;
             self.bytes_cold -= u64::from(entry.bytes);
             self.shelf.clear_live(position);
+            self.settle_cold_bytes();
         }
         if let Some(key) = entry.key() {
             self.keys.forget(key);
         }
         slot
+    }
+
+    /// What is gone without anybody knowing how long it was counts until nothing is on the shelf.
+    pub(super) fn settle_cold_bytes(&mut self) {
+        if self.shelf.live() == 0 {
+            self.bytes -= self.bytes_cold;
+            self.bytes_cold = 0;
+        }
     }
 
     /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.

@@ -341,6 +341,7 @@ impl Queues {
                     let bytes = u64::from(*bytes);
                     let left = line.bytes.checked_sub(bytes).zip(line.bytes_cold.checked_sub(bytes));
                     (line.bytes, line.bytes_cold) = left.ok_or("more bytes are removed than there were")?;
+                    line.settle_cold_bytes();
                 }
                 Ok(())
             }
