@@ -20,7 +20,7 @@ use crate::disk::DiskError;
 use crate::keeping::{AGAIN_MS, Keeping};
 use crate::kv::admission::Admission as StateAdmission;
 use crate::location::{FileId, Location};
-use crate::queues::{OneByOne, ToPurge};
+use crate::queues::{OneByOne, Purged, ToPurge};
 use crate::record::{self, QueueNumber, StateChange};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
@@ -357,8 +357,8 @@ impl Engine {
         let mut last: Option<(ChunkId, Option<LoadedChunk>)> = None;
         let mut removed = Vec::with_capacity(purged.messages.len());
         for (position, message) in purged.messages {
-            let bytes = match message {
-                ToPurge::Known(bytes) => bytes,
+            let (bytes, due_at_ms) = match message {
+                ToPurge::Known(bytes) => (bytes, None),
                 ToPurge::Cold(segment, chunk) => {
                     let is_done = read_bytes >= READ_BYTES_MAX || matches!(last, Some((_, None)));
                     let loaded = match &last {
@@ -379,11 +379,12 @@ impl Engine {
                         }
                     };
                     // One that can't be read goes, too; what it counted for goes with the last one in a segment.
-                    loaded.and_then(|loaded| loaded.get(position)).map_or(0, |message| message.bytes)
+                    let message = loaded.and_then(|loaded| loaded.get(position));
+                    message.map_or((0, None), |message| (message.bytes, Some(message.state.due_at_ms)))
                 }
             };
             record::encode_remove(&mut self.frame, queue, position, bytes);
-            removed.push((position, bytes));
+            removed.push(Purged { position, bytes, due_at_ms });
         }
         self.write_frame().map_err(Refusal::Stopped)?;
         self.shared.state().queues.purge_these(queue, &removed, purged.all);

@@ -306,8 +306,14 @@ impl Line {
         (!messages.is_empty()).then_some(OneByOne { messages, all: false })
     }
 
+    /// A message that is on the shelf only goes: it is not due any more. False if it may be so still, since it is not known
+    /// when.
+    pub(super) fn put_off_no_more(&mut self, position: u64, due_at_ms: Option<u64>) -> bool {
+        self.shelf.is_fresh(position) || due_at_ms.is_some_and(|due_at_ms| self.delayed.remove(due_at_ms, position))
+    }
+
     /// No messages stand before a position: none of them is due any more.
-    pub(super) fn put_off_no_more(&mut self, below: u64) {
+    pub(super) fn put_off_none_below(&mut self, below: u64) {
         self.delayed.remove_below(below);
     }
 

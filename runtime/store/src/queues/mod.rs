@@ -88,6 +88,15 @@ pub(crate) enum ToPurge {
     Cold(Arc<Segment>, ChunkId),
 }
 
+/// A message that goes.
+pub(crate) struct Purged {
+    pub(crate) position: u64,
+    /// It counted for so many bytes; 0 if that is not known.
+    pub(crate) bytes: u32,
+    /// When it was due by its record, if that was read.
+    pub(crate) due_at_ms: Option<u64>,
+}
+
 /// What is handed out with a lease.
 #[derive(Debug)]
 pub(crate) struct Claimed {
@@ -371,14 +380,18 @@ impl Queues {
         self.line(queue).purged_one_by_one(below, many, step)
     }
 
-    /// Takes them away; they count for so many bytes. `all`: no others stand before the last of them.
-    pub(crate) fn purge_these(&mut self, queue: QueueNumber, purged: &[(u64, u32)], all: bool) {
-        for (position, bytes) in purged {
+    /// Takes them away. `all`: no others stand before the last of them.
+    pub(crate) fn purge_these(&mut self, queue: QueueNumber, purged: &[Purged], all: bool) {
+        let mut may_be_due = false;
+        for Purged { position, bytes, due_at_ms } in purged {
+            let line = line_mut(&mut self.lines, queue);
+            may_be_due |= line.entries.get(*position).is_none() && !line.put_off_no_more(*position, *due_at_ms);
             let removal = Record::Remove { queue, position: *position, bytes: *bytes };
             self.apply(&removal, Location::NONE).expect("it counted for so many bytes");
         }
-        if let Some((last, _)) = purged.last().filter(|_| all) {
-            line_mut(&mut self.lines, queue).put_off_no_more(last + 1);
+        // To look for them takes long if there are many others.
+        if let Some(last) = purged.last().filter(|_| all && may_be_due) {
+            line_mut(&mut self.lines, queue).put_off_none_below(last.position + 1);
         }
     }
 
