@@ -310,7 +310,7 @@ struct Interrupted {
 fn interrupted(queues: &Queues, left_over: &[attempts::LeftOver], now_ms: u64) -> Vec<Interrupted> {
     let counted = left_over.iter().filter_map(|one| {
         let queue = QueueNumber(one.queue);
-        let before = queues.entry(queue, one.position)?.state();
+        let before = queues.opening_state(queue, one.position)?;
         let first_failed_at_ms = before.first_failed_at_ms_or(now_ms);
         let state = DeliveryState { attempts: one.attempt, first_failed_at_ms, ..before };
         (before.attempts < one.attempt).then_some(Interrupted { queue, position: one.position, state })

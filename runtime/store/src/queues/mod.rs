@@ -317,10 +317,6 @@ impl Queues {
             }
             Record::Update { queue, position, state } => {
                 self.check_number(*queue)?;
-                if self.entry(*queue, *position).is_none() && self.line(*queue).shelf.lives(*position) {
-                    let told = ToldState { state: *state, holds_key: true };
-                    line_mut(&mut self.lines, *queue).told.insert(*position, told);
-                }
                 self.update(*queue, *position, *state);
                 Ok(())
             }
@@ -447,6 +443,11 @@ impl Queues {
             let line = line_mut(&mut self.lines, queue);
             line.entries.get_mut(position).expect("just looked up").set_state(state);
             line.arrange(position, true);
+            return;
+        }
+        let line = line_mut(&mut self.lines, queue);
+        if line.shelf.lives(position) {
+            line.told.insert(position, ToldState { state, holds_key: true });
         }
     }
 
@@ -460,6 +461,17 @@ impl Queues {
 
     pub(crate) fn entry(&self, queue: QueueNumber, position: u64) -> Option<&Entry> {
         self.lines.get(queue.0 as usize)?.as_ref()?.entries.get(position)
+    }
+
+    /// What is known of a message's state when the store is opened, after [`Queues::wake`] was told of it: one on the shelf
+    /// that has no entry could not be read.
+    pub(crate) fn opening_state(&self, queue: QueueNumber, position: u64) -> Option<DeliveryState> {
+        let line = self.lines.get(queue.0 as usize)?.as_ref()?;
+        match line.entries.get(position) {
+            Some(entry) => Some(entry.state()),
+            None if !line.shelf.lives(position) => None,
+            None => Some(line.told.get(&position).map_or_else(DeliveryState::default, |told| told.state)),
+        }
     }
 
     pub(crate) fn counts(&self, queue: QueueNumber) -> Counts {
