@@ -322,6 +322,8 @@ impl Engine {
         let many = if room.changes { entries_max } else { usize::MAX };
         let one_by_one = self.shared.state().queues.purged_one_by_one(queue, below, many, step);
         if let Some(one_by_one) = one_by_one {
+            // It takes up to a quarter of a file, which may be the last that acks have.
+            room.check_update()?;
             return self.purge_one_by_one(queue, one_by_one);
         }
         let (bound, forget) = {

@@ -448,7 +448,9 @@ impl Engine {
     /// What keeps the folder small, when nothing is more urgent.
     fn tidy_order(&mut self) -> Option<Order> {
         let now_ms = self.shared.clock.now_ms();
-        if now_ms.abs_diff(self.keeping.tidied_at_ms) < TIDY_MS {
+        let is_too_early = now_ms.abs_diff(self.keeping.tidied_at_ms) < TIDY_MS;
+        // What is empty goes at once if there is no room.
+        if is_too_early && (self.has_room() || !self.shared.state().queues.has_empty_segments()) {
             return None;
         }
         self.keeping.tidied_at_ms = now_ms;
