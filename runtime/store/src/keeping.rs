@@ -692,6 +692,7 @@ impl Engine {
     /// Both checkpoints do without what was dropped.
     fn end_pair(&mut self) -> Result<(), Arc<str>> {
         let Some(pair) = self.keeping.pair.take() else { return Ok(()) };
+        self.keeping.makes_way = false;
         self.free_log_files_before(pair.start_epoch)?;
         for name in pair.dropped {
             if let Some(id) = segment::id(&name) {
