@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::backlog::{Backlog, LEASE_MS, number};
 use super::run::LAYOUT;
+use crate::cold::segment;
 use crate::disk::SimulatedFaults;
 use crate::{Action, Delivery, NewMessage, OpenError, Refusal, Transaction, open};
 
@@ -160,4 +161,34 @@ fn what_is_empty_makes_room_on_a_full_disk_at_once() {
     }
     assert!(open.engine.keeping.tally.removed > removed + 3, "{:?}", open.engine.keeping.tally);
     try_send(&mut open).unwrap();
+}
+
+/// What could not be removed is removed later.
+#[test]
+fn files_that_there_is_no_room_to_remove_go_when_there_is() {
+    let mut open = Backlog::new(300);
+    let segments = |open: &Backlog| {
+        let names = open.disk.file_names();
+        names.into_iter().filter(|name| segment::id(name).is_some()).collect::<Vec<_>>()
+    };
+    open.disk.set_faults(SimulatedFaults { removals_need_room: true, ..SimulatedFaults::default() });
+    let before = segments(&open);
+    assert!(before.len() > 2, "{before:?}");
+    for _ in 0..300 {
+        open.consume();
+    }
+    let keep_for = |open: &mut Backlog, seconds: usize| {
+        for _ in 0..seconds {
+            open.clock.advance(1001);
+            open.keep();
+        }
+    };
+    keep_for(&mut open, 5);
+    assert_eq!(open.engine.stopped(), None);
+    let left = segments(&open);
+    assert!(before.iter().all(|name| left.contains(name)), "{left:?}");
+    open.disk.set_faults(SimulatedFaults::default());
+    keep_for(&mut open, 3);
+    let left = segments(&open);
+    assert!(!before.iter().any(|name| left.contains(name)), "{left:?}");
 }
