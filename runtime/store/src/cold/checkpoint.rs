@@ -87,7 +87,8 @@ pub(crate) fn reserve(disk: &dyn Disk, bytes: u64) -> Result<(), DiskError> {
         let len = file.len()?;
         if len < bytes {
             unless_full(file.write_at(&vec![0; (bytes - len) as usize], len))?;
-            file.sync()?;
+            // Some file systems look for the room as late as this.
+            unless_full(file.sync())?;
         }
     }
     Ok(())
