@@ -309,7 +309,8 @@ impl Engine {
     }
 
     /// Takes away messages of a queue that stand before a position: at most so many that have an entry, and with the first of
-    /// those in the log all that stand in segments. Answers how many went, and whether there may be more.
+    /// those in the log all that stand in segments; or at most so many of those in segments, if they have to go one by one.
+    /// Answers how many went, and whether there may be more.
     pub(crate) fn purge_step(
         &mut self,
         queue: QueueNumber,
