@@ -99,7 +99,7 @@ impl Passed {
         if behind_ms > Self::TICK_MS_MAX {
             // Whoever else sees it now comes to the same, within a tick.
             let awake_ms = tick_ms.saturating_sub(self.since_tick_ms);
-            self.slept_ms.store(passed_ms - awake_ms, Ordering::Relaxed);
+            self.slept_ms.fetch_max(passed_ms - awake_ms, Ordering::Relaxed);
         }
         passed_ms
     }

@@ -53,7 +53,7 @@ pub(crate) struct DropState {
     pub(crate) done: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
 }
 
-/// Messages in the log that a purge takes away between two groups.
+/// Messages that a purge takes away between two groups: of those that have an entry, and of those that go one by one.
 const PURGE_STEP: usize = 4096;
 
 /// Where work waits for the committer.

@@ -13,14 +13,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::QueueName;
-use crate::cold::segment::LoadedChunk;
+use crate::cold::segment::{ChunkId, LoadedChunk};
 use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::{AGAIN_MS, Keeping};
 use crate::kv::admission::Admission as StateAdmission;
 use crate::location::{FileId, Location};
-use crate::queues::{OneByOne, ToPurge};
+use crate::queues::{OneByOne, Purged, ToPurge};
 use crate::record::{self, QueueNumber, StateChange};
 use crate::room::{Room, transaction_bytes_max};
 use crate::shared::{Shared, Watcher};
@@ -309,7 +309,8 @@ impl Engine {
     }
 
     /// Takes away messages of a queue that stand before a position: at most so many that have an entry, and with the first of
-    /// those in the log all that stand in segments. Answers how many went, and whether there may be more.
+    /// those in the log all that stand in segments; or at most so many of those in segments, if they have to go one by one.
+    /// Answers how many went, and whether there may be more.
     pub(crate) fn purge_step(
         &mut self,
         queue: QueueNumber,
@@ -322,6 +323,8 @@ impl Engine {
         let many = if room.changes { entries_max } else { usize::MAX };
         let one_by_one = self.shared.state().queues.purged_one_by_one(queue, below, many, step);
         if let Some(one_by_one) = one_by_one {
+            // It takes up to a quarter of a file, which may be the last that acks have.
+            room.check_update()?;
             return self.purge_one_by_one(queue, one_by_one);
         }
         let (bound, forget) = {
@@ -348,23 +351,43 @@ impl Engine {
         Ok((removed, bound < below))
     }
 
+    /// Whoever waits for the next group must not wait for long, so a step ends early when much was read or a chunk can't be.
     fn purge_one_by_one(&mut self, queue: QueueNumber, purged: OneByOne) -> Result<(u64, bool), Refusal> {
+        const READ_BYTES_MAX: usize = 8 << 20;
         self.begin_frame();
-        let mut last: Option<LoadedChunk> = None;
+        let mut read_bytes = 0;
+        // None if it can't be read.
+        let mut last: Option<(ChunkId, Option<LoadedChunk>)> = None;
         let mut removed = Vec::with_capacity(purged.messages.len());
         for (position, message) in purged.messages {
-            let bytes = match message {
-                ToPurge::Known(bytes) => bytes,
+            let (bytes, due_at_ms) = match message {
+                ToPurge::Known(bytes) => (bytes, None),
                 ToPurge::Cold(segment, chunk) => {
-                    if last.as_ref().is_none_or(|last| last.id != chunk) {
-                        last = segment.read_chunk(chunk).ok();
-                    }
+                    let is_done = read_bytes >= READ_BYTES_MAX || matches!(last, Some((_, None)));
+                    let loaded = match &last {
+                        Some((id, loaded)) if *id == chunk => loaded.as_ref(),
+                        _ if is_done => break,
+                        _ => {
+                            let loaded = match segment.read_chunk(chunk) {
+                                Ok(loaded) => Some(loaded),
+                                // It can be read later. Those before it go now.
+                                Err(error) if error.shortage().is_some() && !removed.is_empty() => break,
+                                Err(error) if let Some(shortage) = error.shortage() => {
+                                    return Err(Refusal::from(shortage));
+                                }
+                                Err(_) => None,
+                            };
+                            read_bytes += loaded.as_ref().map_or(0, LoadedChunk::bytes);
+                            last.insert((chunk, loaded)).1.as_ref()
+                        }
+                    };
                     // One that can't be read goes, too; what it counted for goes with the last one in a segment.
-                    last.as_ref().and_then(|last| last.get(position)).map_or(0, |message| message.bytes)
+                    let message = loaded.and_then(|loaded| loaded.get(position));
+                    message.map_or((0, None), |message| (message.bytes, Some(message.state.due_at_ms)))
                 }
             };
             record::encode_remove(&mut self.frame, queue, position, bytes);
-            removed.push((position, bytes));
+            removed.push(Purged { position, bytes, due_at_ms });
         }
         self.write_frame().map_err(Refusal::Stopped)?;
         self.shared.state().queues.purge_these(queue, &removed, purged.all);

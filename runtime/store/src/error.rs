@@ -46,6 +46,15 @@ pub enum OpenError {
     /// Files that must be there are not.
     #[error("the data folder is incomplete: {0}")]
     Incomplete(String),
+    /// The log is full, and there is no room for what must be in it before anything can begin.
+    #[error(
+        "there is no room on the disk to write down the {attempts} attempts that were running when the store was last \
+         open: make some, and start again"
+    )]
+    NoRoom {
+        /// How many.
+        attempts: usize,
+    },
     /// The log could not be written to.
     #[error("{0}")]
     Stopped(std::sync::Arc<str>),

@@ -87,6 +87,8 @@ pub(crate) struct Keeping {
     grow_failed_at_ms: Option<u64>,
     /// When the disk had no room for a copy or a checkpoint.
     work_failed_at_ms: Option<u64>,
+    /// When there was no room to remove a file: on some file systems that takes some.
+    remove_failed_at_ms: Option<u64>,
     /// A spare file was given up so that a full one can be copied or covered: until that is done, none is made in its place.
     makes_way: bool,
     /// When it was last looked for segments that could go.
@@ -188,6 +190,7 @@ impl Keeping {
             unneeded: Vec::new(),
             grow_failed_at_ms: None,
             work_failed_at_ms: None,
+            remove_failed_at_ms: None,
             makes_way: false,
             tidied_at_ms: 0,
             forgot_at_ms: 0,
@@ -391,7 +394,7 @@ impl Engine {
             self.relocate(relocating);
             return Ok(true);
         }
-        if self.was_full(self.keeping.work_failed_at_ms) && self.keeping.unneeded.is_empty() {
+        if self.was_full(self.keeping.work_failed_at_ms) && !self.removes() {
             return Ok(false);
         }
         match self.next_order() {
@@ -401,9 +404,14 @@ impl Engine {
         Ok(true)
     }
 
+    /// Whether there are files to remove.
+    fn removes(&self) -> bool {
+        !self.keeping.unneeded.is_empty() && !self.was_full(self.keeping.remove_failed_at_ms)
+    }
+
     fn next_order(&mut self) -> Option<Order> {
         // First, since a checkpoint may wait for the room.
-        if !self.keeping.unneeded.is_empty() {
+        if self.removes() {
             return Some(Order::Remove(std::mem::take(&mut self.keeping.unneeded)));
         }
         if self.keeping.pair.is_some() {
@@ -448,7 +456,9 @@ impl Engine {
     /// What keeps the folder small, when nothing is more urgent.
     fn tidy_order(&mut self) -> Option<Order> {
         let now_ms = self.shared.clock.now_ms();
-        if now_ms.abs_diff(self.keeping.tidied_at_ms) < TIDY_MS {
+        let is_too_early = now_ms.abs_diff(self.keeping.tidied_at_ms) < TIDY_MS;
+        // What is empty goes at once if there is no room.
+        if is_too_early && (self.has_room() || !self.shared.state().queues.has_empty_segments()) {
             return None;
         }
         self.keeping.tidied_at_ms = now_ms;
@@ -617,7 +627,7 @@ impl Engine {
                 self.keeping.tally.compacted += u64::from(matches!(done, Some(Compacted::Done)));
             }
             Ok(Done::CheckpointWritten) => self.keeping.tally.checkpoints += 1,
-            Ok(Done::Removed) => self.keeping.tally.removed += 1,
+            Ok(Done::Removed { .. }) => self.keeping.tally.removed += 1,
             Err(_) => {}
         }
         match result {
@@ -659,10 +669,15 @@ impl Engine {
                     self.end_pair()?;
                 }
             }
-            Ok(Done::Removed) => {
-                self.wal.spares_are_gone();
+            Ok(Done::Removed { left, shortage }) => {
                 // There may be room now.
                 self.keeping.work_failed_at_ms = None;
+                self.keeping.remove_failed_at_ms = shortage.map(|_| self.shared.clock.now_ms());
+                self.keeping.shortage = shortage.unwrap_or(self.keeping.shortage);
+                if left.is_empty() {
+                    self.wal.spares_are_gone();
+                }
+                self.keeping.unneeded.extend(left);
             }
             Err(CopyError::Disk(error)) if error.is_out_of_files() => {
                 self.keeping.shortage = Shortage::OpenFiles;
@@ -690,6 +705,7 @@ impl Engine {
     /// Both checkpoints do without what was dropped.
     fn end_pair(&mut self) -> Result<(), Arc<str>> {
         let Some(pair) = self.keeping.pair.take() else { return Ok(()) };
+        self.keeping.makes_way = false;
         self.free_log_files_before(pair.start_epoch)?;
         for name in pair.dropped {
             if let Some(id) = segment::id(&name) {

@@ -112,8 +112,9 @@ pub(crate) fn open(
     }
     let mut engine = Engine::new(shared, wal, keeping, dedup);
     engine.catch_up().map_err(OpenError::Stopped)?;
+    make_log_files(&mut engine)?;
     record_interrupted(&mut engine, &interrupted)?;
-    make_reserve(&*disk, layout, &mut engine)?;
+    checkpoint::reserve(&*disk, layout.checkpoint_bytes)?;
     Ok(Opened { engine, lock })
 }
 
@@ -309,7 +310,7 @@ struct Interrupted {
 fn interrupted(queues: &Queues, left_over: &[attempts::LeftOver], now_ms: u64) -> Vec<Interrupted> {
     let counted = left_over.iter().filter_map(|one| {
         let queue = QueueNumber(one.queue);
-        let before = queues.entry(queue, one.position)?.state();
+        let before = queues.opening_state(queue, one.position)?;
         let first_failed_at_ms = before.first_failed_at_ms_or(now_ms);
         let state = DeliveryState { attempts: one.attempt, first_failed_at_ms, ..before };
         (before.attempts < one.attempt).then_some(Interrupted { queue, position: one.position, state })
@@ -320,16 +321,29 @@ fn interrupted(queues: &Queues, left_over: &[attempts::LeftOver], now_ms: u64) -
 /// Puts the interrupted attempts into the log before the table forgets them.
 fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Result<(), OpenError> {
     // A record takes at most 40 bytes or so, and a frame holds thousands of them.
-    for some in interrupted.chunks(256) {
+    const RECORDS_MAX: usize = 256;
+    const RECORD_BYTES: usize = 64;
+    // First, so that each of them keeps its entry if full files are copied to make room.
+    {
+        let mut shared = engine.shared.state();
+        for Interrupted { queue, position, state } in interrupted {
+            shared.queues.update(*queue, *position, *state);
+        }
+    }
+    for some in interrupted.chunks(RECORDS_MAX) {
+        let is_room = |engine: &Engine| engine.wal.spares() > 0 || engine.wal.fits(some.len() * RECORD_BYTES);
+        // The store stopped at the end of the ring.
+        if !is_room(engine) {
+            engine.make_room().map_err(OpenError::Stopped)?;
+            if !is_room(engine) {
+                return Err(OpenError::NoRoom { attempts: interrupted.len() });
+            }
+        }
         engine.begin_frame();
         for Interrupted { queue, position, state } in some {
             record::encode_update(engine.frame(), *queue, *position, state);
         }
         engine.write_frame().map_err(OpenError::Stopped)?;
-        let mut shared = engine.shared.state();
-        for Interrupted { queue, position, state } in some {
-            shared.queues.update(*queue, *position, *state);
-        }
     }
     engine.shared.attempts.clear();
     Ok(())
@@ -337,8 +351,7 @@ fn record_interrupted(engine: &mut Engine, interrupted: &[Interrupted]) -> Resul
 
 /// Makes the files that acks and retries will need on a full disk. If the disk is full already, the store opens all the
 /// same: sends are refused until there is room.
-fn make_reserve(disk: &dyn Disk, layout: &Layout, engine: &mut Engine) -> Result<(), OpenError> {
-    checkpoint::reserve(disk, layout.checkpoint_bytes)?;
+fn make_log_files(engine: &mut Engine) -> Result<(), OpenError> {
     while engine.wal.files_ready() < FILES_MIN {
         engine.wal.grow();
         match engine.wal.collect(true) {

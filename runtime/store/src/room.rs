@@ -54,10 +54,6 @@ impl Room {
 
     fn check(&self, bytes: u64, is_room: bool) -> Result<(), Refusal> {
         self.check_size(bytes)?;
-        match self.shortage {
-            _ if is_room => Ok(()),
-            Shortage::Disk => Err(Refusal::DiskFull),
-            Shortage::OpenFiles => Err(Refusal::OutOfFiles),
-        }
+        if is_room { Ok(()) } else { Err(self.shortage.into()) }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::disk::Shortage;
 use crate::{Lease, MessageId, NewMessage, QueueName};
 
 /// One atomic step: it lies whole in one frame of the log, so all of it happens or nothing does.
@@ -223,4 +224,13 @@ pub enum Refusal {
     /// The store has stopped after a failed write; nothing more is confirmed.
     #[error("the store has stopped: {0}")]
     Stopped(Arc<str>),
+}
+
+impl From<Shortage> for Refusal {
+    fn from(shortage: Shortage) -> Refusal {
+        match shortage {
+            Shortage::Disk => Refusal::DiskFull,
+            Shortage::OpenFiles => Refusal::OutOfFiles,
+        }
+    }
 }

@@ -87,7 +87,8 @@ pub(crate) fn reserve(disk: &dyn Disk, bytes: u64) -> Result<(), DiskError> {
         let len = file.len()?;
         if len < bytes {
             unless_full(file.write_at(&vec![0; (bytes - len) as usize], len))?;
-            file.sync()?;
+            // Some file systems look for the room as late as this.
+            unless_full(file.sync())?;
         }
     }
     Ok(())
@@ -323,7 +324,7 @@ fn decode_histories(input: &mut Input<'_>) -> Result<Vec<RawHistory>, Malformed>
         }
         let mut files = Vec::new();
         for _ in 0..input.number()? {
-            files.push(input.number()?);
+            files.push(file_number(input)?);
         }
         histories.push(RawHistory { queue, window_ms, begin, next, given_up, files });
     }
@@ -360,7 +361,7 @@ fn decode_body(body: &[u8]) -> Result<Body, Malformed> {
         }
         let mut segments = Vec::new();
         for _ in 0..input.number()? {
-            segments.push((input.number()?, decode_bitmap(&mut input)?));
+            segments.push((file_number(&mut input)?, decode_bitmap(&mut input)?));
         }
         let mut states = Vec::new();
         for _ in 0..input.number()? {
@@ -376,7 +377,7 @@ fn decode_body(body: &[u8]) -> Result<Body, Malformed> {
     }
     let mut runs = Vec::new();
     for _ in 0..input.number()? {
-        runs.push(input.number()?);
+        runs.push(file_number(&mut input)?);
     }
     let mut histories = Vec::new();
     while !input.is_empty() {
@@ -386,6 +387,11 @@ fn decode_body(body: &[u8]) -> Result<Body, Malformed> {
         }
     }
     Ok(Body { queues, runs, histories })
+}
+
+/// The number in a file's name.
+fn file_number(input: &mut Input<'_>) -> Result<u64, Malformed> {
+    input.number().and_then(|number| if number < NUMBER_MAX { Ok(number) } else { Err(Malformed::Number) })
 }
 
 fn decode_bitmap(input: &mut Input<'_>) -> Result<RawBitmap, Malformed> {
@@ -528,6 +534,26 @@ mod tests {
             prop_assert_eq!(raw.ones(), bitmap.ones());
             prop_assert_eq!(raw.unfold(), bitmap);
             prop_assert!(input.is_empty());
+        }
+
+        #[test]
+        fn a_number_that_no_file_can_have_is_refused(number in NUMBER_MAX - 2..NUMBER_MAX + 3) {
+            let body = |segments: &[u64], runs: &[u64]| {
+                let mut out = vec![1, 0];
+                put_bytes(&mut out, b"a");
+                out.extend([0, 0, segments.len() as u8]);
+                for segment in segments {
+                    put_number(&mut out, *segment);
+                    out.extend([1, ALL]);
+                }
+                out.extend([0, runs.len() as u8]);
+                runs.iter().for_each(|run| put_number(&mut out, *run));
+                out
+            };
+            let is_there = number < NUMBER_MAX;
+            prop_assert!(decode_body(&body(&[1], &[2])).is_ok());
+            prop_assert_eq!(decode_body(&body(&[number], &[2])).is_ok(), is_there);
+            prop_assert_eq!(decode_body(&body(&[1], &[number])).is_ok(), is_there);
         }
 
         #[test]

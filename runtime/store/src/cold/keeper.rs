@@ -15,7 +15,7 @@ use crate::committer::panic_text;
 use crate::courtesy;
 use crate::dedup::merge::merge;
 use crate::dedup::run::{self, Run};
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, Shortage};
 use crate::history::file::{self as history_file, HistoryFile, JoinError};
 use crate::kv::Frozen;
 use crate::kv::compact::Compacted;
@@ -59,7 +59,11 @@ pub(crate) enum Done {
     /// None if there was no room for it.
     StateCompacted(Option<Compacted>),
     CheckpointWritten,
-    Removed,
+    /// `left`: those for which something was missing, and what.
+    Removed {
+        left: Vec<String>,
+        shortage: Option<Shortage>,
+    },
 }
 
 pub(crate) struct Keeper {
@@ -235,12 +239,17 @@ impl Workshop {
                 checkpoint.write(&**disk)?;
                 Ok(Done::CheckpointWritten)
             }
-            Order::Remove(names) => {
-                for name in &names {
-                    disk.remove(name)?;
+            Order::Remove(mut names) => {
+                let mut shortage = None;
+                while let Some(name) = names.last() {
+                    if let Err(error) = disk.remove(name) {
+                        shortage = Some(error.shortage().ok_or(error)?);
+                        break;
+                    }
+                    names.pop();
                 }
                 disk.sync_folder()?;
-                Ok(Done::Removed)
+                Ok(Done::Removed { left: names, shortage })
             }
         }
     }

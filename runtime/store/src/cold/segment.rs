@@ -351,7 +351,8 @@ impl LoadedChunk {
         let Ok(Record::Put(put)) = record::decode(&self.bytes[start as usize..(start + len) as usize]) else {
             return None;
         };
-        (put.place.queue == self.queue && put.place.position == position).then(|| ColdMessage {
+        let is_its = put.place.queue == self.queue && put.place.position == position;
+        (is_its && put.place.sequence <= NUMBER_MAX).then(|| ColdMessage {
             position,
             location: Location { file: self.file, offset: self.offset + start, len },
             sequence: put.place.sequence,
@@ -514,4 +515,36 @@ fn write_footer(
     }
     out.add(&count(keyed.len()))?;
     keyed.iter().try_for_each(|position| out.add(&relative(*position)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NewMessage;
+    use crate::disk::SimulatedDisk;
+
+    #[test]
+    fn a_message_with_a_number_that_none_can_have_is_damaged() {
+        let disk = SimulatedDisk::new(1);
+        let mut writer = Writer::new(&disk, 1, QueueNumber(0), 1000).unwrap();
+        for (position, sequence) in [(0, 5), (1, NUMBER_MAX), (2, NUMBER_MAX + 1), (3, 1 << 48), (4, u64::MAX)] {
+            let place = PutPlace {
+                queue: QueueNumber(0),
+                position,
+                sequence,
+                enqueued_at_ms: 1,
+                idempotency: None,
+                state: DeliveryState::default(),
+                holds_key: false,
+            };
+            let mut record = Vec::new();
+            record::encode_put(&mut record, &place, &NewMessage::default());
+            let put = record::decode_put(&record).unwrap().unwrap();
+            writer.put(&place, &put, &record).unwrap();
+        }
+        let Finished { segment, .. } = writer.finish(&disk, 7).unwrap();
+        let chunk = segment.read_decoded_chunk(segment.chunk_of(0)).unwrap();
+        let readable: Vec<u64> = (0..5).filter(|position| chunk.get(*position).is_some()).collect();
+        assert_eq!(readable, [0, 1]);
+    }
 }

@@ -6,8 +6,23 @@ pub(super) struct Mutator {
 }
 
 /// Numbers at which something changes.
-const EDGES: [u64; 12] =
-    [0, 1, 0x7f, 0x80, 0xff, 0xffff, 1 << 26, u32::MAX as u64, 1 << 32, 1 << 62, u64::MAX - 1, u64::MAX];
+const EDGES: [u64; 15] = [
+    0,
+    1,
+    0x7f,
+    0x80,
+    0xff,
+    0xffff,
+    1 << 26,
+    u32::MAX as u64,
+    1 << 32,
+    (1 << 47) - 1,
+    1 << 47,
+    1 << 48,
+    1 << 62,
+    u64::MAX - 1,
+    u64::MAX,
+];
 
 impl Mutator {
     pub(super) fn new(seed: u64) -> Mutator {

@@ -131,14 +131,16 @@ impl Delayed {
         }
     }
 
-    pub(super) fn remove(&mut self, due_at_ms: u64, position: u64) {
+    /// Answers whether it was there.
+    pub(super) fn remove(&mut self, due_at_ms: u64, position: u64) -> bool {
         let due = Due::new(due_at_ms, position);
-        let Some((first, run)) = self.runs.range_mut(..=due).next_back() else { return };
-        let Ok(at) = run.left().binary_search(&due) else { return };
+        let Some((first, run)) = self.runs.range_mut(..=due).next_back() else { return false };
+        let Ok(at) = run.left().binary_search(&due) else { return false };
         let (first, at) = (*first, at + run.taken);
         run.all.remove(at);
         self.len -= 1;
         self.tidy(first);
+        true
     }
 
     /// A run has become shorter: it goes if it is empty, and joins the one before if both are short.
@@ -245,11 +247,11 @@ mod tests {
                         let found = model.range(from..).next().copied();
                         if let Some((due_at_ms, position)) = found {
                             assert!(delayed.contains(due_at_ms, position));
-                            delayed.remove(due_at_ms, position);
+                            assert!(delayed.remove(due_at_ms, position));
                             assert!(!delayed.contains(due_at_ms, position));
                             model.remove(&(due_at_ms, position));
                         }
-                        delayed.remove(due_at_ms, position);
+                        assert_eq!(delayed.remove(due_at_ms, position), model.remove(&(due_at_ms, position)));
                     }
                     8 => {
                         let now_ms = random.u64(0..40_000) / if random.bool() { 1 } else { 100 };

@@ -52,8 +52,8 @@ pub(super) struct Line {
     keys: Keys,
     /// The chunk from which on it was last looked for some to read ahead.
     pub(super) ahead_of: Option<ChunkId>,
-    /// While the store is opened: the states of messages on the shelf that the log and the checkpoint know better than
-    /// their records.
+    /// The states of messages on the shelf that the log and the checkpoint know better than their records: while the store is
+    /// opened, and later of those that could not be read then and have no entry.
     pub(super) told: BTreeMap<u64, ToldState>,
 }
 
@@ -130,11 +130,20 @@ impl Line {
             self.known -= 1;
             self.bytes_cold -= u64::from(entry.bytes);
             self.shelf.clear_live(position);
+            self.settle_cold_bytes();
         }
         if let Some(key) = entry.key() {
             self.keys.forget(key);
         }
         slot
+    }
+
+    /// What is gone without anybody knowing how long it was counts until nothing is on the shelf.
+    pub(super) fn settle_cold_bytes(&mut self) {
+        if self.shelf.live() == 0 {
+            self.bytes -= self.bytes_cold;
+            self.bytes_cold = 0;
+        }
     }
 
     /// Puts a message that has no phase among the ready or the delayed. `holds_key`: if it is delayed, its key waits.
@@ -297,8 +306,14 @@ impl Line {
         (!messages.is_empty()).then_some(OneByOne { messages, all: false })
     }
 
+    /// A message that is on the shelf only goes: it is not due any more. False if it may be so still, since it is not known
+    /// when.
+    pub(super) fn put_off_no_more(&mut self, position: u64, due_at_ms: Option<u64>) -> bool {
+        self.shelf.is_fresh(position) || due_at_ms.is_some_and(|due_at_ms| self.delayed.remove(due_at_ms, position))
+    }
+
     /// No messages stand before a position: none of them is due any more.
-    pub(super) fn put_off_no_more(&mut self, below: u64) {
+    pub(super) fn put_off_none_below(&mut self, below: u64) {
         self.delayed.remove_below(below);
     }
 
@@ -346,7 +361,8 @@ impl Line {
     /// A message that is on the shelf only and can be claimed is leased. The caller tells the shelf.
     pub(super) fn lease_cold(&mut self, message: &ColdMessage, slot: Slot) {
         let mut entry = Entry::new(message.sequence, message.enqueued_at_ms, message.bytes, message.location);
-        entry.set_state(DeliveryState { due_at_ms: 0, ..message.state });
+        let state = self.take_told(message);
+        entry.set_state(DeliveryState { due_at_ms: 0, ..state });
         // Messages with a key are known.
         entry.phase = Phase::Leased { slot, held_key: false };
         self.entries.insert(message.position, entry);
@@ -354,12 +370,23 @@ impl Line {
         self.leased += 1;
     }
 
+    /// The state of a message that is on the shelf only.
+    pub(super) fn told(&self, message: &ColdMessage) -> DeliveryState {
+        self.told.get(&message.position).map_or(message.state, |told| told.state)
+    }
+
+    /// Likewise, for an entry that tells it from here on.
+    fn take_told(&mut self, message: &ColdMessage) -> DeliveryState {
+        self.told.remove(&message.position).map_or(message.state, |told| told.state)
+    }
+
     /// A message that is on the shelf only, ready or delayed, gets an entry in the same phase, or in none if it is ready.
     /// False if it can't: it was put off.
     pub(super) fn know_waiting(&mut self, message: &ColdMessage) -> bool {
         let position = message.position;
         if self.shelf.is_fresh(position) {
-            self.know(message, DeliveryState { due_at_ms: 0, ..message.state }, None);
+            let state = self.take_told(message);
+            self.know(message, DeliveryState { due_at_ms: 0, ..state }, None);
             return true;
         }
         if !self.delayed.contains(message.state.due_at_ms, position) {
@@ -442,12 +469,15 @@ impl Line {
         self.known > 0
     }
 
-    /// The entries of messages that are on the shelf, for a checkpoint: those whose state says something.
+    /// What is known of messages that are on the shelf, for a checkpoint: of those whose state says something.
     pub(super) fn known_states(&self) -> Vec<(u64, ToldState)> {
         let known = self.entries.iter_from(0).filter(|(_, entry)| entry.file().is_segment());
         let states = known
             .take(self.known as usize)
             .map(|(position, entry)| (position, ToldState { state: entry.state(), holds_key: entry.holds_key() }));
-        states.filter(|(_, told)| told.state != DeliveryState::default()).collect()
+        let known = states.filter(|(_, told)| told.state != DeliveryState::default());
+        let mut all: Vec<_> = known.chain(self.told.iter().map(|(position, told)| (*position, *told))).collect();
+        all.sort_unstable_by_key(|(position, _)| *position);
+        all
     }
 }

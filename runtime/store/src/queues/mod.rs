@@ -88,6 +88,15 @@ pub(crate) enum ToPurge {
     Cold(Arc<Segment>, ChunkId),
 }
 
+/// A message that goes.
+pub(crate) struct Purged {
+    pub(crate) position: u64,
+    /// It counted for so many bytes; 0 if that is not known.
+    pub(crate) bytes: u32,
+    /// When it was due by its record, if that was read.
+    pub(crate) due_at_ms: Option<u64>,
+}
+
 /// What is handed out with a lease.
 #[derive(Debug)]
 pub(crate) struct Claimed {
@@ -308,10 +317,6 @@ impl Queues {
             }
             Record::Update { queue, position, state } => {
                 self.check_number(*queue)?;
-                if self.entry(*queue, *position).is_none() && self.line(*queue).shelf.lives(*position) {
-                    let told = ToldState { state: *state, holds_key: true };
-                    line_mut(&mut self.lines, *queue).told.insert(*position, told);
-                }
                 self.update(*queue, *position, *state);
                 Ok(())
             }
@@ -341,6 +346,7 @@ impl Queues {
                     let bytes = u64::from(*bytes);
                     let left = line.bytes.checked_sub(bytes).zip(line.bytes_cold.checked_sub(bytes));
                     (line.bytes, line.bytes_cold) = left.ok_or("more bytes are removed than there were")?;
+                    line.settle_cold_bytes();
                 }
                 Ok(())
             }
@@ -370,14 +376,18 @@ impl Queues {
         self.line(queue).purged_one_by_one(below, many, step)
     }
 
-    /// Takes them away; they count for so many bytes. `all`: no others stand before the last of them.
-    pub(crate) fn purge_these(&mut self, queue: QueueNumber, purged: &[(u64, u32)], all: bool) {
-        for (position, bytes) in purged {
+    /// Takes them away. `all`: no others stand before the last of them.
+    pub(crate) fn purge_these(&mut self, queue: QueueNumber, purged: &[Purged], all: bool) {
+        let mut may_be_due = false;
+        for Purged { position, bytes, due_at_ms } in purged {
+            let line = line_mut(&mut self.lines, queue);
+            may_be_due |= line.entries.get(*position).is_none() && !line.put_off_no_more(*position, *due_at_ms);
             let removal = Record::Remove { queue, position: *position, bytes: *bytes };
             self.apply(&removal, Location::NONE).expect("it counted for so many bytes");
         }
-        if let Some((last, _)) = purged.last().filter(|_| all) {
-            line_mut(&mut self.lines, queue).put_off_no_more(last + 1);
+        // To look for them takes long if there are many others.
+        if let Some(last) = purged.last().filter(|_| all && may_be_due) {
+            line_mut(&mut self.lines, queue).put_off_none_below(last.position + 1);
         }
     }
 
@@ -433,6 +443,11 @@ impl Queues {
             let line = line_mut(&mut self.lines, queue);
             line.entries.get_mut(position).expect("just looked up").set_state(state);
             line.arrange(position, true);
+            return;
+        }
+        let line = line_mut(&mut self.lines, queue);
+        if line.shelf.lives(position) {
+            line.told.insert(position, ToldState { state, holds_key: true });
         }
     }
 
@@ -446,6 +461,17 @@ impl Queues {
 
     pub(crate) fn entry(&self, queue: QueueNumber, position: u64) -> Option<&Entry> {
         self.lines.get(queue.0 as usize)?.as_ref()?.entries.get(position)
+    }
+
+    /// What is known of a message's state when the store is opened, after [`Queues::wake`] was told of it: one on the shelf
+    /// that has no entry could not be read.
+    pub(crate) fn opening_state(&self, queue: QueueNumber, position: u64) -> Option<DeliveryState> {
+        let line = self.lines.get(queue.0 as usize)?.as_ref()?;
+        match line.entries.get(position) {
+            Some(entry) => Some(entry.state()),
+            None if !line.shelf.lives(position) => None,
+            None => Some(line.told.get(&position).map_or_else(DeliveryState::default, |told| told.state)),
+        }
     }
 
     pub(crate) fn counts(&self, queue: QueueNumber) -> Counts {

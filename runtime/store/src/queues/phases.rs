@@ -73,7 +73,8 @@ impl Leasing<'_> {
                 damaged = Some(positions[leased]);
                 break;
             };
-            let attempt = message.state.attempts.saturating_add(1);
+            let state = line.told(&message);
+            let attempt = state.attempts.saturating_add(1);
             let (slot, lease) = self.leases.take(self.queue, message.position, self.expires_at_ms, attempt);
             line.lease_cold(&message, slot);
             out.push(Claimed {
@@ -81,7 +82,7 @@ impl Leasing<'_> {
                 sequence: message.sequence,
                 location: message.location,
                 attempt,
-                first_failed_at_ms: message.state.first_failed_at_ms,
+                first_failed_at_ms: state.first_failed_at_ms,
                 record: Some(chunk.record(&message)),
             });
             leased += 1;

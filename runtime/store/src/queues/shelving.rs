@@ -9,7 +9,7 @@ use super::{Queues, line_mut};
 use crate::cold::bitmap::Bitmap;
 use crate::cold::checkpoint::{Checkpoint, QueueSnapshot, ToldState};
 use crate::cold::copy::Copied;
-use crate::cold::segment::{LoadedChunk, Segment};
+use crate::cold::segment::{ChunkId, LoadedChunk, Segment};
 use crate::error::OpenError;
 use crate::location::FileId;
 use crate::record::{self, QueueNumber, Record};
@@ -163,16 +163,27 @@ fn wake(line: &mut Line, also: BTreeSet<u64>) -> Result<(), OpenError> {
                 line.put_off(position, due_at_ms);
             }
         }
-        let mut chunk: Option<Arc<LoadedChunk>> = None;
+        // None if it can't be read.
+        let mut last: Option<(ChunkId, Option<LoadedChunk>)> = None;
         for position in known {
             let wanted = segment.chunk_of(position);
-            let loaded = match chunk.filter(|chunk| chunk.id == wanted) {
-                Some(loaded) => loaded,
-                None => Arc::new(segment.read_chunk(wanted)?),
-            };
-            match loaded.get(position) {
-                None => line.put_off(position, 1),
-                Some(message) => {
+            if last.as_ref().is_none_or(|(id, _)| *id != wanted) {
+                let loaded = match segment.read_chunk(wanted) {
+                    Ok(loaded) => Some(loaded),
+                    Err(error) if error.shortage().is_some() => return Err(error.into()),
+                    Err(_) => None,
+                };
+                last = Some((wanted, loaded));
+            }
+            let loaded = last.as_ref().and_then(|(_, loaded)| loaded.as_ref());
+            match loaded.and_then(|loaded| Some((loaded, loaded.get(position)?))) {
+                None => {
+                    // What is known of it must not be lost with it: it may be readable later.
+                    let state = told.remove(&position);
+                    line.put_off(position, state.map_or(1, |told| told.state.due_at_ms.max(1)));
+                    line.told.extend(state.map(|state| (position, state)));
+                }
+                Some((loaded, message)) => {
                     let bytes = loaded.record(&message);
                     let Ok(Record::Put(put)) = record::decode(&bytes) else { unreachable!("it was decoded before") };
                     let copied = ToldState { state: message.state, holds_key: put.place.holds_key };
@@ -181,7 +192,6 @@ fn wake(line: &mut Line, also: BTreeSet<u64>) -> Result<(), OpenError> {
                     line.arrange(position, holds_key);
                 }
             }
-            chunk = Some(loaded);
         }
     }
     Ok(())

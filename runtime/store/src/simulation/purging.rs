@@ -1,7 +1,9 @@
 //! A purge goes step by step, each of which is short and on record by itself.
 
 use super::backlog::{Backlog, number};
-use crate::{NewMessage, Transaction};
+use crate::cold::segment;
+use crate::disk::SimulatedFaults;
+use crate::{NewMessage, Refusal, Transaction};
 
 const MESSAGES: u64 = 400;
 const STEP: usize = 50;
@@ -100,4 +102,72 @@ fn a_purge_leaves_what_comes_while_it_goes_on() {
         assert_eq!(number(&claimed), expected);
         open.ack(&claimed);
     }
+}
+
+/// What can't be read goes, too: a step ends with its chunk, and what it counted for goes with the last one in a segment.
+#[test]
+fn a_purge_takes_unreadable_messages_away() {
+    const BELOW: u64 = 100;
+    let mut open = Backlog::new(300);
+    let name = {
+        let state = open.engine.shared.state();
+        segment::name(state.queues.segments().next().unwrap().0.id)
+    };
+    let bad_sector = SimulatedFaults { bad_sector: Some((name, 1)), ..SimulatedFaults::default() };
+    open.disk.set_faults(bad_sector.clone());
+    let queue = open.engine.shared.state().queues.known(&open.queue).unwrap();
+    let stats = |open: &Backlog| open.store.queue(&open.queue).unwrap();
+    let (mut removed, mut short) = (0, 0);
+    loop {
+        let (gone, more) = open.engine.purge_step(queue, BELOW, STEP).unwrap();
+        removed += gone;
+        if !more {
+            break;
+        }
+        short += u64::from(gone < 20);
+        let (ready, bytes) = (stats(&open).ready, stats(&open).bytes);
+        open = open.reopen();
+        open.disk.set_faults(bad_sector.clone());
+        assert_eq!((stats(&open).ready, stats(&open).bytes), (ready, bytes));
+    }
+    assert_eq!((removed, stats(&open).ready), (BELOW, 200));
+    assert!((1..4).contains(&short), "{short}");
+    assert!(stats(&open).bytes > 200 * 100, "what can't be read is not known to be of any size");
+    for expected in BELOW..300 {
+        let claimed = open.claim(1).unwrap().remove(0);
+        assert_eq!(number(&claimed), expected);
+        open.ack(&claimed);
+        if expected % 40 == 0 {
+            let bytes = stats(&open).bytes;
+            open = open.reopen();
+            assert_eq!(stats(&open).bytes, bytes);
+        }
+    }
+    assert_eq!((stats(&open).ready, stats(&open).bytes), (0, 0));
+    assert_eq!(stats(&open.reopen()).bytes, 0);
+}
+
+/// What can't be read for now does not go yet: how much it counts for is not known.
+#[test]
+fn a_purge_without_descriptors_is_refused() {
+    const BELOW: u64 = 100;
+    let mut open = Backlog::new(300);
+    let few = |open_files_max| SimulatedFaults { open_files_max, ..SimulatedFaults::default() };
+    let queue = open.engine.shared.state().queues.known(&open.queue).unwrap();
+    open.disk.set_faults(few(Some(open.disk.open_files() - 2)));
+    let mut removed = 0;
+    let refused = loop {
+        match open.engine.purge_step(queue, BELOW, STEP) {
+            Ok((gone, true)) => removed += gone,
+            Ok((_, false)) => panic!("{removed} went"),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, Refusal::OutOfFiles), "{refused}");
+    let stats = |open: &Backlog| open.store.queue(&open.queue).unwrap();
+    assert_eq!((stats(&open).ready, stats(&open).bytes), (300 - removed, (300 - removed) * 100));
+    open.disk.set_faults(few(None));
+    while open.engine.purge_step(queue, BELOW, STEP).unwrap().1 {}
+    assert_eq!((stats(&open).ready, stats(&open).bytes), (200, 200 * 100));
+    assert_eq!(stats(&open.reopen()).bytes, 200 * 100);
 }

@@ -1,6 +1,6 @@
 //! A sector that can't be read any more: what stands there is lost to whoever asks for it, and nothing else is.
 
-use super::backlog::{Backlog, number};
+use super::backlog::{Backlog, LEASE_MS, number};
 use crate::cold::segment;
 use crate::disk::SimulatedFaults;
 use crate::history::file as history_file;
@@ -103,4 +103,77 @@ fn an_unreadable_history_file_is_left_as_it_is_and_others_are_put_together() {
     backlog.keep_for(3);
     assert!(backlog.engine.keeping.tally.joined >= 4, "{:?}", backlog.engine.keeping.tally);
     assert!(files(&backlog).contains(&name));
+}
+
+/// It opens with messages in that sector that have a key or were retried, and forgets no attempt.
+#[test]
+fn a_store_opens_with_an_unreadable_sector_and_knows_what_was_retried() {
+    const MESSAGES: u64 = 300;
+    let mut backlog = Backlog::new(0);
+    for number in 0..MESSAGES {
+        let mut body = vec![b'x'; 100];
+        body[..8].copy_from_slice(&number.to_le_bytes());
+        let key = (number % 2 == 1).then(|| format!("key {number}").into());
+        let message = NewMessage { body: body.into(), key, ..NewMessage::default() };
+        backlog.commit(Transaction { sends: [(backlog.queue.clone(), message)].into(), ..Transaction::default() });
+        backlog.keep();
+    }
+    for expected in 0..15 {
+        let claimed = backlog.claim(1).unwrap().remove(0);
+        assert_eq!((number(&claimed), claimed.attempt), (expected, 1));
+        backlog.retry(&claimed, 1000);
+    }
+    backlog.keep_for(3);
+    // The second attempt at one of them is running when the process ends.
+    let running = backlog.claim(2).unwrap().remove(1);
+    assert_eq!((number(&running), running.attempt), (1, 2));
+    assert!(backlog.store.begin(running.lease));
+    let attempt = |number| if number == 1 { 3 } else { 2 };
+    let name = {
+        let state = backlog.engine.shared.state();
+        segment::name(state.queues.segments().next().unwrap().0.id)
+    };
+    let disk = backlog.disk.kill();
+    disk.set_faults(bad_sector(name.clone()));
+    let clock = backlog.clock.clone();
+    drop(backlog);
+    let mut backlog = Backlog::open(disk, clock.clone());
+    // Checkpoints say from here on what the process before it knew.
+    let checkpoints = backlog.engine.keeping.tally.checkpoints;
+    for _ in 0..MESSAGES {
+        backlog.publish(vec![b'y'; 100]);
+    }
+    backlog.keep_for(3);
+    assert!(backlog.engine.keeping.tally.checkpoints > checkpoints + 2);
+    let mut unreadable = 0;
+    for _ in 0..15 {
+        match backlog.claim(1) {
+            Ok(claimed) => assert!(claimed[0].attempt == 2 || number(&claimed[0]) >= 15, "{claimed:?}"),
+            Err(error) => {
+                assert!(error.to_string().contains(&name), "{error}");
+                unreadable += 1;
+            }
+        }
+    }
+    assert!(unreadable > 0);
+
+    // It can be read again, by the same process and by the next one.
+    backlog.disk.set_faults(SimulatedFaults::default());
+    let disk = backlog.disk.kill();
+    clock.advance(LEASE_MS);
+    backlog.engine.expire();
+    let mut next = Backlog::open(disk, clock);
+    for backlog in [&mut backlog, &mut next] {
+        let mut found = Vec::new();
+        while found.len() < 15 {
+            let claimed = backlog.claim(1).unwrap().remove(0);
+            if number(&claimed) < 15 {
+                assert_eq!(claimed.attempt, attempt(number(&claimed)), "{}", number(&claimed));
+                found.push(number(&claimed));
+            }
+            backlog.ack(&claimed);
+        }
+        found.sort_unstable();
+        assert!(found.into_iter().eq(0..15));
+    }
 }

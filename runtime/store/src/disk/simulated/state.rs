@@ -40,6 +40,8 @@ pub struct SimulatedFaults {
     /// The disk is full when the files that have a name are this long together. Whatever does not make a file longer
     /// still works.
     pub full_after_bytes: Option<u64>,
+    /// There is no room to remove a file either, as on file systems that write that down elsewhere first.
+    pub removals_need_room: bool,
     /// Files that may be open at a time, beside those that are locked or mapped: one more is refused, as by a process that
     /// has used up its descriptors. Files that are open already stay so.
     pub open_files_max: Option<usize>,
@@ -203,6 +205,9 @@ impl State {
     pub(super) fn remove(&mut self, name: &str) -> io::Result<()> {
         let outcome = self.next(Operation::Other)?;
         self.folder.get(name).ok_or(io::ErrorKind::NotFound)?;
+        if self.faults.removals_need_room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         if self.is_done(&outcome) {
             self.folder.remove(name);
         }
