@@ -18,6 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use super::generation::hex;
 use super::policy::{Attempt, Policy};
 use crate::broker::{Broker, BrokerError};
+use crate::delivery::limits::{ATTRIBUTE_BYTES, MESSAGE_BYTES};
 use crate::delivery::{
     Delivery, Effects, Lease, MessageId, NewMessage, Outcome, Outgoing, Resolution, Settlement, StateUse,
 };
@@ -530,10 +531,8 @@ fn take_first<T>(list: &mut Vec<T>) -> Vec<T> {
 
 /// What a message that was sent takes, more or less: an empty one takes some, too.
 fn sent_bytes(message: &NewMessage) -> usize {
-    const MESSAGE_BYTES: usize = 256;
-    const ATTRIBUTE_BYTES: usize = 64;
-    let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len() + ATTRIBUTE_BYTES);
-    message.body.len() + MESSAGE_BYTES + attributes.sum::<usize>()
+    let one = |(name, value): &(Box<str>, Box<str>)| name.len() + value.len() + ATTRIBUTE_BYTES as usize;
+    message.body.len() + MESSAGE_BYTES as usize + message.attributes.iter().map(one).sum::<usize>()
 }
 
 impl Unsettled {
