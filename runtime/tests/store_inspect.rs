@@ -11,7 +11,7 @@ use serde_json::Value;
 #[allow(unreachable_pub, reason = "shared by several test crates")]
 mod runtime;
 
-use runtime::Site;
+use runtime::{Site, eventually, when};
 
 /// A folder in which a runtime has run, with these messages in queue `a` and one in `b`.
 fn site(messages: &[&str]) -> (Site, Vec<String>) {
@@ -115,6 +115,43 @@ fn damage_is_told_as_the_runtime_tells_it_and_the_rest_is_rescued() {
     let rescued: Vec<_> = lines(&stdout).iter().map(|line| line["body"].as_str().unwrap().to_owned()).collect();
     assert_eq!(rescued, ["one", "three", "another queue's"]);
     assert!(!stdout.contains(&ids[1]), "{stdout}");
+}
+
+/// Whether both checkpoints were written: what was in the first log file stands in segments then.
+fn is_covered(site: &Site) -> bool {
+    let begins = |name: &str| fs::read(site.path(name)).is_ok_and(|bytes| bytes.starts_with(b"LNCKCKP\n"));
+    ["data/checkpoint-1", "data/checkpoint-2"].into_iter().all(begins)
+}
+
+#[test]
+fn a_message_that_rots_in_its_segment_is_counted_by_peek_and_the_others_are_shown() {
+    let site = Site::new("[queues.a]\n[queues.b]");
+    let runtime = site.start();
+    ["one", "this one will rot", "three"].into_iter().for_each(|body| drop(site.send("a", body)));
+    let filler = "x".repeat(100_000);
+    eventually("checkpoints", || {
+        site.send("b", &filler);
+        when(is_covered(&site), "there are none yet")
+    });
+    runtime.stop();
+    let find = |bytes: &[u8]| bytes.windows(17).position(|window| window == b"this one will rot");
+    let segments = files(&site.path("data")).into_iter().filter(|(name, _)| name.ends_with(".seg"));
+    let rotten: Vec<_> = segments.filter_map(|(name, bytes)| Some((find(&bytes)? as u64, name))).collect();
+    let [(at, name)] = &rotten[..] else { panic!("it stands in {rotten:?}") };
+    let segment = fs::OpenOptions::new().write(true).open(site.path("data").join(name)).unwrap();
+    segment.write_all_at(b"T", *at).unwrap();
+
+    let runtime = site.start();
+    let answer = site.get("/queues/a/messages");
+    assert_eq!(answer["unreadable"], 1, "{answer}");
+    let bodies: Vec<_> = answer["messages"].as_array().unwrap().iter().map(|message| &message["body"]).collect();
+    assert_eq!((bodies, &answer["truncated"]), (vec![&Value::from("one"), &"three".into()], &Value::Null));
+    let told = site.run_well(&["peek", "a"]);
+    assert!(told.contains("three") && told.contains("\n1 message can't be read: `linecook store verify`"), "{told}");
+    assert_eq!(site.get("/queues/b/messages?limit=1")["unreadable"], Value::Null);
+    runtime.stop();
+    let (code, stdout, _) = look(&site, &["verify"]);
+    assert!(code == Some(1) && stdout.contains(&format!("damage: {name} at offset ")), "{stdout}");
 }
 
 #[test]

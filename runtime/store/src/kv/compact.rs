@@ -43,6 +43,8 @@ impl StateFile {
         if self.remove_new().is_err() {
             return Ok(Compacted::Blocked);
         }
+        // If that fails, the file is not open, and whoever writes to it next is told.
+        let _ = self.mend();
         let copied = match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(open) => self.disk.create(NEW_NAME).and_then(|file| open.copy_to(file)),
             State::Missing | State::Failed(_) | State::Closed => return Ok(Compacted::Done),

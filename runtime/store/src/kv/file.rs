@@ -136,33 +136,63 @@ impl StateFile {
         self.read(FiledKeys { keys: Vec::new(), more: false }, |open| open.keys(space, after, limit))
     }
 
-    fn read<T>(&self, missing: T, read: impl FnOnce(&Open) -> Result<T, redb::Error>) -> Result<T, Arc<str>> {
-        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Open(open) => read(open).map_err(|error| open.failed(error).to_string().into()),
-            State::Missing => Ok(missing),
-            State::Failed(why) => Err(why.clone()),
-            State::Closed => Err(format!("{NAME} is closed").into()),
+    fn read<T>(&self, missing: T, read: impl Fn(&Open) -> Result<T, redb::Error>) -> Result<T, Arc<str>> {
+        let mut is_again = false;
+        loop {
+            self.mend().map_err(|error| error.to_string())?;
+            return match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+                State::Open(open) => match read(open) {
+                    // It is not this one that has failed, but another one at the same time.
+                    Err(redb::Error::PreviousIo) if open.sectors.read_failed() && !is_again => {
+                        is_again = true;
+                        continue;
+                    }
+                    done => done.map_err(|error| open.failed(error).to_string().into()),
+                },
+                State::Missing => Ok(missing),
+                State::Failed(why) => Err(why.clone()),
+                State::Closed => Err(format!("{NAME} is closed").into()),
+            };
         }
+    }
+
+    /// Opens the file again if it could not be read: redb reads and writes nothing more after that, not even elsewhere.
+    pub(super) fn mend(&self) -> Result<(), DiskError> {
+        let wants = |state: &State| matches!(state, State::Open(open) if open.sectors.read_failed());
+        if wants(&self.state.read().unwrap_or_else(PoisonError::into_inner)) {
+            self.reopen_if(wants)?;
+        }
+        Ok(())
     }
 
     /// Puts changes into the file, durably.
     pub(crate) fn take_in(&self, frozen: &Frozen, store_tag: u64) -> Result<(), DiskError> {
         self.make(store_tag)?;
         self.reopen_if(|state| matches!(state, State::Failed(_)))?;
-        let failed = match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Open(open) => match open.take_in(frozen) {
-                Ok(()) => return Ok(()),
-                Err(error) => open.failed(error),
-            },
-            State::Missing | State::Failed(_) | State::Closed => {
-                DiskError::new("write", NAME, io::Error::other("it is closed"))
+        let mut is_again = false;
+        loop {
+            self.mend()?;
+            let (failed, was_written) = match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+                State::Open(open) => match open.take_in(frozen) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => (open.failed(error), !open.sectors.write_failed() && open.sectors.read_failed()),
+                },
+                State::Missing | State::Failed(_) | State::Closed => {
+                    (DiskError::new("write", NAME, io::Error::other("it is closed")), false)
+                }
+            };
+            if was_written && !is_again {
+                // A read has failed, of this or of somebody else, and no write. What was committed before is there, and is
+                // put there once more.
+                is_again = true;
+                continue;
             }
-        };
-        if failed.is_full() {
-            // After an error redb wants to be opened anew. What was committed before is there.
-            self.reopen_if(|state| matches!(state, State::Open(_)))?;
+            if failed.is_full() {
+                // After an error redb wants to be opened anew. What was committed before is there.
+                self.reopen_if(|state| matches!(state, State::Open(_)))?;
+            }
+            return Err(failed);
         }
-        Err(failed)
     }
 
     /// Makes the file if it is missing: under another name, so that it is whole when it gets its own.
@@ -586,6 +616,66 @@ mod tests {
         disk.set_faults(SimulatedFaults::default());
         assert!(matches!(file.compact(), Ok(Compacted::Done)));
         assert_eq!((disk.file_names(), file.inspect()), (vec![NAME.to_owned()], Ok(1)));
+    }
+
+    /// Values that stand in sectors of their own, in a file that is read anew.
+    fn filed(disk: &SimulatedDisk) -> StateFile {
+        let file = StateFile::open(Arc::new(disk.clone())).unwrap();
+        let value = "v".repeat(20_000);
+        let keys: Vec<String> = (0..20).map(|key| format!("{key:05}")).collect();
+        let writes: Vec<_> = keys.iter().map(|key| ("a", &**key, Some(&*value))).collect();
+        file.take_in(&frozen(5, &writes), 7).unwrap();
+        file.close();
+        StateFile::open(Arc::new(disk.clone())).unwrap()
+    }
+
+    #[test]
+    fn after_a_read_that_failed_the_rest_is_read_and_written_as_before() {
+        let disk = SimulatedDisk::new(1);
+        let file = filed(&disk);
+        let mut failed = 0;
+        for sector in (1..disk.file_len(NAME) / 512).step_by(5) {
+            let is_bad = SimulatedFaults { bad_sector: Some((NAME.into(), sector)), ..SimulatedFaults::default() };
+            let reopened = StateFile::open(Arc::new(disk.clone())).unwrap();
+            disk.set_faults(is_bad);
+            let readable = (0..20).filter(|key| match reopened.get("a", &format!("{key:05}")) {
+                Ok(value) => value.is_some_and(|value| value.len() == 20_000),
+                Err(why) => {
+                    assert!(why.contains("could not read simulated/state.redb"), "{why}");
+                    false
+                }
+            });
+            // One value stands in a sector, or it holds what leads to many.
+            failed += usize::from(readable.count() == 19);
+            disk.set_faults(SimulatedFaults::default());
+            for key in 0..20 {
+                assert!(reopened.get("a", &format!("{key:05}")).unwrap().is_some(), "{sector}: {key}");
+            }
+        }
+        assert!(failed > 30, "{failed}");
+        file.close();
+    }
+
+    #[test]
+    fn a_read_that_fails_before_or_while_changes_are_put_in_does_not_stop_them() {
+        let disk = SimulatedDisk::new(1);
+        let mut file = filed(&disk);
+        for lsn in 6..20 {
+            // What was read before is not kept any more.
+            file.close();
+            file = StateFile::open(Arc::new(disk.clone())).unwrap();
+            disk.set_faults(SimulatedFaults { fail_read_at: Some(0), ..SimulatedFaults::default() });
+            if lsn % 2 == 0 {
+                assert!((0..20).any(|key| file.get("a", &format!("{key:05}")).is_err()), "{lsn}");
+            }
+            file.take_in(&frozen(lsn, &[("a", &format!("{lsn:05}"), Some("new")), ("b", "k", Some("x"))]), 7).unwrap();
+            assert_eq!(disk.faults().fail_read_at, None, "{lsn}: nothing was read");
+            assert_eq!(file.get("a", &format!("{lsn:05}")).unwrap().as_deref(), Some(&b"new"[..]), "{lsn}");
+        }
+        assert_eq!(file.lsn().unwrap(), 19);
+        // Nothing is tried again of which a write failed.
+        disk.set_faults(SimulatedFaults { fail_write_at: Some(0), ..SimulatedFaults::default() });
+        assert!(file.take_in(&frozen(20, &[("a", "k", Some("y"))]), 7).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use redb::StorageBackend;
@@ -35,6 +36,8 @@ struct Inner {
     lengths: RwLock<Lengths>,
     // What went wrong first: redb passes on less than is known here.
     trouble: Mutex<Option<Trouble>>,
+    read_failed: AtomicBool,
+    write_failed: AtomicBool,
 }
 
 struct Lengths {
@@ -79,7 +82,9 @@ impl Sectors {
 
     fn new(name: &'static str, file: Arc<dyn File>, store_tag: u64, data: u64) -> Result<Sectors, DiskError> {
         let lengths = RwLock::new(Lengths { data, file: file.len()? });
-        Ok(Sectors(Arc::new(Inner { file, name, store_tag, lengths, trouble: Mutex::new(None) })))
+        let (read_failed, write_failed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let trouble = Mutex::new(None);
+        Ok(Sectors(Arc::new(Inner { file, name, store_tag, lengths, trouble, read_failed, write_failed })))
     }
 
     pub(super) fn store_tag(&self) -> u64 {
@@ -94,6 +99,16 @@ impl Sectors {
     /// What went wrong since it was asked last.
     pub(super) fn take_trouble(&self) -> Option<Trouble> {
         self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether a read has failed. redb does nothing more from then on, until it is opened again.
+    pub(super) fn read_failed(&self) -> bool {
+        self.0.read_failed.load(Ordering::Acquire)
+    }
+
+    /// Whether a write or a sync has failed.
+    pub(super) fn write_failed(&self) -> bool {
+        self.0.write_failed.load(Ordering::Acquire)
     }
 
     /// Looks at every sector that was ever written. Answers the offsets of those that are damaged, at most so many.
@@ -122,6 +137,11 @@ impl Sectors {
         lengths.data = data_bytes;
         lengths.file = lengths.file.max(HEADER_BYTES as u64);
         Ok(())
+    }
+
+    fn not_written(&self, error: DiskError) -> io::Error {
+        self.0.write_failed.store(true, Ordering::Release);
+        self.failed(Trouble::Disk(error))
     }
 
     /// Remembers what went wrong, and says it the way redb wants to hear it.
@@ -196,6 +216,10 @@ impl Inner {
         let end = offset + data.len() as u64;
         let (first, last) = (sector_of(offset), sector_of(end - 1));
         let mut bytes = vec![0; (last - first + 1) as usize * SECTOR];
+        let unread = |trouble| {
+            self.read_failed.store(true, Ordering::Release);
+            trouble
+        };
         // The first and the last sector may also hold what is not written now.
         let whole_start = offset.is_multiple_of(DATA as u64);
         let whole_end = end.is_multiple_of(DATA as u64);
@@ -203,10 +227,10 @@ impl Inner {
             if !is_partial {
                 continue;
             }
-            let sector = self.read_sectors(&lengths, number, 1)?;
+            let sector = self.read_sectors(&lengths, number, 1).map_err(unread)?;
             if !is_blank(&sector) && !self.is_whole(number, &sector) {
                 let why = "its checksum does not match";
-                return Err(Trouble::Damaged { offset: number * SECTOR_BYTES, why });
+                return Err(unread(Trouble::Damaged { offset: number * SECTOR_BYTES, why }));
             }
             let at = (number - first) as usize * SECTOR;
             bytes[at..at + SECTOR].copy_from_slice(&sector);
@@ -226,7 +250,10 @@ impl Inner {
         // Also a write that fails may have made the file longer.
         lengths.file = match &written {
             Ok(()) => lengths.file.max(at + bytes.len() as u64),
-            Err(_) => self.file.len().unwrap_or(lengths.file),
+            Err(_) => {
+                self.write_failed.store(true, Ordering::Release);
+                self.file.len().unwrap_or(lengths.file)
+            }
         };
         written
     }
@@ -248,15 +275,18 @@ impl StorageBackend for Sectors {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out).map_err(|trouble| self.failed(trouble))
+        self.0.read(offset, out).map_err(|trouble| {
+            self.0.read_failed.store(true, Ordering::Release);
+            self.failed(trouble)
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.write_header(len).map_err(|error| self.failed(Trouble::Disk(error)))
+        self.write_header(len).map_err(|error| self.not_written(error))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.file.sync().map_err(|error| self.failed(Trouble::Disk(error)))
+        self.0.file.sync().map_err(|error| self.not_written(error))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

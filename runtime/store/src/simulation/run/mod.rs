@@ -136,7 +136,7 @@ impl Run {
             self.note_survived();
         }
         self.disarm_reads();
-        if self.is_power_off() || matches!(self.armed, Some(Fault::Aftermath)) {
+        if self.is_power_off() {
             // The store did without what failed, such as the removal of a file that had no room, and has not come to more.
             self.engine().stop("the disk has failed");
             self.recover();

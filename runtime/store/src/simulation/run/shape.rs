@@ -66,8 +66,6 @@ pub(in crate::simulation) enum Fault {
     FailedOther {
         operation: u64,
     },
-    /// The store has done without what failed like this, and may still stop for it.
-    Aftermath,
     FullDisk,
     /// One after the other: power losses, errors, kills, a disk that fills up and gets space again.
     All,

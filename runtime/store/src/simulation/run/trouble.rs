@@ -16,8 +16,8 @@ const SPACE_NOTICED_MS: u64 = 1000;
 impl Fault {
     /// An error of the disk, which ends the process but not the machine.
     fn is_error(self) -> bool {
-        use Fault::{Aftermath, FailedOther, FailedRead, FailedSync, FailedWrite};
-        matches!(self, FailedWrite { .. } | FailedSync { .. } | FailedRead { .. } | FailedOther { .. } | Aftermath)
+        use Fault::{FailedOther, FailedRead, FailedSync, FailedWrite};
+        matches!(self, FailedWrite { .. } | FailedSync { .. } | FailedRead { .. } | FailedOther { .. })
     }
 }
 
@@ -36,7 +36,7 @@ impl Run {
             Fault::FailedSync { operation } => faults.fail_sync_at = Some(operation),
             Fault::FailedRead { operation } => faults.fail_read_at = Some(operation),
             Fault::FailedOther { operation } => faults.fail_other_at = Some(operation),
-            Fault::None | Fault::Aftermath | Fault::Kills | Fault::FullDisk | Fault::All => return,
+            Fault::None | Fault::Kills | Fault::FullDisk | Fault::All => return,
         }
         self.disk.set_faults(faults);
         self.armed = Some(fault);
@@ -49,13 +49,13 @@ impl Run {
     /// The store has done without what failed: an error has struck, and it goes on.
     pub(super) fn note_survived(&mut self) {
         let left = self.disk.faults();
-        self.armed = match self.armed {
-            // After a failed read, redb wants its file to be opened again.
-            Some(Fault::FailedRead { .. }) if left.fail_read_at.is_none() => Some(Fault::Aftermath),
-            // A file that could not be removed is there when one of its name is made.
-            Some(Fault::FailedOther { .. }) if left.fail_other_at.is_none() => Some(Fault::Aftermath),
+        match self.armed {
+            Some(Fault::FailedRead { .. }) if left.fail_read_at.is_none() => {}
+            // A file that could not be removed may be there when one of its name is made.
+            Some(Fault::FailedOther { .. }) if left.fail_other_at.is_none() => {}
             _ => return,
-        };
+        }
+        self.armed = None;
         self.happened.count("errors of the disk that the store did without");
     }
 
@@ -102,10 +102,6 @@ impl Run {
         self.arm(fault);
     }
 
-    fn is_untroubled(&self) -> bool {
-        matches!(self.armed, None | Some(Fault::Aftermath))
-    }
-
     /// What goes wrong before a step.
     pub(super) fn make_trouble(&mut self, fault: Fault, step: usize) {
         match fault {
@@ -114,7 +110,7 @@ impl Run {
                 self.happened.count("kills");
                 self.kill();
             }
-            Fault::All if self.is_untroubled() && self.random.u8(..) < TROUBLES => match self.random.u8(0..8) {
+            Fault::All if self.armed.is_none() && self.random.u8(..) < TROUBLES => match self.random.u8(0..8) {
                 0..4 => {
                     let fault = self.any_fault(40);
                     self.arm(fault);
