@@ -315,6 +315,9 @@ fn an_edit_gives_guests_nothing_of_the_runtimes_own_to_write() {
     let wanted = granting(out);
     replace(&site, &wanted);
     wait_in_force(&site, &wanted);
+    // Deliveries may still write there when the edit is taken into use.
+    replace(&site, &granting("{ host = \"out/in\", guest = \"/in\", access = \"read\" }"));
+    wait_refused(&site, &["this folder lies in one that guests may write", "hint: the file in force grants"]);
     runtime.stop();
 
     // Nor does it start with it.

@@ -25,6 +25,9 @@ const REDRIVE_BATCH: usize = 256;
 /// Messages are looked at until they have so many bytes; the rest is for the next look.
 const PEEK_BYTES_MAX: usize = 8 << 20;
 
+/// How long a claim waits while there are messages, but no lease for them is left.
+const LEASES_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a redrive may hold a message before others may claim it again.
 const REDRIVE_LEASE: Duration = Duration::from_secs(60);
 
@@ -231,7 +234,12 @@ impl Broker for Embedded {
                     }
                     return Ok(claimed);
                 }
-                match self.store.next_due_in(&queue) {
+                let due_in = match self.store.has_claimable(&queue) {
+                    // All leases are out: whoever gives one back may have nothing to do with this queue.
+                    true => Some(LEASES_PAUSE),
+                    false => self.store.next_due_in(&queue),
+                };
+                match due_in {
                     Some(due_in) => {
                         // A timer stands still while the machine sleeps: look again at least every few seconds.
                         let wait = due_in.min(Duration::from_secs(5));

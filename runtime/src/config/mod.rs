@@ -32,7 +32,7 @@ mod reader;
 mod schedule;
 mod syntax;
 pub mod units;
-mod writable;
+pub(crate) mod writable;
 
 pub use self::errors::{ConfigError, ConfigErrors, Position};
 pub use self::file::read;
@@ -58,7 +58,13 @@ pub fn load_to_run(path: &Path) -> Result<Config, ConfigErrors> {
 
 /// As [`load_to_run`], of a text that was read from `path`.
 pub fn parse_to_run(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
-    examine(text, path, outside::check_to_run)
+    examine(text, path, |document, file, errors| outside::check_to_run(document, file, &[], errors))
+}
+
+/// As [`parse_to_run`], while a file is in force that this one is to replace: what its guests may write counts, too.
+pub fn parse_to_replace(text: &str, path: &Path, in_force: &Config) -> Result<Config, ConfigErrors> {
+    let writable = in_force.writable_folders();
+    examine(text, path, |document, file, errors| outside::check_to_run(document, file, &writable, errors))
 }
 
 /// As [`load_to_run`], and the packages, components, folders and files that the file names must be there, too.
@@ -71,7 +77,11 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     examine(text, path, |_, _, _| ())
 }
 
-fn examine(text: &str, path: &Path, more: fn(&read::Document, &Path, &Errors)) -> Result<Config, ConfigErrors> {
+fn examine(
+    text: &str,
+    path: &Path,
+    more: impl FnOnce(&read::Document, &Path, &Errors),
+) -> Result<Config, ConfigErrors> {
     let refuse = |errors| ConfigErrors::new(path, text, errors);
     let (tree, syntax_errors) = DeTable::parse_recoverable(text);
     if !syntax_errors.is_empty() {
@@ -153,6 +163,11 @@ pub struct QueueConfig {
 }
 
 impl Config {
+    /// The folders that guests may write.
+    fn writable_folders(&self) -> Vec<PathBuf> {
+        read::writable_folders(self.consumers.values())
+    }
+
     /// Who subscribes to what.
     pub fn subscriptions(&self) -> Subscriptions {
         let each = |(name, queue): (&'_ QueueName, &'_ QueueConfig)| -> Vec<(Pattern, QueueName)> {

@@ -5,7 +5,7 @@
 use std::env::{self, VarError};
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::errors::ConfigError;
 use super::producers::ProducerKind;
@@ -45,13 +45,13 @@ pub(super) fn check(document: &Document, file: &Path, errors: &Errors) {
             errors.push(error.hint("make it, or correct the path, which is relative to this file"));
         }
     }
-    check_to_run(document, file, errors);
+    check_to_run(document, file, &[], errors);
 }
 
-/// Checks what must be so before anything runs.
-pub(super) fn check_to_run(document: &Document, file: &Path, errors: &Errors) {
+/// Checks what must be so before anything runs. `in_force` are the folders that guests may write now, if some run.
+pub(super) fn check_to_run(document: &Document, file: &Path, in_force: &[PathBuf], errors: &Errors) {
     check_environment(document, errors);
-    writable::check(document, file, errors);
+    writable::check(document, file, in_force, errors);
 }
 
 /// Checks that the secrets are in the environment of this process. Their values are not kept.

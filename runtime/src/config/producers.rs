@@ -107,6 +107,8 @@ pub struct TailConfig {
     pub line_bytes_max: usize,
     /// What becomes of longer ones.
     pub long_lines: LongLines,
+    /// The folders that guests may write: no file is read whose path leads through one.
+    pub writable: Vec<PathBuf>,
 }
 
 /// Where to begin in a file that was there before the producer.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use linecook_store::QueueName;
 
 use super::errors::ConfigError;
 use super::keys::Table;
+use super::producers::ProducerKind;
 use super::reader::{Errors, Located, TableReader, Value, excerpt, name};
 use super::{Canary, Config, ConsumerConfig, Grants, Limits, QueueConfig, RateLimit, Reuse, RuntimeConfig, Source};
 use crate::subjects::Pattern;
@@ -107,6 +108,13 @@ impl Document {
         let mut consumers: Vec<ConsumerConfig> = consumers.collect();
         let producers = self.producers.into_iter().map(Producer::into_config);
         let producers = producers.map(|producer| producer.expect("what is missing in a producer was reported"));
+        let writable = writable_folders(&consumers);
+        let producers = producers.map(|mut producer| {
+            if let ProducerKind::Tail(tail) = &mut producer.kind {
+                tail.writable.clone_from(&writable);
+            }
+            producer
+        });
         let mut queues = self.queues;
         let dead: BTreeSet<QueueName> = consumers.iter().map(|consumer| consumer.dead_letter_queue.clone()).collect();
         for Grants { send, send_subjects, .. } in consumers.iter_mut().map(|consumer| &mut consumer.grants) {
@@ -132,6 +140,13 @@ impl Document {
             producers: producers.map(|producer| (producer.name.clone(), producer)).collect(),
         }
     }
+}
+
+/// The folders that guests may write.
+pub(super) fn writable_folders<'c>(consumers: impl IntoIterator<Item = &'c ConsumerConfig>) -> Vec<PathBuf> {
+    let dirs = consumers.into_iter().flat_map(|consumer| &consumer.grants.dirs);
+    let folders: BTreeSet<_> = dirs.filter(|dir| dir.write).map(|dir| dir.host.clone()).collect();
+    folders.into_iter().collect()
 }
 
 impl Consumer {

@@ -4,7 +4,8 @@
 //! folder, but the runtime would, when it looks up a path that leads through it: a folder that is granted below it, a file
 //! that is followed. And whoever may write the code that runs outside of the sandbox (a package that is built, the compiled
 //! code in the folder of the store) is not in it. So such files are refused, when they are checked and before they are taken
-//! into use. Links in the paths are followed for that, mounts are not seen through.
+//! into use. Links in the paths are followed for that, mounts are not seen through. What a pattern stands for is known only
+//! when it is looked up: files that links lead to by way of such a folder are refused there (`first_on_the_way`).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -23,9 +24,9 @@ use super::reader::Errors;
 /// What the kernel follows at most, too.
 const LINKS_MAX: usize = 40;
 
-/// A folder that is granted for writing, and where the file says so.
+/// A folder that is granted for writing, and where the file says so: none if it is the file in force that does.
 struct Writable<'d> {
-    span: &'d Range<usize>,
+    span: Option<&'d Range<usize>>,
     place: Place,
 }
 
@@ -71,13 +72,28 @@ impl Place {
     }
 }
 
-/// Checks the folders of all consumers. `file` is the document's own path.
-pub(super) fn check(document: &Document, file: &Path, errors: &Errors) {
+/// The first of these folders that a path leads into, as things are: a name is looked up in it on the way. Who may write it
+/// can change where the path leads from there, but not that it leads there.
+pub(crate) fn first_on_the_way<'f>(path: &Path, folders: &'f [PathBuf]) -> Option<&'f Path> {
+    if folders.is_empty() {
+        return None;
+    }
+    let place = Place::of(path);
+    folders.iter().map(PathBuf::as_path).find(|folder| place.is_below(&Place::of(folder)))
+}
+
+/// Checks the folders of all consumers. `file` is the document's own path. If it is to replace one in force, `in_force` are
+/// the folders of that: while the file is taken into use, and until its deliveries have ended, its guests write there.
+pub(super) fn check(document: &Document, file: &Path, in_force: &[PathBuf], errors: &Errors) {
     let consumers = document.consumers.iter();
     let granted = consumers.flat_map(|consumer| consumer.grants.dirs.iter().zip(&consumer.grant_spans.dirs));
     let granted: Vec<_> = granted.map(|(grant, span)| (grant.write, span, Place::of(&grant.host))).collect();
     let writable = granted.iter().filter(|(write, ..)| *write);
-    let writable: Vec<_> = writable.map(|(_, span, place)| Writable { span, place: place.clone() }).collect();
+    let mut writable: Vec<_> =
+        writable.map(|(_, span, place)| Writable { span: Some(span), place: place.clone() }).collect();
+    let before = in_force.iter().map(|folder| Writable { span: None, place: Place::of(folder) });
+    let before = before.filter(|before| writable.iter().all(|folder| folder.place.path != before.place.path));
+    writable.extend(before.collect::<Vec<_>>());
     if writable.is_empty() {
         return;
     }
@@ -94,46 +110,94 @@ pub(super) fn check(document: &Document, file: &Path, errors: &Errors) {
 }
 
 fn refuse(span: &Range<usize>, message: &str, hint: &str, writable: &Writable<'_>) -> ConfigError {
-    ConfigError::at(span.clone(), message).related(writable.span.clone(), "guests may write this one").hint(hint)
+    let error = ConfigError::at(span.clone(), message);
+    match writable.span {
+        Some(span) => error.related(span.clone(), "guests may write this one").hint(hint),
+        None => error.hint(in_force(&writable.place)),
+    }
+}
+
+/// What to do about a folder that guests may write for as long as the file in force is.
+fn in_force(folder: &Place) -> String {
+    let folder = folder.path.display();
+    format!(
+        "the file in force grants {folder} for writing: take that away in an edit of its own, and look for links there"
+    )
+}
+
+/// What the runtime goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// One file.
+    File,
+    /// A folder with everything in it.
+    Folder,
+    /// Such a folder, that may not even be there, beside another one: who may write the folder that it is in has that, too.
+    Beside,
+}
+
+/// What cargo goes by beside a package: its configuration in the folders above, and what the workspace has built.
+fn beside(package: &Place) -> impl Iterator<Item = (&'static str, Place)> {
+    package.path.ancestors().skip(1).flat_map(|above| {
+        let workspace = above.join("Cargo.toml").is_file().then_some("target");
+        [".cargo"].into_iter().chain(workspace).map(|name| (name, Place::of(&above.join(name))))
+    })
 }
 
 /// What the runtime goes by must lie in no folder that guests may write; what it runs outside of the sandbox must hold none.
 fn own_files(document: &Document, file: &Path, writable: &[Writable<'_>], errors: &Errors) {
     let mut own = vec![
-        ("`data_dir`".to_owned(), Place::of(&document.runtime.data_dir), true),
-        ("this file".to_owned(), Place::of(file), false),
+        ("`data_dir`".to_owned(), Place::of(&document.runtime.data_dir), Own::Folder),
+        ("this file".to_owned(), Place::of(file), Own::File),
     ];
     if let Some(file) = &document.runtime.ca_file {
-        own.push(("`ca_file`".to_owned(), Place::of(file), false));
+        own.push(("`ca_file`".to_owned(), Place::of(file), Own::File));
     }
     if let Some(tls) = &document.runtime.tls {
-        own.push(("the certificate of [runtime.tls]".to_owned(), Place::of(&tls.files.cert), false));
-        own.push(("the key of [runtime.tls]".to_owned(), Place::of(&tls.files.key), false));
+        own.push(("the certificate of [runtime.tls]".to_owned(), Place::of(&tls.files.cert), Own::File));
+        own.push(("the key of [runtime.tls]".to_owned(), Place::of(&tls.files.key), Own::File));
     }
     for consumer in &document.consumers {
         let name = consumer.name.as_deref().unwrap_or_default();
         match consumer.source.as_ref().map(|source| &source.value) {
-            Some(Source::Package(folder)) => own.push((format!("the source of `{name}`"), Place::of(folder), true)),
-            Some(Source::Component(file)) => own.push((format!("the component of `{name}`"), Place::of(file), false)),
+            Some(Source::Package(folder)) => {
+                let place = Place::of(folder);
+                let beside = beside(&place).map(|(folder, place)| {
+                    (format!("the `{folder}` that the source of `{name}` is built with"), place, Own::Beside)
+                });
+                own.extend(beside);
+                own.push((format!("the source of `{name}`"), place, Own::Folder));
+            }
+            Some(Source::Component(file)) => {
+                own.push((format!("the component of `{name}`"), Place::of(file), Own::File));
+            }
             None => {}
         }
     }
     for folder in writable {
-        let relation = |(what, place, whole): &(String, Place, bool)| {
-            let verb = match place {
-                place if place.path == folder.place.path && *whole => "is",
-                place if place.is_below(&folder.place) => "holds",
-                place if *whole && folder.place.is_below(place) => "lies in",
+        let relation = |place: &Place, kind: Own| {
+            Some(match place {
+                place if place.path == folder.place.path && kind != Own::File => "is",
+                place if place.is_below(&folder.place) && kind != Own::Beside => "holds",
+                place if folder.place.is_below(place) && kind != Own::File => "lies in",
                 _ => return None,
-            };
-            Some(format!("{verb} {what}"))
+            })
         };
-        let mut relations = own.iter().filter_map(relation);
-        if let Some(first) = relations.next() {
-            let second = relations.next().map(|second| format!(" and {second}")).unwrap_or_default();
-            let message = format!("guests may write this folder, which {first}{second}");
-            let hint = "grant a folder that has nothing of the runtime's own in it, such as \"outbox\"";
-            errors.push(ConfigError::at(folder.span.clone(), message).hint(hint));
+        let mut relations = own.iter().filter_map(|(what, place, kind)| Some((relation(place, *kind)?, what)));
+        if let Some((verb, what)) = relations.next() {
+            let second = relations.next().map(|(verb, what)| format!(" and {verb} {what}")).unwrap_or_default();
+            let message = format!("guests may write this folder, which {verb} {what}{second}");
+            let hint = match verb {
+                "lies in" => "grant a folder outside of it",
+                _ => "grant a folder that has nothing of the runtime's own in it, such as \"outbox\"",
+            };
+            errors.push(match folder.span {
+                Some(span) => ConfigError::at(span.clone(), message).hint(hint),
+                None => {
+                    let message = format!("guests may write a folder which {verb} {what}{second}");
+                    ConfigError::whole(message).hint(in_force(&folder.place))
+                }
+            });
         }
     }
 }
@@ -189,7 +253,8 @@ fn producers(document: &Document, writable: &[Writable<'_>], errors: &Errors) {
 /// The beginning of a pattern that is one path, and the parts after it.
 fn split(pattern: &str) -> (PathBuf, Vec<&str>) {
     let mut path = PathBuf::from(if pattern.starts_with('/') { "/" } else { "" });
-    let mut parts = pattern.split('/').filter(|part| !part.is_empty()).peekable();
+    // `glob` drops these, too.
+    let mut parts = pattern.split('/').filter(|part| !part.is_empty() && *part != ".").peekable();
     while let Some(plain) = parts.peek().and_then(|part| plain(part)) {
         path.push(plain);
         parts.next();
@@ -301,6 +366,40 @@ mod tests {
     }
 
     #[test]
+    fn an_edit_is_checked_against_the_folders_that_guests_still_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.toml");
+        let old = |host| crate::config::parse_to_run(&file((host, "read-write"), ("b", "read"), ""), &path).unwrap();
+        let edited = |old: &crate::config::Config, text: &str| -> Vec<(String, String)> {
+            let errors = crate::config::parse_to_replace(text, &path, old).err();
+            let errors = errors.iter().flat_map(|errors| errors.errors().to_vec());
+            errors.map(|error| (error.message, error.hint.unwrap())).collect()
+        };
+        let in_force = old("out");
+        let deeper = file(("elsewhere", "read-write"), ("out/templates", "read"), "");
+        let told = edited(&in_force, &deeper);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, LIES_IN);
+        assert!(
+            told[0].1.starts_with("the file in force grants ") && told[0].1.contains("/out for writing"),
+            "{told:?}"
+        );
+        let source = "[queues.third]\n[consumers.third]\nqueue = \"third\"\nsource = \"out/third\"\n";
+        let source = file(("elsewhere", "read-write"), ("b", "read"), source);
+        let told = edited(&in_force, &source);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, "guests may write a folder which holds the source of `third`");
+        let tail = "[producers.p]\nkind = \"tail\"\nqueue = \"one\"\nfiles = [\"out/*.log\"]\n";
+        let told = edited(&in_force, &file(("elsewhere", "read-write"), ("b", "read"), tail));
+        assert!(told[0].0.starts_with("this leads into a folder that guests may write"), "{told:?}");
+        // Once nobody writes there any more, it is as at a start; and what goes on as it was is no reason.
+        for text in [&deeper, &source] {
+            assert_eq!(edited(&old("elsewhere"), text), []);
+        }
+        assert_eq!(edited(&in_force, &file(("./out", "read-write"), ("out", "read"), "")), []);
+    }
+
+    #[test]
     fn the_runtimes_own_files_are_not_written_by_guests() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
@@ -340,6 +439,26 @@ mod tests {
             assert_eq!(granted(host, more), [relation], "{host}");
         }
         assert_eq!(granted("plugins/other", more), none);
+        // What cargo goes by.
+        assert_eq!(granted("plugins/target/out", more), none, "there is no workspace");
+        fs::create_dir(root.join("plugins")).unwrap();
+        fs::write(root.join("plugins/Cargo.toml"), "[workspace]").unwrap();
+        for (host, relation) in [
+            ("plugins/target/out", "lies in the `target` that the source of `third` is built with"),
+            ("plugins/.cargo", "is the `.cargo` that the source of `third` is built with"),
+            (".cargo", "is the `.cargo` that the source of `third` is built with"),
+            ("plugins", "holds the source of `third`"),
+        ] {
+            assert_eq!(granted(host, more), [relation], "{host}");
+        }
+        assert_eq!(granted("plugins/other", more), none);
+        assert_eq!(granted("target", more), none);
+        let hint = |host: &str| {
+            let errors = crate::config::parse_to_run(&file((host, "read-write"), ("b", "read"), more), &root.join("q"));
+            errors.unwrap_err().errors()[0].hint.clone().unwrap()
+        };
+        assert_eq!(hint("plugins/third/src"), "grant a folder outside of it");
+        assert!(hint("plugins").starts_with("grant a folder that has nothing of the runtime's own"));
     }
 
     #[test]
@@ -363,6 +482,8 @@ mod tests {
             "**/*.log",
             "logs/out/deep/../../a.log",
             "logs/*/../a.log",
+            "logs/*/./*.log",
+            "logs/./*/.//deep/./*.log",
             "link/a.log",
             "logs/[o]ut/*",
             &absolute,
@@ -373,6 +494,14 @@ mod tests {
         for files in ["logs/*.log", "logs/out", "logs/output/*.log", "logs/*.d/*.log", "*.log", "../*.log", "logs/*"] {
             assert_eq!(tail(files), Vec::<String>::new(), "{files}");
         }
+        // What the patterns match is looked up by the producer itself, which knows the folders.
+        let text = "[producers.p]\nkind = \"tail\"\nqueue = \"one\"\nfiles = [\"logs/*.log\"]\n";
+        let text = file(("logs/out", "read-write"), ("elsewhere", "read"), text);
+        let config = crate::config::parse_to_run(&text, &root.join("queue.toml")).unwrap();
+        let ProducerKind::Tail(tail) = &config.producers["p"].kind else { panic!("{config:?}") };
+        assert_eq!(tail.writable, [root.join("logs/out")]);
+        assert_eq!(first_on_the_way(&root.join("link/a.log"), &tail.writable), Some(&*root.join("logs/out")));
+        assert_eq!(first_on_the_way(&root.join("logs/a.log"), &tail.writable), None);
         let watch = |keys: &str| with(&format!("[producers.p]\nkind = \"watch\"\nqueue = \"one\"\n{keys}\n"));
         for keys in [
             "folder = \"logs/out/deep\"",

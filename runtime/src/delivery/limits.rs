@@ -14,3 +14,8 @@ pub const ATTRIBUTES_MAX: usize = 64;
 pub const ATTRIBUTE_NAME_BYTES_MAX: usize = 256;
 /// The value of one attribute.
 pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 8 << 10;
+
+/// What a message that waits to be put on record takes in memory beside its bytes, more or less.
+pub const MESSAGE_BYTES: u64 = 256;
+/// What each of its attributes takes.
+pub const ATTRIBUTE_BYTES: u64 = 64;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -40,6 +40,9 @@ pub(super) enum BuildError {
     /// The compiler said no.
     #[error("cargo build failed in {}:\n{output}", package.display())]
     Failed { package: PathBuf, output: String },
+    /// Cargo did not get as far as to say how the build ended: what it needs could not be downloaded, or it was killed.
+    #[error("cargo did not come to build the package in {}:\n{output}", package.display())]
+    NotBuilt { package: PathBuf, output: String },
     /// It built no component.
     #[error(
         "the package in {} builds no component: its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`",
@@ -78,13 +81,24 @@ impl Builder {
         let (messages, output, status) = tokio::join!(read_all(stdout), forward(stderr, consumer), child.wait());
         let status = status.map_err(|error| BuildError::Tool { tool: "cargo", error })?;
         if !status.success() {
-            let output = if output.is_empty() { status.to_string() } else { output };
-            return Err(BuildError::Failed { package: package.to_owned(), output });
+            return Err(failed(package, status, &messages, output));
         }
         // Read before the next build may write it.
         let path = component(&messages, package)?;
         let component = tokio::fs::read(&path).await.map_err(|error| BuildError::Read { path, error })?;
         Ok(component.into())
+    }
+}
+
+/// Why cargo did not succeed. What it said is for people: its messages tell whether the packages were there to be built.
+fn failed(package: &Path, status: ExitStatus, messages: &[u8], output: String) -> BuildError {
+    let package = package.to_owned();
+    let output = if output.is_empty() { status.to_string() } else { output };
+    let finished = all_messages(messages).any(|message| message.reason == "build-finished");
+    if finished && status.code().is_some() {
+        BuildError::Failed { package, output }
+    } else {
+        BuildError::NotBuilt { package, output }
     }
 }
 
@@ -194,14 +208,16 @@ struct CargoMessage {
     filenames: Vec<PathBuf>,
 }
 
+/// Build scripts of other tools may write to stdout as well: what is no message is none of ours.
+fn all_messages(stdout: &[u8]) -> impl Iterator<Item = CargoMessage> {
+    stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
 /// The one component that the package itself built.
 fn component(messages: &[u8], package: &Path) -> Result<PathBuf, BuildError> {
     let manifest = package.join("Cargo.toml");
     let manifest = manifest.canonicalize().unwrap_or(manifest);
-    let mut files: Vec<PathBuf> = messages
-        .split(|byte| *byte == b'\n')
-        // Build scripts of other tools may write to stdout as well: what is no message is none of ours.
-        .filter_map(|line| serde_json::from_slice::<CargoMessage>(line).ok())
+    let mut files: Vec<PathBuf> = all_messages(messages)
         .filter(|message| message.reason == "compiler-artifact")
         .filter(|message| message.manifest_path.canonicalize().unwrap_or(message.manifest_path.clone()) == manifest)
         .flat_map(|message| message.filenames)
@@ -221,6 +237,8 @@ fn component(messages: &[u8], package: &Path) -> Result<PathBuf, BuildError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     fn artifact(manifest: &str, files: &[&str]) -> String {
@@ -244,6 +262,34 @@ mod tests {
         assert!(error.to_string().contains("cdylib"), "{error}");
         let two = artifact("/mine/Cargo.toml", &["/t/a.wasm", "/t/b.wasm"]);
         assert!(matches!(component(two.as_bytes(), Path::new("/mine")), Err(BuildError::Several { .. })));
+    }
+
+    #[test]
+    fn a_build_that_was_not_begun_or_was_killed_is_no_fault_of_the_code() {
+        let (failure, killed) = (ExitStatus::from_raw(101 << 8), ExitStatus::from_raw(9));
+        let [begun, finished] =
+            ["compiler-artifact", "build-finished"].map(|reason| format!("{{\"reason\":{reason:?}}}\n"));
+        let all = format!("{begun}not JSON\n{finished}");
+        let error =
+            |status, messages: &str, said: &str| failed("p".as_ref(), status, messages.as_bytes(), said.to_owned());
+        assert!(matches!(error(failure, &all, "no `;`"), BuildError::Failed { output, .. } if output == "no `;`"));
+        assert!(
+            matches!(error(failure, "", "no network"), BuildError::NotBuilt { output, .. } if output == "no network")
+        );
+        assert!(
+            matches!(error(killed, &begun, ""), BuildError::NotBuilt { output, .. } if output.contains("signal: 9"))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_package_whose_dependencies_are_not_to_be_had_was_not_built() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = "[package]\nname = \"p\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n[dependencies]\n\
+                        other = { git = \"file:///not/there\" }\n[workspace]\n";
+        std::fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+        std::fs::write(folder.path().join("lib.rs"), "").unwrap();
+        let error = Builder::default().build(folder.path(), "welcome").await.unwrap_err();
+        assert!(matches!(error, BuildError::NotBuilt { .. }), "{error}");
     }
 
     #[tokio::test]

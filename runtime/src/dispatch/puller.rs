@@ -404,6 +404,7 @@ impl Puller {
     /// From now on nothing is claimed, and nothing that was claimed begins.
     fn drain(&mut self) {
         self.shared.draining.set(true);
+        self.settler.drain();
         self.release_gathered();
         self.keep_instances(0);
         self.claims = None;

@@ -253,7 +253,7 @@ impl Again {
 /// Whether a build may do better with the same sources: a tool that is installed by then, a network that is back.
 fn may_pass(error: &BuildError) -> bool {
     match error {
-        BuildError::Tool { .. } | BuildError::Target(_) | BuildError::Read { .. } => true,
+        BuildError::Tool { .. } | BuildError::Target(_) | BuildError::NotBuilt { .. } | BuildError::Read { .. } => true,
         BuildError::NoPackage(_)
         | BuildError::Failed { .. }
         | BuildError::NoComponent(_)

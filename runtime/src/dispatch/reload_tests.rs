@@ -220,7 +220,11 @@ impl Build for Results {
 }
 
 fn no_network() -> BuildError {
-    BuildError::Target("no network".to_owned())
+    BuildError::NotBuilt { package: "package".into(), output: "no network".to_owned() }
+}
+
+fn no_target() -> BuildError {
+    BuildError::Target("no network for rustup".to_owned())
 }
 
 fn no_tool() -> BuildError {
@@ -240,7 +244,7 @@ async fn a_build_that_failed_for_no_fault_of_its_sources_is_tried_again_less_and
     let package = tempfile::tempdir().unwrap();
     let source = package.path().join("lib.rs");
     fs::write(&source, "1").unwrap();
-    let failures = [no_network(), no_tool(), unreadable(), no_network()].map(Err);
+    let failures = [no_network(), no_tool(), unreadable(), no_target()].map(Err);
     let then = [Ok("good 1"), Err(wrong()), Err(no_tool()), Ok("good 2")];
     let builder =
         Arc::new(Results { results: Mutex::new(failures.into_iter().chain(then).collect()), asked: Mutex::default() });

@@ -3,7 +3,9 @@
 //! settles many at once: each call is a frame of the log and a sync of the disk, or a part of one.
 //!
 //! What the broker refuses has an answer too: an ack whose messages nobody can take becomes a failed attempt, and a dead
-//! letter that finds no room stays where it is and is tried again later. Nothing is dropped.
+//! letter that finds no room stays where it is and is tried again later. What only puts a message off, and finds no room on
+//! a full disk, is asked for again until there is some: meanwhile it counts as unsettled, so that no more is claimed than can
+//! be put on record. Nothing is dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +18,10 @@ use futures_util::stream::FuturesUnordered;
 use super::generation::hex;
 use super::policy::{Attempt, Policy};
 use crate::broker::{Broker, BrokerError};
-use crate::delivery::{Delivery, Effects, Lease, MessageId, Outcome, Outgoing, Resolution, Settlement, StateUse};
+use crate::delivery::limits::{ATTRIBUTE_BYTES, MESSAGE_BYTES};
+use crate::delivery::{
+    Delivery, Effects, Lease, MessageId, NewMessage, Outcome, Outgoing, Resolution, Settlement, StateUse,
+};
 use crate::sandbox::ModuleHash;
 use crate::status::Counters;
 use crate::time::now_ms;
@@ -33,8 +38,12 @@ const GATHERING_MAX: Duration = Duration::from_millis(1);
 const UNSETTLED_MAX: usize = 3072;
 /// The same for the bytes of what their handlers sent.
 const UNSETTLED_BYTES_MAX: usize = 32 << 20;
-/// A full dead-letter queue is told so often, and not for each message.
+/// A full dead-letter queue is told so often, and not for each message; a full disk likewise.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// When a full disk is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long a lease lasts that waits for room.
+const WAITING_LEASE: Duration = Duration::from_secs(60);
 
 /// What is kept of a delivery until it is on record: enough to judge it again if the broker refuses. Not its body.
 #[derive(Debug)]
@@ -81,6 +90,12 @@ pub(super) struct Settler {
     /// How long handlers ran since the last call.
     gathering: Duration,
     calls: FuturesUnordered<LocalBoxFuture<'static, Answered>>,
+    /// What found no room, and whether one of the calls is the pause before it is asked for again.
+    put_off: Vec<Unsettled>,
+    pausing: bool,
+    again: Duration,
+    /// Nothing waits for room any more.
+    is_draining: bool,
     unsettled: usize,
     unsettled_bytes: usize,
     complained_at: Option<Instant>,
@@ -109,11 +124,32 @@ enum Kind {
         with_effects: bool,
     },
     DeadLetter,
-    Other,
+    PutOff(PutOff),
+}
+
+/// How a message is put off, or given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PutOff {
+    Retry { delay: Duration },
+    Snooze { delay: Duration },
+    Release,
+}
+
+impl From<PutOff> for Resolution {
+    fn from(how: PutOff) -> Resolution {
+        match how {
+            PutOff::Retry { delay } => Resolution::Retry { delay },
+            PutOff::Snooze { delay } => Resolution::Snooze { delay },
+            PutOff::Release => Resolution::Release,
+        }
+    }
 }
 
 /// A call, and what came of it.
+#[derive(Default)]
 struct Answered {
+    /// It was none, only the time that had to pass.
+    is_pause: bool,
     acked: Vec<Handled>,
     /// By their places.
     refused: Vec<(usize, BrokerError)>,
@@ -133,6 +169,10 @@ impl Settler {
             asked: Vec::new(),
             gathering: Duration::ZERO,
             calls: FuturesUnordered::new(),
+            put_off: Vec::new(),
+            pausing: false,
+            again: AGAIN,
+            is_draining: false,
             unsettled: 0,
             unsettled_bytes: 0,
             complained_at: None,
@@ -238,7 +278,7 @@ impl Settler {
 
     /// Whether [`Settler::send`] has something to send, and may.
     pub(super) fn can_send(&self) -> bool {
-        self.gathered() > 0 && self.calls.len() < CALLS_MAX
+        self.gathered() > 0 && self.calls.len() - usize::from(self.pausing) < CALLS_MAX
     }
 
     /// How many wait for the next call.
@@ -281,13 +321,51 @@ impl Settler {
             let refused = (!acks.is_empty()).then(|| broker.acknowledge(acks));
             let answers = (!settlements.is_empty()).then(|| broker.settle(settlements));
             let (refused, answers) = future::join(OptionFuture::from(refused), OptionFuture::from(answers)).await;
-            Answered { acked, refused: refused.unwrap_or_default(), asked, answers: answers.unwrap_or_default() }
+            let (refused, answers) = (refused.unwrap_or_default(), answers.unwrap_or_default());
+            Answered { is_pause: false, acked, refused, asked, answers }
         }));
+    }
+
+    /// Nothing new comes. What finds no room now comes back when its lease expires.
+    pub(super) fn drain(&mut self) {
+        self.is_draining = true;
+        self.unsettled -= self.put_off.len();
+        self.put_off.clear();
+    }
+
+    /// Asks again for what found no room, a second later.
+    fn put_off(&mut self, handled: Handled, how: PutOff) {
+        self.unsettled += 1;
+        self.put_off.push(Unsettled::new(handled, how.into(), Effects::default()));
+        if !self.pausing {
+            self.pausing = true;
+            let pause = tokio::time::sleep(self.again);
+            self.calls.push(Box::pin(async move {
+                pause.await;
+                Answered { is_pause: true, ..Answered::default() }
+            }));
+        }
+    }
+
+    fn ask_again(&mut self) {
+        self.pausing = false;
+        let put_off = std::mem::take(&mut self.put_off);
+        self.unsettled -= put_off.len();
+        for one in put_off {
+            // Should it run out, the attempt would count whatever was to become of it. If it has, that is told with the answer.
+            _ = self.broker.extend(one.handled.lease, WAITING_LEASE);
+            self.put(one);
+        }
     }
 
     /// Waits for the next answers and acts on them. Loses nothing if it is dropped while it waits.
     pub(super) async fn answered(&mut self) -> Result<(), Stopped> {
-        let Some(Answered { mut acked, refused, asked, answers }) = self.calls.next().await else { return Ok(()) };
+        let Some(answered) = self.calls.next().await else { return Ok(()) };
+        let Answered { is_pause, mut acked, refused, asked, answers } = answered;
+        if is_pause {
+            self.ask_again();
+            return Ok(());
+        }
         debug_assert_eq!(asked.len(), answers.len(), "one answer for each settlement");
         self.unsettled -= acked.len() + asked.len();
         self.counters.acked((acked.len() - refused.len()) as u64);
@@ -306,7 +384,7 @@ impl Settler {
             match (answer, asked.kind) {
                 (Ok(()), Kind::Ack { .. }) => self.counters.acked(1),
                 (Ok(()), Kind::DeadLetter) => self.counters.dead_lettered(),
-                (Ok(()), Kind::Other) => {}
+                (Ok(()), Kind::PutOff(_)) => {}
                 (Err(BrokerError::Stopped(_)), _) => result = Err(Stopped),
                 (Err(refusal), kind) => self.refused(asked.handled, kind, refusal),
             }
@@ -333,7 +411,8 @@ impl Settler {
 
     fn refused(&mut self, handled: Handled, kind: Kind, refusal: BrokerError) {
         let (message, attempt, module) = (handled.message, handled.attempt, handled.module);
-        let consumer = &*self.policy.consumer;
+        let policy = self.policy.clone();
+        let consumer = &*policy.consumer;
         match kind {
             _ if refusal == BrokerError::LeaseLost => tracing::debug!(
                 %message, consumer, attempt, %module,
@@ -354,24 +433,38 @@ impl Settler {
                 let reason = format!("what it {what} was refused: {refusal}");
                 self.settle(handled, Outcome::Retry { reason, after: None }, Effects::default());
             }
+            Kind::PutOff(how) if matches!(refusal, BrokerError::StoreFull(_)) && !self.is_draining => {
+                if self.may_complain() {
+                    tracing::warn!(%message, consumer, attempt, %module, %refusal, "a message can't be put off: trying again");
+                }
+                self.put_off(handled, how);
+            }
             Kind::DeadLetter => {
                 self.complain(&handled, &refusal);
                 // Not a retry: that would count an attempt that there is none of.
                 let resolution = Resolution::Snooze { delay: self.policy.retry_delay_max };
                 self.put(Unsettled::new(handled, resolution, Effects::default()));
             }
-            Kind::Ack { with_effects: false } | Kind::Other => tracing::warn!(
+            Kind::Ack { with_effects: false } | Kind::PutOff(_) => tracing::warn!(
                 %message, consumer, attempt, %module, %refusal,
                 "the result could not be put on record; the message comes back when its lease expires"
             ),
         }
     }
 
+    /// Whether it is time to tell people again.
+    fn may_complain(&mut self) -> bool {
+        let may = self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL);
+        if may {
+            self.complained_at = Some(Instant::now());
+        }
+        may
+    }
+
     fn complain(&mut self, handled: &Handled, refusal: &BrokerError) {
-        if self.complained_at.is_some_and(|at| at.elapsed() < COMPLAINT_INTERVAL) {
+        if !self.may_complain() {
             return;
         }
-        self.complained_at = Some(Instant::now());
         tracing::error!(
             message = %handled.message,
             consumer = &*self.policy.consumer,
@@ -436,6 +529,12 @@ fn take_first<T>(list: &mut Vec<T>) -> Vec<T> {
     std::mem::replace(list, rest)
 }
 
+/// What a message that was sent takes, more or less: an empty one takes some, too.
+fn sent_bytes(message: &NewMessage) -> usize {
+    let one = |(name, value): &(Box<str>, Box<str>)| name.len() + value.len() + ATTRIBUTE_BYTES as usize;
+    message.body.len() + MESSAGE_BYTES as usize + message.attributes.iter().map(one).sum::<usize>()
+}
+
 impl Unsettled {
     /// Without followers.
     fn new(handled: Handled, resolution: Resolution, effects: Effects) -> Unsettled {
@@ -444,7 +543,7 @@ impl Unsettled {
 
     fn bytes(&self) -> usize {
         let Effects { sends, state: StateUse { reads, writes } } = &self.effects;
-        let sent: usize = sends.iter().map(|send| send.message.body.len()).sum();
+        let sent: usize = sends.iter().map(|send| sent_bytes(&send.message)).sum();
         let read: usize = reads.iter().filter_map(|read| read.seen.as_ref()).map(Bytes::len).sum();
         let written: usize = writes.iter().filter_map(|write| write.value.as_ref()).map(Bytes::len).sum();
         sent + read + written
@@ -458,7 +557,9 @@ impl Unsettled {
                 Kind::Ack { with_effects: !sends.is_empty() || !state.writes.is_empty() }
             }
             Resolution::DeadLetter { .. } => Kind::DeadLetter,
-            Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => Kind::Other,
+            Resolution::Retry { delay } => Kind::PutOff(PutOff::Retry { delay: *delay }),
+            Resolution::Snooze { delay } => Kind::PutOff(PutOff::Snooze { delay: *delay }),
+            Resolution::Release => Kind::PutOff(PutOff::Release),
         };
         let Effects { sends, state: StateUse { reads, writes } } = self.effects;
         let settlement = Settlement {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 struct Scripted {
     answers: Mutex<VecDeque<BrokerError>>,
     calls: Mutex<Vec<Vec<Settlement>>>,
+    extended: Mutex<Vec<Lease>>,
 }
 
 impl Broker for Scripted {
@@ -52,8 +53,9 @@ impl Broker for Scripted {
     fn begin(&self, _: Lease) -> bool {
         unreachable!()
     }
-    fn extend(&self, _: Lease, _: Duration) -> Result<(), BrokerError> {
-        unreachable!()
+    fn extend(&self, lease: Lease, _: Duration) -> Result<(), BrokerError> {
+        self.extended.lock().unwrap().push(lease);
+        Ok(())
     }
     fn queues(&self) -> Pending<'_, Result<Vec<QueueStats>, BrokerError>> {
         unreachable!()
@@ -125,13 +127,14 @@ impl Bench {
         };
         let board = Board::default();
         let counters = board.counters("welcome", "signups");
-        let settler = Settler::new(broker.clone(), Arc::new(policy), counters);
+        let mut settler = Settler::new(broker.clone(), Arc::new(policy), counters);
+        settler.again = Duration::from_millis(5);
         Bench { broker, board, settler }
     }
 
     /// Sends and waits until all is on record, and gives what the broker was asked, call by call.
     fn finish(&mut self) -> Vec<Vec<Settlement>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             while !self.settler.is_empty() {
                 self.settler.send();
@@ -248,6 +251,49 @@ fn a_failed_attempts_sends_never_were() {
     bench.settler.settle(handled(3, 1), Outcome::DeadLetter { reason: "no".into() }, sends());
     assert!(bench.finish()[0].iter().all(|one| one.sends.is_empty()));
     assert_eq!(bench.counts(), (0, 2, 1));
+}
+
+fn disk_full() -> BrokerError {
+    BrokerError::StoreFull("the disk is full".into())
+}
+
+#[test]
+fn what_puts_a_message_off_is_asked_for_again_until_the_disk_has_room() {
+    let mut bench = Bench::new((0..6).map(|_| disk_full()));
+    bench.settler.settle(handled(1, 2), Outcome::Retry { reason: "no".into(), after: None }, Vec::new());
+    bench.settler.settle(handled(2, 1), Outcome::Snooze { after: Duration::from_secs(7) }, Vec::new());
+    bench.settler.hand_back(handled(3, 1));
+    let calls = bench.finish();
+    assert_eq!(calls.len(), 3, "{calls:?}");
+    // Nothing becomes of it but what was asked for at first, and no lease runs out meanwhile.
+    assert_eq!((&calls[1], &calls[2]), (&calls[0], &calls[0]));
+    let snoozed = [Duration::from_secs(7), Duration::ZERO].map(|delay| Resolution::Snooze { delay });
+    assert_eq!(calls[2][1..].iter().map(|one| one.resolution.clone()).collect::<Vec<_>>(), snoozed);
+    let leases: Vec<Lease> = calls[0].iter().map(|one| one.lease).collect();
+    assert_eq!(*bench.broker.extended.lock().unwrap(), [leases.clone(), leases].concat());
+    assert_eq!(bench.counts(), (0, 1, 0));
+}
+
+#[test]
+fn what_waits_for_room_leaves_none_for_more_and_is_let_go_when_nothing_new_comes() {
+    let mut bench = Bench::new((0..UNSETTLED_MAX).map(|_| disk_full()));
+    for number in 0..UNSETTLED_MAX as u64 {
+        bench.settler.hand_back(handled(number, 1));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let settler = &mut bench.settler;
+    runtime.block_on(async {
+        settler.again = Duration::from_secs(3600);
+        while settler.can_send() || settler.calls.len() > usize::from(settler.pausing) {
+            settler.send();
+            settler.answered().await.unwrap();
+        }
+    });
+    assert!(!settler.has_room() && !settler.is_empty());
+    settler.drain();
+    assert!(settler.has_room() && settler.is_empty());
+    bench.settler.settle(handled(1, 1), Outcome::Ack, Vec::new());
+    assert!(bench.settler.can_send(), "the pause takes no place of a call");
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Reconfigurer {
             let hint = "to have no queues, write `[queues]`";
             return Err(refuse(&[], format!("{} is empty", self.path.display()), hint));
         }
-        let new = Arc::new(config::parse_to_run(text, &self.path)?);
+        let new = Arc::new(config::parse_to_replace(text, &self.path, &self.in_force)?);
         let old = self.in_force.clone();
         for part in &mut self.parts {
             part.check(&old, &new).await.map_err(|Refusal { key, message, hint }| {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
+use std::panic::{self, AssertUnwindSafe};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,16 +49,29 @@ enum Ended {
     Otherwise(Box<Otherwise>),
 }
 
-/// How a call ended, and what was sent until then. The error is for people.
+/// How a call ended, and what it left. The error is for people.
 struct Otherwise {
     answer: Result<Answer, String>,
+    left: Left,
+    elapsed: Duration,
+}
+
+/// What there is of a call beside its answer.
+#[derive(Default)]
+struct Left {
     sends: Vec<Sent>,
     /// What was done with durable state, by the places of the messages.
     state: Vec<(usize, StateUse)>,
     /// The limit of the output, if it was reached.
     exceeded: Option<Exceeded>,
     stderr_tail: String,
-    elapsed: Duration,
+}
+
+impl Left {
+    fn is_nothing(&self) -> bool {
+        let Left { sends, state, exceeded, stderr_tail } = self;
+        sends.is_empty() && state.is_empty() && exceeded.is_none() && stderr_tail.is_empty()
+    }
 }
 
 /// What a call runs in.
@@ -75,14 +88,6 @@ impl Vessel {
             Vessel::Fresh(instance) => instance,
             Vessel::Kept(kept) => &mut kept.instance,
         }
-    }
-}
-
-impl Otherwise {
-    fn done(elapsed: Duration) -> Otherwise {
-        let (answer, sends, state, exceeded, stderr_tail) =
-            (Ok(Answer::Single(Ok(()))), vec![], vec![], None, String::new());
-        Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed }
     }
 }
 
@@ -120,7 +125,7 @@ impl<'a> Target<'a> {
     }
 
     fn report(&self, delivery: &Delivery, ended: Otherwise) -> Report {
-        let Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed } = ended;
+        let Otherwise { answer, left: Left { sends, state, exceeded, stderr_tail }, elapsed } = ended;
         let outcome = match answer {
             Ok(Answer::Single(answer)) => outcome(answer),
             // A component that takes batches is handed a batch of one.
@@ -137,8 +142,9 @@ impl<'a> Target<'a> {
     pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
         let ended = self.run(Work::Batch(deliveries)).await;
         drop(slot);
-        let Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed } = match ended {
-            Ended::Done { elapsed } => Otherwise::done(elapsed),
+        let Otherwise { answer, left: Left { sends, state, exceeded, stderr_tail }, elapsed } = match ended {
+            // Below it is told that this is no answer for a batch.
+            Ended::Done { elapsed } => Otherwise { answer: Ok(Answer::Single(Ok(()))), left: Left::default(), elapsed },
             Ended::Otherwise(otherwise) => *otherwise,
         };
         let outcomes = match answer {
@@ -169,49 +175,34 @@ impl<'a> Target<'a> {
             None => (None, None),
         };
         let mut vessel = kept.map(Vessel::Kept);
-        // That of an instance that does not exist yet.
-        let output = match &mut vessel {
-            Some(vessel) => {
-                vessel.instance().begin(self.handling(work));
-                None
-            }
-            None => Some(Output::new(self.origin(work))),
-        };
+        if let Some(vessel) = &mut vessel {
+            vessel.instance().begin(self.handling(work));
+        }
+        let mut left = Left::default();
         let answer = {
             // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
             // Pinned here, as every large future of a call is where it is made: so nobody moves it.
-            let run = pin!(self.run_in(&mut vessel, output.as_ref(), work, started));
+            let run = pin!(self.run_in(&mut vessel, work, started, &mut left));
             AssertUnwindSafe(run).catch_unwind().await
         };
-        let (answer, sends, state) = match (answer, &mut vessel) {
-            (Ok(answer), Some(vessel)) => (answer, vessel.instance().take_sends(), vessel.instance().take_state()),
-            (Ok(answer), None) => (answer, Vec::new(), Vec::new()),
-            (Err(_), _) => {
-                let consumer = &self.settings.consumer;
-                tracing::error!(consumer, "a host function panicked; this is a bug in linecook");
-                (Err("linecook itself failed during the call; its log has more".to_owned()), Vec::new(), Vec::new())
-            }
-        };
-        let (exceeded, stderr_tail) = match (&output, &mut vessel) {
-            (Some(output), _) => output.finish(),
-            (None, Some(vessel)) => vessel.instance().finish_output(),
-            (None, None) => (None, String::new()),
-        };
-        let kept = match vessel {
-            Some(Vessel::Kept(kept)) if answer.is_ok() && exceeded.is_none() => Some(kept),
-            // Gone before the call has ended.
-            _ => None,
-        };
+        let answer = answer.unwrap_or_else(|_| {
+            tracing::error!(consumer = self.settings.consumer, "a host function panicked; this is a bug in linecook");
+            left = Left::default();
+            // What it holds may be in any state.
+            _ = panic::catch_unwind(AssertUnwindSafe(|| {
+                vessel.take().map(|mut vessel| vessel.instance().finish_output())
+            }));
+            Err("linecook itself failed during the call; its log has more".to_owned())
+        });
         let ended = Instant::now();
-        if let (Some((instances, _)), Some(kept)) = (self.reuse, kept) {
+        if let (Some((instances, _)), Some(Vessel::Kept(kept))) = (self.reuse, vessel) {
             instances.give_back(kept, work.deliveries().len(), ended);
         }
         let elapsed = ended.saturating_duration_since(started);
-        let is_done = matches!(answer, Ok(Answer::Single(Ok(())) | Answer::Messaging(Ok(()))));
-        if is_done && sends.is_empty() && state.is_empty() && exceeded.is_none() && stderr_tail.is_empty() {
+        if left.is_nothing() && matches!(answer, Ok(Answer::Single(Ok(())) | Answer::Messaging(Ok(())))) {
             return Ended::Done { elapsed };
         }
-        Ended::Otherwise(Box::new(Otherwise { answer, sends, state, exceeded, stderr_tail, elapsed }))
+        Ended::Otherwise(Box::new(Otherwise { answer, left, elapsed }))
     }
 
     /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
@@ -232,23 +223,32 @@ impl<'a> Target<'a> {
         reason
     }
 
-    /// The call in an instance that was kept, or in a fresh one, whose output is `output`.
+    /// The call in an instance that was kept, or in a fresh one. It is there after the call only if it may be kept.
     async fn run_in(
         &self,
         vessel: &mut Option<Vessel>,
-        output: Option<&Output>,
         work: Work<'_>,
         started: Instant,
+        left: &mut Left,
     ) -> Result<Answer, String> {
-        if let Some(output) = output {
-            let fresh = Instance::new(self.linked(), &self.module.access, self.settings, output.clone())?;
+        if vessel.is_none() {
+            let output = Output::new(self.origin(work));
+            let fresh = Instance::new(self.linked(), &self.module.access, self.settings, output)?;
             *vessel = Some(match self.reuse {
                 Some((instances, generation)) => Vessel::Kept(instances.start(fresh, self.module, generation)),
                 None => Vessel::Fresh(fresh),
             });
         }
-        let vessel = vessel.as_mut().expect("it was there, or has just been made");
-        self.handle(vessel.instance(), work, started).await
+        let used = vessel.as_mut().expect("it was there, or has just been made");
+        let answer = self.handle(used.instance(), work, started).await;
+        let instance = used.instance();
+        (left.sends, left.state) = (instance.take_sends(), instance.take_state());
+        (left.exceeded, left.stderr_tail) = instance.finish_output();
+        if answer.is_err() || left.exceeded.is_some() || matches!(used, Vessel::Fresh(_)) {
+            // In the time of this call, and not in that of the next one.
+            *vessel = None;
+        }
+        answer
     }
 
     /// The call, for as long as it may take since it was started.

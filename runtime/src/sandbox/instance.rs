@@ -100,7 +100,7 @@ impl Instance {
     /// From now on, it works for another delivery, and what counts by delivery counts from zero.
     pub(super) fn begin(&mut self, handling: Handling) {
         self.output.begin(handling);
-        // What was an epoch's end while it was idle is none of this delivery.
+        // What was an epoch's end while it was idle is none of this delivery: its time need not be measured for that.
         self.store.set_epoch_deadline(1);
         let state = self.store.data_mut();
         state.cpu_time.begin();

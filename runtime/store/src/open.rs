@@ -73,6 +73,7 @@ pub(crate) fn open(
     let disk: Arc<dyn Disk> = Arc::new(HandleCache::new(disk, layout.handles_max));
     let lock = lock(&*disk)?;
     let recovered = recover(disk.clone(), layout, seed)?;
+    checkpoint::remove(&*disk, &recovered.unreadable)?;
     let Recovered { mut queues, history, dedup, kv, state_file, wal, words, left_over, checkpoint, .. } = recovered;
     let clock = Arc::new(StoreClock::new(clock, queues.latest_ms()));
     let interrupted = interrupted(&queues, &left_over, clock.now_ms());
@@ -140,6 +141,8 @@ pub(crate) struct Recovered {
     other_files: Vec<String>,
     /// The other checkpoint is damaged or missing, or needs earlier files of the log.
     is_other_behind: bool,
+    /// Checkpoints that the disk can't read.
+    unreadable: Vec<&'static str>,
 }
 
 /// Reads the newest whole checkpoint and replays the log after it. Whether a folder can be opened is decided here.
@@ -189,6 +192,7 @@ pub(crate) fn recover(disk: Arc<dyn Disk>, layout: &Layout, seed: u64) -> Result
         checkpoint,
         other_files: found.other_files,
         is_other_behind,
+        unreadable: found.unreadable,
     })
 }
 

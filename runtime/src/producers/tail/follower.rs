@@ -14,6 +14,7 @@ use super::lines::{Framing, Next, Progress};
 use super::listing::{Folders, Found, Listing, Seen};
 use super::position::{Head, Record, begin_alike, fill, read_up_to};
 use crate::config::producers::{Start, TailConfig};
+use crate::config::writable::first_on_the_way;
 use crate::producers::file_id::FileId;
 
 /// Bytes that are read at once; more if a line may be longer.
@@ -41,6 +42,7 @@ impl Default for Patience {
 /// See the module.
 pub(super) struct Follower {
     patterns: Vec<String>,
+    opener: Opener,
     framing: Framing,
     patience: Patience,
     files: BTreeMap<FileId, Followed>,
@@ -98,6 +100,7 @@ impl Follower {
         };
         Follower {
             patterns: config.files.clone(),
+            opener: Opener(config.writable.clone()),
             framing,
             patience,
             files: records.into_iter().map(followed).collect(),
@@ -138,7 +141,7 @@ impl Follower {
             if self.files.contains_key(&id) || followed_before.contains_key(&id) {
                 continue;
             }
-            let passed = open(&found.path, id).and_then(|file| {
+            let passed = self.opener.open(&found.path, id).and_then(|file| {
                 let offset = end_of_last_line(&file, found.seen.size)?;
                 Ok((offset, Head::read(&file, offset)?))
             });
@@ -189,7 +192,7 @@ impl Follower {
                 return;
             }
             // Why it can't be opened is said when it is read.
-            if let Ok(open) = open(&file.path, *id) {
+            if let Ok(open) = self.opener.open(&file.path, *id) {
                 (file.file, file.used) = (Some(open), self.clock);
                 room -= 1;
             }
@@ -262,7 +265,7 @@ impl Follower {
         let record = self.files.get(&id)?.restored.as_ref()?;
         let same = |other: &FileId| other.inode == id.inode && !self.files.contains_key(other);
         let (other, found) = listing.files.iter().find(|(other, _)| same(other))?;
-        let file = open(&found.path, *other).ok()?;
+        let file = self.opener.open(&found.path, *other).ok()?;
         let known = record.progress.offset > 0 && record.head_of(&file, found.seen.size).ok()?.is_some();
         known.then(|| (*other, found.clone()))
     }
@@ -309,10 +312,10 @@ impl Follower {
     /// it when it is made, so does one in which there is nothing yet.
     fn looks_like_a_copy(&self, id: FileId, path: &Path, unread: &HashMap<PathBuf, FileId>) -> bool {
         // One that can't be read now is no copy of anything, and its turn to say so comes.
-        let Ok(copy) = open(path, id) else { return false };
+        let Ok(copy) = self.opener.open(path, id) else { return false };
         let Ok(size) = copy.metadata().map(|metadata| metadata.len()) else { return false };
         let alike_now = |original: &Path, original_id: FileId| -> io::Result<bool> {
-            Ok(size == 0 || begin_alike(&open(original, original_id)?, &copy)?)
+            Ok(size == 0 || begin_alike(&self.opener.open(original, original_id)?, &copy)?)
         };
         let alike = |original_id: FileId, original: &Followed| -> io::Result<bool> {
             let as_it_was = match &original.restored {
@@ -381,7 +384,7 @@ impl Follower {
         let Some(file) = self.files.get_mut(&id) else { return Ok(false) };
         file.used = clock;
         if file.file.is_none() {
-            file.file = Some(open(&file.path, id)?);
+            file.file = Some(self.opener.open(&file.path, id)?);
             self.close_some();
         }
         let Some(file) = self.files.get_mut(&id) else { return Ok(false) };
@@ -469,7 +472,7 @@ impl Follower {
                 let mut followed = Followed::new(&copy_path, Instant::now());
                 followed.progress = Progress { offset, ..record.progress };
                 followed.seen = Some(seen);
-                followed.head = Head::read(&open(&copy_path, copy_id)?, offset)?;
+                followed.head = Head::read(&self.opener.open(&copy_path, copy_id)?, offset)?;
                 let progress = followed.progress;
                 batch.others.insert(copy_id, Record::new(&copy_path, progress, &followed.head));
                 self.held.remove(&copy_id);
@@ -486,7 +489,7 @@ impl Follower {
     fn copy_of(&self, record: &Record, path: &Path) -> Option<(FileId, PathBuf, Seen, u64)> {
         let files = Folders::default().files(path.parent()?);
         files.into_iter().filter(|(id, ..)| !self.files.contains_key(id)).find_map(|(id, path, metadata)| {
-            let (file, offset) = (open(&path, id).ok()?, record.progress.offset);
+            let (file, offset) = (self.opener.open(&path, id).ok()?, record.progress.offset);
             if metadata.len() < offset {
                 // It was copied before all of it was there that has been read.
                 let held = self.held.contains_key(&id);
@@ -545,16 +548,25 @@ fn originals_of(name: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Opens a file, if it is still this one.
-fn open(path: &Path, id: FileId) -> io::Result<File> {
-    // A pipe that came in its place must not block.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.ino() != id.inode || metadata.dev() != id.device {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "another file has its name"));
+/// Opens files of which none may be reached through these folders, which guests may write.
+struct Opener(Vec<PathBuf>);
+
+impl Opener {
+    /// Opens a file, if it is still this one.
+    fn open(&self, path: &Path, id: FileId) -> io::Result<File> {
+        if let Some(folder) = first_on_the_way(path, &self.0) {
+            let cause = format!("its path leads through {}, which guests may write", folder.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, cause));
+        }
+        // A pipe that came in its place must not block.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.ino() != id.inode || metadata.dev() != id.device {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "another file has its name"));
+        }
+        Ok(file)
     }
-    Ok(file)
 }
 
 /// Where the last line that has an end ends: a line that is being written is not passed over.

@@ -25,7 +25,7 @@
 //!   file that is new, or while the runtime does not run.
 //!
 //! Links are followed. A pattern that may lead into a folder that guests may write is refused with `queue.toml`: they could
-//! have any file read.
+//! have any file read. So is a file, when it is opened, if links that a pattern matched lead to it through such a folder.
 //!
 //! How far each file was read is committed with the messages themselves. While the queue takes nothing, nothing is read.
 

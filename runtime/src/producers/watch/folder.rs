@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use glob::Pattern;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::config::producers::{MATCHING, WatchBody, WatchConfig};
@@ -85,7 +86,7 @@ pub(super) struct Folder {
 }
 
 impl Version {
-    fn of(metadata: &Metadata) -> Version {
+    pub(super) fn of(metadata: &Metadata) -> Version {
         let modified_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
         Version { size: metadata.len(), modified_ns }
     }
@@ -93,6 +94,26 @@ impl Version {
     /// In milliseconds of the Unix epoch.
     pub(super) fn modified_ms(&self) -> u64 {
         u64::try_from(self.modified_ns / 1_000_000).unwrap_or(0)
+    }
+}
+
+impl Found {
+    /// Whether this is that file, as it was found.
+    pub(super) fn is(&self, metadata: &Metadata) -> bool {
+        FileId::of(metadata) == self.id && Version::of(metadata) == self.version
+    }
+
+    /// Opens what is at a path, if it is still that file as it was found. A pipe or a link that came in its place is not
+    /// followed.
+    pub(super) fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(self.is(&file.metadata()?).then_some(file))
     }
 }
 
@@ -237,30 +258,19 @@ impl Folder {
         if self.body == WatchBody::Path {
             let Some(metadata) = self.unchanged(found)? else { return Ok(Content::Changed) };
             debug_assert!(metadata.is_file());
-            let path = fs::canonicalize(&path)?;
+            // Its own name is not looked up once more: a link may have come in its place.
+            let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Content::Changed) };
+            let path = fs::canonicalize(folder)?.join(name);
             return Ok(Content::Body(path.into_os_string().into_encoded_bytes().into()));
         }
         if found.version.size > BODY_BYTES_MAX as u64 {
             return Ok(Content::TooLarge);
         }
-        // A pipe or a link that came in its place is not followed.
-        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32;
-        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Changed),
-            Err(error) => return Err(error),
-        };
-        let is_it = |file: &File| {
-            let metadata = file.metadata()?;
-            Ok::<_, io::Error>(FileId::of(&metadata) == found.id && Version::of(&metadata) == found.version)
-        };
-        if !is_it(&file)? {
-            return Ok(Content::Changed);
-        }
+        let Some(mut file) = found.open(&path)? else { return Ok(Content::Changed) };
         let mut body = Vec::with_capacity(found.version.size as usize);
         (&mut file).take(found.version.size + 1).read_to_end(&mut body)?;
         // It must not have changed while it was read.
-        if body.len() as u64 != found.version.size || !is_it(&file)? {
+        if body.len() as u64 != found.version.size || !found.is(&file.metadata()?) {
             return Ok(Content::Changed);
         }
         Ok(Content::Body(body.into()))
@@ -269,9 +279,7 @@ impl Folder {
     /// What is at a file's path, if it is still that file as it was found.
     pub(super) fn unchanged(&self, found: &Found) -> io::Result<Option<Metadata>> {
         match fs::symlink_metadata(self.path(found)) {
-            Ok(metadata) if FileId::of(&metadata) == found.id && Version::of(&metadata) == found.version => {
-                Ok(Some(metadata))
-            }
+            Ok(metadata) if found.is(&metadata) => Ok(Some(metadata)),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use super::Secrets;
 use crate::config::DirGrant;
 use crate::sandbox::InstanceSettings;
 
@@ -51,21 +52,35 @@ impl Denied {
 
     /// Logs that the consumer lacks the grant of `name`, unless that was logged before. `what` was denied says the line,
     /// and why beyond the missing grant, if there is more to say.
-    pub(in crate::sandbox) fn tell(&self, settings: &InstanceSettings, grant: Grant, name: &str, what: &str) {
+    pub(super) fn tell(&self, settings: &InstanceSettings, secrets: &Secrets, grant: Grant, name: &str, what: &str) {
         let consumer = &settings.consumer;
-        match self.note(consumer, grant, name) {
+        if let Some(text) = self.text(settings, secrets, grant, name, what) {
+            tracing::warn!(consumer, "{text}");
+        }
+    }
+
+    /// What there is to log. Its names are the guest's choice, which may have a secret in it.
+    fn text(
+        &self,
+        settings: &InstanceSettings,
+        secrets: &Secrets,
+        grant: Grant,
+        name: &str,
+        what: &str,
+    ) -> Option<String> {
+        let text = match self.note(&settings.consumer, grant, name) {
             Told::Now => {
                 let lines = grant.lines(settings, name);
                 // The line end keeps the fields of the record out of the last line, which else is no TOML.
-                tracing::warn!(consumer, "{what}. In queue.toml, this grants it:\n{lines}\n");
+                format!("{what}. In queue.toml, this grants it:\n{lines}\n")
             }
-            Told::NoMore => tracing::warn!(
-                consumer,
+            Told::NoMore => format!(
                 "{what}. {} others for want of `{grant}` are in the log; no more are logged until the component is loaded again",
                 Self::NAMES_MAX
             ),
-            Told::Before => {}
-        }
+            Told::Before => return None,
+        };
+        Some(secrets.mask(text.into()).into_owned())
     }
 
     fn note(&self, consumer: &str, grant: Grant, name: &str) -> Told {
@@ -147,5 +162,25 @@ mod tests {
         // Another grant, and another consumer, have a count of their own.
         assert_eq!(denied.note("a", Grant::Tcp, "q"), Told::Now);
         assert_eq!(denied.note("b", Grant::Http, "q"), Told::Now);
+    }
+
+    #[test]
+    fn secrets_in_names_that_guests_choose_are_masked() {
+        let (denied, settings) = (Denied::default(), InstanceSettings::of_a_test());
+        let secrets = Secrets::new(vec![("KEY".to_owned(), "hunter2".to_owned())]);
+        let text = |number: usize| {
+            let name = format!("https://hunter2.{number}.example");
+            denied.text(&settings, &secrets, Grant::Http, &name, &format!("a request to {name} was refused"))
+        };
+        let first = text(0).unwrap();
+        assert_eq!(
+            first,
+            "a request to https://[secret KEY].0.example was refused. In queue.toml, this grants it:\n\
+             [consumers.c.grants]\nhttp = [\"https://[secret KEY].0.example\"]\n"
+        );
+        assert_eq!(text(0), None);
+        let last = (1..=Denied::NAMES_MAX).filter_map(text).last().unwrap();
+        assert!(last.contains("[secret KEY].100.example") && last.contains("no more are logged"), "{last}");
+        assert!(!last.contains("hunter2"), "{last}");
     }
 }

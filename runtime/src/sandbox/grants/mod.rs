@@ -22,7 +22,8 @@ mod denied;
 mod secrets;
 
 pub(super) use self::addresses::is_public;
-pub(super) use self::denied::{Denied, Grant};
+use self::denied::Denied;
+pub(super) use self::denied::Grant;
 pub(super) use self::secrets::Secrets;
 
 /// What the grants of one module open that outlives a delivery.
@@ -32,7 +33,7 @@ pub(super) struct Access {
     pub(super) secrets: Secrets,
     /// What `wasi:config` answers.
     pub(super) variables: WasiConfigVariables,
-    pub(super) denied: Denied,
+    denied: Denied,
     pub(super) tls: Arc<ClientConfig>,
     /// Which queues get what is sent to a subject.
     pub(super) subjects: Arc<Subjects>,
@@ -61,6 +62,13 @@ impl Access {
             subjects,
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         })
+    }
+}
+
+impl Access {
+    /// See [`Denied::tell`].
+    pub(super) fn tell_denied(&self, settings: &InstanceSettings, grant: Grant, name: &str, what: &str) {
+        self.denied.tell(settings, &self.secrets, grant, name, what);
     }
 }
 

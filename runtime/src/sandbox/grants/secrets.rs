@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::env::{self, VarError};
 use std::fmt;
 
+use memchr::memmem;
+
 /// Shorter values, and shorter lines of one, are not looked for: they are no secrets, and would tear holes into every line.
 const MASKED_BYTES_MIN: usize = 4;
 
@@ -73,16 +75,16 @@ impl Secrets {
     /// The first place from `at` on where a text can be cut without cutting a value. What begins before `at` has to be there
     /// to its end, so [`Secrets::longest`] bytes behind it are enough.
     pub(in crate::sandbox) fn uncut(&self, text: &[u8], at: usize) -> usize {
-        // Value after value, as they are masked.
+        if at >= text.len() {
+            // Nearly no text is cut.
+            return text.len();
+        }
+        // Value after value from the beginning on, as they are masked: which of those that overlap are, depends on it.
         let beside = |at: usize, needle: &[u8]| {
             let text = &text[..(at + needle.len() - 1).min(text.len())];
-            let mut end = 0;
-            while let Some(next) = text[end..].windows(needle.len()).position(|part| part == needle) {
-                end += next + needle.len();
-            }
-            at.max(end)
+            at.max(memmem::find_iter(text, needle).last().map_or(0, |last| last + needle.len()))
         };
-        let mut at = at.min(text.len());
+        let mut at = at;
         loop {
             let beside_all = self.needles.iter().fold(at, |at, (needle, _)| beside(at, needle.as_bytes()));
             if beside_all == at {

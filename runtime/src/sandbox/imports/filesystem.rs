@@ -96,6 +96,6 @@ fn tell_if_read_only(state: &State, handle: &Handle) {
     let above = granted.filter(|dir| dir.host.canonicalize().is_ok_and(|host| path.starts_with(host)));
     if let Some(DirGrant { guest, .. }) = above.max_by_key(|dir| dir.host.components().count()) {
         let what = format!("a write below {guest} was refused: it is granted for reading");
-        access.denied.tell(settings, Grant::Dirs, guest, &what);
+        access.tell_denied(settings, Grant::Dirs, guest, &what);
     }
 }

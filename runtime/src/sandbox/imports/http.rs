@@ -39,7 +39,7 @@ impl WasiHttpHooks for Outside {
                     let what = format!(
                         "an HTTP request to {name} was refused: it is not at a public address, and granted by a `*` only"
                     );
-                    access.denied.tell(&settings, Grant::Http, &name, &what);
+                    access.tell_denied(&settings, Grant::Http, &name, &what);
                     Err(Error::DestinationIpProhibited)
                 }
             }
@@ -85,7 +85,7 @@ impl Outside {
         let Some(reach) = reach(&self.settings.grants.http, scheme, &host, port) else {
             let name = connection::grant(scheme, &host, port);
             let what = format!("an HTTP request to {name} was refused: it is not granted");
-            self.access.denied.tell(&self.settings, Grant::Http, &name, &what);
+            self.access.tell_denied(&self.settings, Grant::Http, &name, &what);
             return Err(Error::HttpRequestDenied);
         };
         Ok(Target { scheme, host, port, reach })

@@ -61,7 +61,7 @@ impl store::Host for KeyValue<'_> {
     fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
         let Outside { settings, access, .. } = &self.state.outside;
         if settings.state.is_none() {
-            access.denied.tell(settings, Grant::State, "", "its state was not opened: it is not granted");
+            access.tell_denied(settings, Grant::State, "", "its state was not opened: it is not granted");
             return Ok(Err(Error::AccessDenied));
         }
         if !NAMES.contains(&identifier.as_str()) {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use linecook_store::{ATTRIBUTE_PREFIX_RESERVED, MessageId};
 use wasmtime::component::HasData;
 
+use crate::delivery::limits::{ATTRIBUTE_BYTES, MESSAGE_BYTES};
 use crate::delivery::{NewMessage, Outgoing, QueueName};
 use crate::sandbox::bindings::linecook::worker::queues::{self, Outgoing as Wanted, SendError};
 use crate::sandbox::grants::Grant;
@@ -62,11 +63,7 @@ impl Sends {
     }
 }
 
-/// What a message that was sent takes beside its bytes.
-const MESSAGE_BYTES: u64 = 256;
 const _: () = assert!(size_of::<Sent>() as u64 <= MESSAGE_BYTES);
-/// What an attribute takes beside its bytes.
-const ATTRIBUTE_BYTES: u64 = 64;
 
 /// Where one message goes.
 struct Targets {
@@ -97,7 +94,7 @@ impl Sender<'_> {
             .map_err(|error| SendError::Invalid(format!("{name:?} is not a queue name, and {error}")))?;
         if !grants.send_subjects.iter().any(|pattern| pattern.matches(name)) {
             let what = format!("a send to {name} was refused: it is not granted");
-            access.denied.tell(settings, Grant::Send, name, &what);
+            access.tell_denied(settings, Grant::Send, name, &what);
             let consumer = &settings.consumer;
             let text = format!("{consumer} has no grant to send to {name}: its grants' `send` must name it");
             return Err(SendError::NotGranted(text));

@@ -65,7 +65,7 @@ impl Sockets {
                     || self.found().addresses.contains(&address);
                 if !granted {
                     let what = format!("a connection to {address} was refused: it is not granted");
-                    self.access.denied.tell(&self.settings, Grant::Tcp, &address.to_string(), &what);
+                    self.access.tell_denied(&self.settings, Grant::Tcp, &address.to_string(), &what);
                 }
                 granted
             }
@@ -86,7 +86,7 @@ impl Sockets {
             let what = format!(
                 "looking up {name} was refused: no port of it is granted (for PORT, put the number of the one to connect to)"
             );
-            self.access.denied.tell(&self.settings, Grant::Tcp, &format!("{name}:PORT"), &what);
+            self.access.tell_denied(&self.settings, Grant::Tcp, &format!("{name}:PORT"), &what);
             return None;
         }
         Some(ports)
@@ -247,7 +247,8 @@ mod tests {
         // One that nobody waits for any more has its turn until the resolver has come back.
         drop(Lookup::start("localhost".to_owned(), lookups.clone()));
         _ = lookups.acquire().await.unwrap();
-        let mut unknown = Lookup::start("no-such-host.invalid".to_owned(), lookups);
+        // A name that no resolver is asked for.
+        let mut unknown = Lookup::start("no\0name".to_owned(), lookups);
         unknown.ready().await;
         assert!(matches!(unknown.next(), Err(ErrorCode::NameUnresolvable)));
     }

@@ -66,6 +66,8 @@ pub(crate) struct Found {
     pub(crate) other_epoch: Option<u64>,
     /// What is wrong with one of them, if something is.
     pub(crate) damage: Option<OpenError>,
+    /// Those that the disk can't read. See [`remove`].
+    pub(crate) unreadable: Vec<&'static str>,
 }
 
 /// The name of the file for a generation.
@@ -113,13 +115,18 @@ fn unless_full<T>(done: Result<T, DiskError>) -> Result<Option<T>, DiskError> {
 /// Reads both files.
 pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
     let names = disk.list()?;
-    let mut found = Found { newest: None, other_files: Vec::new(), other_epoch: None, damage: None };
+    let mut found =
+        Found { newest: None, other_files: Vec::new(), other_epoch: None, damage: None, unreadable: Vec::new() };
     let mut whole = Vec::new();
     for name in NAMES.into_iter().filter(|name| names.iter().any(|there| there == name)) {
         match read_one(disk, name) {
             Ok(Some(raw)) => whole.push(raw),
             Ok(None) => {}
             Err(error @ OpenError::Damaged { .. }) => found.damage = Some(error),
+            Err(OpenError::Disk(error)) if error.is_unreadable() => {
+                found.unreadable.push(name);
+                found.damage = Some(error.into());
+            }
             Err(error) => return Err(error),
         }
     }
@@ -140,6 +147,18 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Found, OpenError> {
     found.other_files = whole.iter().flat_map(RawCheckpoint::files).collect();
     found.newest = newest.map(|raw| raw.open(disk)).transpose()?;
     Ok(found)
+}
+
+/// Removes those that the disk can't read, so that they are made anew elsewhere. To write over one is no way: a part of a
+/// page is written by reading the rest of it first.
+///
+/// It must come before anything goes that only they name: the next process may be able to read them again.
+pub(crate) fn remove(disk: &dyn Disk, unreadable: &[&str]) -> Result<(), DiskError> {
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    unreadable.iter().try_for_each(|name| disk.remove(name))?;
+    disk.sync_folder()
 }
 
 /// The numbers in a checkpoint's header (`FORMAT.md`, "Checkpoints").

@@ -134,6 +134,13 @@ impl DiskError {
         matches!(self.source.raw_os_error(), Some(ENFILE | EMFILE))
     }
 
+    /// Whether the medium does not give back what was written to it.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        // The standard library has no kind for it. The number is the same on all systems that it runs on.
+        const EIO: i32 = 5;
+        self.source.raw_os_error() == Some(EIO)
+    }
+
     /// What is missing, if it is something that may be there again later.
     pub fn shortage(&self) -> Option<Shortage> {
         match self {

@@ -135,6 +135,9 @@ impl Survey {
         for name in checkpoint::NAMES.into_iter().filter(|name| names.iter().any(|there| there == name)) {
             match checkpoint::read_one(&self.disk, name) {
                 Ok(found) => self.checkpoints.extend(found),
+                Err(OpenError::Disk(error)) => {
+                    self.findings.push(Finding::from_disk(name, &error, Meaning::Recoverable));
+                }
                 Err(error) => self.findings.push(Finding::from_open(&error, Meaning::Recoverable)),
             }
         }

@@ -23,6 +23,8 @@ pub(crate) enum Compacted {
     Done,
     /// The old file can't be read to its end: it stays as it is.
     Unreadable,
+    /// What an attempt before this one has left can't be removed: it stays as it is for now.
+    Blocked,
 }
 
 impl StateFile {
@@ -38,8 +40,9 @@ impl StateFile {
 
     /// Writes the file anew. An error is of what is written.
     pub(crate) fn compact(&self) -> Result<Compacted, DiskError> {
-        // What an attempt before this one could not remove.
-        let _ = self.disk.remove(NEW_NAME);
+        if self.remove_new().is_err() {
+            return Ok(Compacted::Blocked);
+        }
         let copied = match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(open) => self.disk.create(NEW_NAME).and_then(|file| open.copy_to(file)),
             State::Missing | State::Failed(_) | State::Closed => return Ok(Compacted::Done),

@@ -13,7 +13,7 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMeta
 use super::sectors::{Sectors, Trouble};
 use super::{Frozen, entry_bytes};
 use crate::courtesy::give_way;
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, File};
 use crate::error::OpenError;
 
 pub(crate) const NAME: &str = "state.redb";
@@ -172,7 +172,7 @@ impl StateFile {
             return Ok(());
         }
         let made = (|| {
-            let sectors = Sectors::create(NAME, self.disk.create(NEW_NAME)?, store_tag)?;
+            let sectors = Sectors::create(NAME, self.create_new()?, store_tag)?;
             let open = Open::new(sectors, failed)?;
             open.begin().map_err(|error| open.failed(error))?;
             self.disk.rename(NEW_NAME, NAME)?;
@@ -189,6 +189,20 @@ impl StateFile {
                 let _ = self.disk.remove(NEW_NAME);
                 Err(error)
             }
+        }
+    }
+
+    /// Makes the file under its other name. Only who makes it uses that, so what has it is left from an attempt before.
+    fn create_new(&self) -> Result<Arc<dyn File>, DiskError> {
+        self.remove_new()?;
+        self.disk.create(NEW_NAME)
+    }
+
+    /// Removes what an attempt to make the file has left, if something is there.
+    pub(super) fn remove_new(&self) -> Result<(), DiskError> {
+        match self.disk.remove(NEW_NAME) {
+            Err(error) if error.source.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -556,6 +570,22 @@ mod tests {
         }
         assert!(matches!(file.compact(), Ok(Compacted::Unreadable)));
         assert_eq!(disk.file_names(), [NAME]);
+    }
+
+    #[test]
+    fn what_an_attempt_before_left_is_no_hindrance() {
+        let disk = SimulatedDisk::new(1);
+        let file = StateFile::open(Arc::new(disk.clone())).unwrap();
+        disk.create(NEW_NAME).unwrap().write_at(b"half of it", 0).unwrap();
+        file.take_in(&frozen(5, &[("a", "k", Some("one"))]), 7).unwrap();
+        assert_eq!(disk.file_names(), [NAME]);
+        disk.create(NEW_NAME).unwrap().write_at(b"half of it", 0).unwrap();
+        // As long as that can't be removed, nothing is written anew.
+        disk.set_faults(SimulatedFaults { fail_other_at: Some(0), ..SimulatedFaults::default() });
+        assert!(matches!(file.compact(), Ok(Compacted::Blocked)));
+        disk.set_faults(SimulatedFaults::default());
+        assert!(matches!(file.compact(), Ok(Compacted::Done)));
+        assert_eq!((disk.file_names(), file.inspect()), (vec![NAME.to_owned()], Ok(1)));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! More segments than a process may have open: they share a few descriptors, and what can't be opened can be read later.
 
 use super::backlog::{Backlog, LEASE_MS, number};
+use super::run::LAYOUT;
 use crate::cold::segment;
+use crate::dedup::run;
 use crate::disk::SimulatedFaults;
-use crate::{NewMessage, Refusal, Transaction};
+use crate::{NewMessage, QueueLimits, Refusal, Transaction};
 
 const MESSAGES: u64 = 1500;
 
@@ -106,4 +108,34 @@ fn without_descriptors_what_is_done_beside_the_committer_waits() {
         backlog.ack(&delivery);
     }
     assert!(backlog.claim(1).unwrap().is_empty());
+}
+
+/// Runs of idempotency keys are put together later, then.
+#[test]
+fn without_descriptors_runs_are_not_taken_for_unreadable() {
+    let mut backlog = Backlog::new(0);
+    let limits = QueueLimits { dedup_window_ms: u64::MAX / 2, ..QueueLimits::default() };
+    backlog.store.declare(&backlog.queue, limits);
+    let runs = |backlog: &Backlog| backlog.disk.file_names().iter().filter(|name| run::id(name).is_some()).count();
+    let mut sent = 0;
+    while runs(&backlog) <= LAYOUT.dedup_runs_max {
+        sent += 1;
+        let idempotency_key = Some(sent.to_string().into());
+        let message = NewMessage { body: vec![b'y'; 100].into(), idempotency_key, ..NewMessage::default() };
+        backlog.commit(Transaction { sends: [(backlog.queue.clone(), message)].into(), ..Transaction::default() });
+        backlog.keep();
+    }
+    backlog.disk.set_faults(few(Some(0)));
+    for _ in 0..5 {
+        backlog.clock.advance(1001);
+        backlog.keep();
+    }
+    assert_eq!(backlog.engine.keeping.tally.merged, 0);
+    backlog.disk.set_faults(few(None));
+    for _ in 0..5 {
+        backlog.clock.advance(1001);
+        backlog.keep();
+    }
+    assert_eq!(backlog.engine.stopped(), None);
+    assert!(backlog.engine.keeping.tally.merged > 0, "{:?}", backlog.engine.keeping.tally);
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
-use super::file;
+use super::file::{self, FileHeader};
 use crate::disk::{Disk, DiskError, File};
 
 /// What a file is zero-filled in.
@@ -58,6 +58,7 @@ impl Spares {
 
     /// Starts to make a file. The caller asks for one at a time. If the system has no thread for it, it is made at once.
     pub(crate) fn prepare(&mut self, disk: Arc<dyn Disk>, slot: u32, bytes: u64) {
+        assert!(self.slots().all(|taken| taken != slot), "a spare file is not made twice");
         let (done, made) = channel();
         self.coming = Some(Coming { slot, made });
         let work = move || drop(done.send(make(&*disk, slot, bytes)));
@@ -106,16 +107,27 @@ impl Drop for Spares {
 /// Makes a file of zeros, durable with its name. On an error nothing of it stays, if the disk lets go of it.
 pub(crate) fn make(disk: &dyn Disk, slot: u32, bytes: u64) -> Result<Arc<dyn File>, DiskError> {
     let name = file::name(slot);
-    let file = disk.create(&name)?;
+    let file = match disk.create(&name) {
+        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => left_over(disk, &name, bytes, error)?,
+        created => created?,
+    };
     let filled = fill(&*file, bytes).and_then(|()| disk.sync_folder());
     match filled {
         Ok(()) => Ok(file),
         Err(error) => {
-            // The error that matters is the first; a file that stays is removed at the next opening.
+            // The error that matters is the first; a file that stays is taken when one of its name is made again.
             let _ = disk.remove(&name);
             Err(error)
         }
     }
+}
+
+/// A file that could not be made whole before, nor be removed. One that was ever begun, or is longer than any that is made
+/// here, is something else: it stays as it is, and `taken` is the answer.
+fn left_over(disk: &dyn Disk, name: &str, bytes: u64, taken: DiskError) -> Result<Arc<dyn File>, DiskError> {
+    let file = disk.open(name)?;
+    let is_blank = matches!(FileHeader::read(name, &*file), Ok(None));
+    if is_blank && file.len()? <= bytes { Ok(file) } else { Err(taken) }
 }
 
 fn fill(file: &dyn File, bytes: u64) -> Result<(), DiskError> {
@@ -127,4 +139,35 @@ fn fill(file: &dyn File, bytes: u64) -> Result<(), DiskError> {
         offset += len;
     }
     file.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    #[test]
+    fn what_was_left_half_made_is_made_whole_and_a_file_that_was_begun_is_never_overwritten() {
+        for left in [0, 1, 700, 4096] {
+            let disk = SimulatedDisk::new(1);
+            disk.create("wal-0002.log").unwrap().write_at(&vec![0; left], 0).unwrap();
+            make(&disk, 2, 4096).unwrap();
+            let made = disk.crash();
+            assert_eq!(made.file_len("wal-0002.log"), 4096);
+            assert_eq!(FileHeader::read("wal-0002.log", &*made.open("wal-0002.log").unwrap()).unwrap(), None);
+        }
+        let header = FileHeader { epoch: 3, first_lsn: 5, store_tag: 7, salt: 9, file_bytes: 4096 };
+        let begun = header.encode();
+        let mut damaged = begun;
+        damaged[100] ^= 1;
+        for header in [begun, damaged] {
+            let disk = SimulatedDisk::new(1);
+            disk.create("wal-0002.log").unwrap().write_at(&header, 0).unwrap();
+            let refused = make(&disk, 2, 4096).err().expect("it is in use");
+            assert_eq!(refused.source.kind(), io::ErrorKind::AlreadyExists);
+            let mut there = [0; 512];
+            disk.open("wal-0002.log").unwrap().read_at(&mut there, 0).unwrap();
+            assert_eq!((there, disk.file_len("wal-0002.log")), (header, 512));
+        }
+    }
 }

@@ -29,7 +29,9 @@ pub(super) fn read(table: &TableReader<'_>, folder: &Path, spans: &mut ProducerS
     if files.is_empty() {
         return None;
     }
-    Some(TailConfig { files, start: start?, line_bytes_max: line_bytes_max? as usize, long_lines: long_lines? })
+    let line_bytes_max = line_bytes_max? as usize;
+    // The folders are known when the consumers are.
+    Some(TailConfig { files, start: start?, line_bytes_max, long_lines: long_lines?, writable: Vec::new() })
 }
 
 /// A pattern of paths in a folder whose own name is no pattern.

@@ -13,6 +13,7 @@ struct Scene {
     pattern: String,
     start: Start,
     long_lines: LongLines,
+    writable: Vec<PathBuf>,
     follower: Option<Follower>,
     records: BTreeMap<FileId, Record>,
     lines: Vec<String>,
@@ -29,6 +30,7 @@ impl Scene {
             folder,
             start: Start::Beginning,
             long_lines: LongLines::Split,
+            writable: Vec::new(),
             follower: None,
             records: BTreeMap::new(),
             lines: Vec::new(),
@@ -74,6 +76,7 @@ impl Scene {
                 start: self.start,
                 line_bytes_max: 100,
                 long_lines: self.long_lines,
+                writable: self.writable.clone(),
             };
             let records = self.records.clone().into_iter().collect();
             let mut follower = Follower::new(&config, Patience::default(), records, self.now);
@@ -146,6 +149,37 @@ fn a_file_is_followed_and_its_last_line_waits_for_its_end() {
     scene.crash();
     scene.append("a.log", "four\n");
     scene.expect(&["one", "two", "three", "four"]);
+}
+
+#[test]
+fn files_behind_a_folder_that_guests_may_write_are_not_read() {
+    let link = |scene: &Scene, to: &str, at: &str| std::os::unix::fs::symlink(to, scene.path(at)).unwrap();
+    let mut scene = Scene::new("logs/**/*.log");
+    scene.writable = vec![scene.path("granted")];
+    for folder in ["logs/sub", "out", "elsewhere"] {
+        fs::create_dir_all(scene.path(folder)).unwrap();
+    }
+    for file in ["logs/a.log", "elsewhere/b.log", "out/c.log", "secret"] {
+        scene.append(file, format!("{file}\n"));
+    }
+    // Links of others, to where guests write, and of a guest from there.
+    link(&scene, "out", "granted");
+    link(&scene, "../elsewhere/b.log", "logs/b.log");
+    link(&scene, "../out/c.log", "logs/c.log");
+    link(&scene, "../secret", "out/d.log");
+    link(&scene, "../../out", "logs/sub/current");
+    link(&scene, "../out/d.log", "logs/d.log");
+    scene.step();
+    scene.lines.sort();
+    assert_eq!(scene.lines, ["elsewhere/b.log", "logs/a.log"]);
+    let errors = scene.follower().take_errors();
+    assert!(errors.iter().all(|error| error.contains("granted, which guests may write")), "{errors:?}");
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    // Where nobody may write, they are followed.
+    (scene.writable, scene.follower) = (Vec::new(), None);
+    scene.step();
+    scene.lines.sort();
+    assert_eq!(scene.lines, ["elsewhere/b.log", "logs/a.log", "out/c.log", "secret"]);
 }
 
 #[test]
