@@ -117,6 +117,9 @@ fn a_purge_takes_unreadable_messages_away() {
     open.disk.set_faults(bad_sector.clone());
     let queue = open.engine.shared.state().queues.known(&open.queue).unwrap();
     let stats = |open: &Backlog| open.store.queue(&open.queue).unwrap();
+    // Whoever claims them hears of it, and they wait.
+    assert!((0..15).any(|_| open.claim(1).is_err()));
+    assert!(stats(&open).delayed > 0);
     let (mut removed, mut short) = (0, 0);
     loop {
         let (gone, more) = open.engine.purge_step(queue, BELOW, STEP).unwrap();
@@ -126,6 +129,7 @@ fn a_purge_takes_unreadable_messages_away() {
         }
         short += u64::from(gone < 20);
         let (ready, bytes) = (stats(&open).ready, stats(&open).bytes);
+        assert_eq!(stats(&open).delayed, 0, "what waited went with the others of its chunk");
         open = open.reopen();
         open.disk.set_faults(bad_sector.clone());
         assert_eq!((stats(&open).ready, stats(&open).bytes), (ready, bytes));
