@@ -2,9 +2,10 @@
 //! and the sender gets the id of the first.
 //!
 //! A put says which key it was sent with, as a hash of 128 bits, so that remembering it is part of the send: both are in
-//! the log, or neither is. What the log's files remember is kept in memory, file by file. When a file is given up, what it
-//! remembers is written to a *run*: a sorted file that is searched by a Bloom filter first. So a key that is remembered
-//! costs two bytes of memory at most, however many there are, and a key that is new costs no read.
+//! the log, or neither is. What the log's files remember is kept in memory, file by file: 40 bytes or so for each key in
+//! the log, which holds no more than its ring does. When a file is given up, what it remembers is written to a *run*: a
+//! sorted file that is searched by a Bloom filter first. So a key that is remembered for longer costs two bytes of memory at
+//! most, however many there are, and a key that is new costs no read.
 
 pub(crate) mod merge;
 pub(crate) mod run;
