@@ -493,14 +493,6 @@ impl Puller {
         self.pace.ran(elapsed / deliveries.len() as u32);
         let handled = |delivery| Handled::new(delivery, generation.hash, stderr_tail.clone());
         match (outcomes, deliveries) {
-            (Ok(outcomes), _) if effects.is_empty() && shared_sends.is_empty() => {
-                for (delivery, outcome) in deliveries.iter().zip(outcomes) {
-                    match outcome {
-                        Outcome::Ack => self.settler.acknowledge(handled(delivery)),
-                        outcome => self.settler.settle(handled(delivery), outcome, Vec::new()),
-                    }
-                }
-            }
             (Ok(outcomes), _) => {
                 let settled = deliveries.iter().zip(outcomes).enumerate().map(|(place, (delivery, outcome))| {
                     (handled(delivery), outcome, effects.remove(&place).unwrap_or_default())

@@ -117,32 +117,15 @@ struct Asked {
     followers: Vec<Unsettled>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kind {
     /// Whether something goes with it.
     Ack {
         with_effects: bool,
     },
     DeadLetter,
-    PutOff(PutOff),
-}
-
-/// How a message is put off, or given back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PutOff {
-    Retry { delay: Duration },
-    Snooze { delay: Duration },
-    Release,
-}
-
-impl From<PutOff> for Resolution {
-    fn from(how: PutOff) -> Resolution {
-        match how {
-            PutOff::Retry { delay } => Resolution::Retry { delay },
-            PutOff::Snooze { delay } => Resolution::Snooze { delay },
-            PutOff::Release => Resolution::Release,
-        }
-    }
+    /// The message is put off, or given back.
+    PutOff(Resolution),
 }
 
 /// A call, and what came of it.
@@ -334,9 +317,9 @@ impl Settler {
     }
 
     /// Asks again for what found no room, a second later.
-    fn put_off(&mut self, handled: Handled, how: PutOff) {
+    fn put_off(&mut self, handled: Handled, resolution: Resolution) {
         self.unsettled += 1;
-        self.put_off.push(Unsettled::new(handled, how.into(), Effects::default()));
+        self.put_off.push(Unsettled::new(handled, resolution, Effects::default()));
         if !self.pausing {
             self.pausing = true;
             let pause = tokio::time::sleep(self.again);
@@ -433,11 +416,11 @@ impl Settler {
                 let reason = format!("what it {what} was refused: {refusal}");
                 self.settle(handled, Outcome::Retry { reason, after: None }, Effects::default());
             }
-            Kind::PutOff(how) if matches!(refusal, BrokerError::StoreFull(_)) && !self.is_draining => {
+            Kind::PutOff(resolution) if matches!(refusal, BrokerError::StoreFull(_)) && !self.is_draining => {
                 if self.may_complain() {
                     tracing::warn!(%message, consumer, attempt, %module, %refusal, "a message can't be put off: trying again");
                 }
-                self.put_off(handled, how);
+                self.put_off(handled, resolution);
             }
             Kind::DeadLetter => {
                 self.complain(&handled, &refusal);
@@ -557,9 +540,9 @@ impl Unsettled {
                 Kind::Ack { with_effects: !sends.is_empty() || !state.writes.is_empty() }
             }
             Resolution::DeadLetter { .. } => Kind::DeadLetter,
-            Resolution::Retry { delay } => Kind::PutOff(PutOff::Retry { delay: *delay }),
-            Resolution::Snooze { delay } => Kind::PutOff(PutOff::Snooze { delay: *delay }),
-            Resolution::Release => Kind::PutOff(PutOff::Release),
+            how @ (Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release) => {
+                Kind::PutOff(how.clone())
+            }
         };
         let Effects { sends, state: StateUse { reads, writes } } = self.effects;
         let settlement = Settlement {

@@ -159,15 +159,14 @@ pub struct BatchReport {
 impl From<Called> for Report {
     fn from(called: Called) -> Report {
         let Called { elapsed, report } = called;
-        report.map_or_else(|| Report::ack(elapsed), |report| *report)
-    }
-}
-
-impl Report {
-    fn ack(elapsed: Duration) -> Report {
-        let (outcome, effects, stderr_tail) = (Outcome::Ack, Effects::default(), String::new());
-        let Effects { sends, state } = effects;
-        Report { outcome, sends, state, stderr_tail, elapsed }
+        let ack = || Report {
+            outcome: Outcome::Ack,
+            sends: Vec::new(),
+            state: StateUse::default(),
+            stderr_tail: String::new(),
+            elapsed,
+        };
+        report.map_or_else(ack, |report| *report)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whatever ends the committer: who waits is answered, and later callers are refused at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -203,17 +203,23 @@ fn after_a_panic_of_the_committer_whoever_waits_is_answered_and_later_callers_ar
     check_stopped(&store, "the committer has panicked: a trap for wal-");
 }
 
-/// All of them are left while the committer is held up, so that they wait when it ends.
-#[test]
-fn everything_that_waits_when_the_committer_panics_is_answered() {
-    let (disk, store) = open();
-    let (free, held_up) = channel::<()>();
+/// Makes the committer wait until it is sent word.
+fn hold_up(store: &Store) -> Sender<()> {
+    let (free, held_up) = channel();
     let (reached, is_held_up) = channel();
     store.submit(Transaction::default(), move |_| {
         reached.send(()).unwrap();
         held_up.recv().unwrap();
     });
     is_held_up.recv_timeout(PATIENCE).unwrap();
+    free
+}
+
+/// All of them are left while the committer is held up, so that they wait when it ends.
+#[test]
+fn everything_that_waits_when_the_committer_panics_is_answered() {
+    let (disk, store) = open();
+    let free = hold_up(&store);
     let answered = Arc::new(AtomicU64::new(0));
     let count = || {
         let answered = answered.clone();
@@ -254,13 +260,7 @@ fn everything_that_waits_when_the_committer_panics_is_answered() {
 #[test]
 fn a_callback_that_panics_stops_the_store_and_the_others_are_answered() {
     let (_, store) = open();
-    let (free, held_up) = channel::<()>();
-    let (reached, is_held_up) = channel();
-    store.submit(Transaction::default(), move |_| {
-        reached.send(()).unwrap();
-        held_up.recv().unwrap();
-    });
-    is_held_up.recv_timeout(PATIENCE).unwrap();
+    let free = hold_up(&store);
     let before = send(&store);
     store.submit(Transaction::default(), |_| panic!("a caller's fault"));
     let after = send(&store);
