@@ -500,8 +500,7 @@ pub(crate) fn encode(
 }
 
 /// Step 3: the queues see what the log now says.
-pub(crate) struct Applier<'a, P> {
-    pub(crate) state: &'a mut State,
+pub(crate) struct Applier<P> {
     pub(crate) store_tag: u64,
     pub(crate) now_ms: u64,
     /// Where the group's payload lies.
@@ -512,20 +511,26 @@ pub(crate) struct Applier<'a, P> {
     pub(crate) touched: Vec<QueueNumber>,
 }
 
-impl<P: Iterator<Item = Span>> Applier<'_, P> {
+impl<P: Iterator<Item = Span>> Applier<P> {
     /// One admitted job, in the order of the group. The receipt is filled where it stays: there are many, and each
     /// copy of what has just been written stalls.
-    pub(crate) fn apply(&mut self, admitted: &Admitted, sends: &[(QueueName, NewMessage)], receipt: &mut Receipt) {
+    pub(crate) fn apply(
+        &mut self,
+        state: &mut State,
+        admitted: &Admitted,
+        sends: &[(QueueName, NewMessage)],
+        receipt: &mut Receipt,
+    ) {
         if let Some(settle) = &admitted.settle {
-            self.settle(settle);
+            self.settle(state, settle);
         }
         for (admission, (_, message)) in admitted.sends.iter().zip(sends) {
             let (sequence, duplicate) = match admission {
                 Admission::Duplicate(first) => (*first, true),
                 Admission::New(placed) => {
-                    self.state.queues.unreserve(placed.queue, u64::from(placed.bytes));
+                    state.queues.unreserve(placed.queue, u64::from(placed.bytes));
                     let place = sent_place(placed, message, self.now_ms);
-                    self.put(&place, message, placed.bytes);
+                    self.put(state, &place, message, placed.bytes);
                     (placed.sequence, false)
                 }
             };
@@ -533,11 +538,11 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
         }
     }
 
-    fn settle(&mut self, settle: &Settle) {
+    fn settle(&mut self, state: &mut State, settle: &Settle) {
         let (from, at) = (settle.queue(), settle.lease.position);
         self.touch(from);
         match &settle.effect {
-            Effect::Remove(_) => self.state.queues.remove(from, at),
+            Effect::Remove(_) => state.queues.remove(from, at),
             Effect::Keep(keep) => {
                 let kept = KeptPlace { position: keep.position, acked_at_ms: self.now_ms };
                 let location = match keep.content {
@@ -546,22 +551,22 @@ impl<P: Iterator<Item = Span>> Applier<'_, P> {
                 };
                 let Held { sequence, bytes, .. } = keep.held;
                 let recent = Recent { sequence, acked_at_ms: self.now_ms, location, bytes };
-                self.state.history.add(from, kept, recent).expect("positions were drawn in this order");
-                self.state.queues.remove(from, at);
+                state.history.add(from, kept, recent).expect("positions were drawn in this order");
+                state.queues.remove(from, at);
             }
-            Effect::Update(update) => self.state.queues.update(from, at, *update),
+            Effect::Update(update) => state.queues.update(from, at, *update),
             Effect::Move(moved) => {
-                self.state.queues.remove(from, at);
-                self.state.queues.unreserve(moved.queue, moved.bytes);
-                self.put(&moved.place(self.now_ms), moved.message(), message_bytes(moved.message()));
+                state.queues.remove(from, at);
+                state.queues.unreserve(moved.queue, moved.bytes);
+                self.put(state, &moved.place(self.now_ms), moved.message(), message_bytes(moved.message()));
             }
-            Effect::Release => self.state.queues.release(from, at),
+            Effect::Release => state.queues.release(from, at),
         }
     }
 
-    fn put(&mut self, place: &PutPlace, message: &NewMessage, bytes: u32) {
+    fn put(&mut self, state: &mut State, place: &PutPlace, message: &NewMessage, bytes: u32) {
         let location = self.next_put();
-        self.state.queues.put(place, message.key.as_deref(), bytes, location);
+        state.queues.put(place, message.key.as_deref(), bytes, location);
         self.touch(place.queue);
     }
 

@@ -27,6 +27,10 @@ use crate::shared::{Shared, Watcher};
 use crate::transaction::{Action, Job, Receipt, Refusal, Transaction};
 use crate::wal::{FramePlace, Wal, frame};
 
+/// So many transactions are admitted or applied before others may have the state. Each is atomic by itself: whoever looks in
+/// between sees some of a group, and all of that is durable.
+const HELD_FOR: usize = 64;
+
 /// What becomes of one transaction.
 pub(crate) type Answer = Result<Receipt, Refusal>;
 
@@ -92,23 +96,32 @@ impl Engine {
         let mut group = std::mem::take(&mut self.group);
         let mut bytes = 0;
         {
-            let state = &mut *self.shared.state_soon();
-            let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
-            let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
-            for (place, next) in waiting.iter_mut().enumerate() {
-                let more = commit::bytes_max(admitter.state, next);
-                let alone = StateAdmission::stands_alone(next);
-                if (bytes + more > bytes_max || alone) && !group.is_empty() {
+            let mut state = self.shared.state_soon();
+            let (mut next, mut polite) = (waiting.iter_mut().enumerate(), true);
+            'admitting: loop {
+                let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
+                let mut admitter = Admitter { state: &mut state, room, dedup, state_admission, store_tag, now_ms };
+                for (place, next) in next.by_ref().take(HELD_FOR) {
+                    let more = commit::bytes_max(admitter.state, next);
+                    let alone = StateAdmission::stands_alone(next);
+                    if (bytes + more > bytes_max || alone) && !group.is_empty() {
+                        break 'admitting;
+                    }
+                    bytes += more;
+                    match remembered.get(&place) {
+                        Some(Err(why)) => group.push(Err(Refusal::Read(why.clone()))),
+                        Some(Ok(remembered)) => admitter.admit(next, remembered, &mut group),
+                        None => admitter.admit(next, &none, &mut group),
+                    }
+                    if alone {
+                        break 'admitting;
+                    }
+                }
+                if next.len() == 0 {
                     break;
                 }
-                bytes += more;
-                match remembered.get(&place) {
-                    Some(Err(why)) => group.push(Err(Refusal::Read(why.clone()))),
-                    Some(Ok(remembered)) => admitter.admit(next, remembered, &mut group),
-                    None => admitter.admit(next, &none, &mut group),
-                }
-                if alone {
-                    break;
+                if polite {
+                    (state, polite) = self.shared.let_others(state);
                 }
             }
             // Queues that the log does not name yet come before the first message in them.
@@ -284,18 +297,26 @@ impl Engine {
             self.shared.cache().push(place, &self.frame[frame::HEADER_BYTES..]);
         }
         let watchers: Vec<Watcher> = {
-            let state = &mut *self.shared.state_soon();
+            let mut state = self.shared.state_soon();
             let store_tag = self.wal.store_tag();
             self.state_admission.commit(&mut state.kv);
-            let mut applier = Applier { state, store_tag, now_ms, payload_at, puts, touched: Vec::new() };
-            for (one, job) in group.iter().zip(jobs) {
-                match one {
-                    Ok(admitted) => {
-                        answers.push(Ok(Receipt::new()));
-                        let Some(Ok(receipt)) = answers.last_mut() else { unreachable!("it has just been put there") };
-                        applier.apply(admitted, job.sends(), receipt);
+            let mut applier = Applier { store_tag, now_ms, payload_at, puts, touched: Vec::new() };
+            let mut polite = true;
+            for (group, jobs) in group.chunks(HELD_FOR).zip(jobs.chunks(HELD_FOR)) {
+                if polite {
+                    (state, polite) = self.shared.let_others(state);
+                }
+                for (one, job) in group.iter().zip(jobs) {
+                    match one {
+                        Ok(admitted) => {
+                            answers.push(Ok(Receipt::new()));
+                            let Some(Ok(receipt)) = answers.last_mut() else {
+                                unreachable!("it has just been put there")
+                            };
+                            applier.apply(&mut state, admitted, job.sends(), receipt);
+                        }
+                        Err(refusal) => answers.push(Err(refusal.clone())),
                     }
-                    Err(refusal) => answers.push(Err(refusal.clone())),
                 }
             }
             group.clear();

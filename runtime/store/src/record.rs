@@ -189,6 +189,7 @@ impl<'a> Put<'a> {
     }
 
     /// The message as consumers see it.
+    #[inline(always)]
     pub(crate) fn named(&self, id: MessageId) -> Message {
         Message {
             id,
@@ -308,7 +309,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     if input.rest.is_empty() { Ok(record) } else { Err(Malformed::Number) }
 }
 
-/// Decodes exactly one record that is a put; `None` if it is another one. Claims do little else than this.
+/// Decodes exactly one record that is a put; `None` if it is another one.
 #[inline]
 pub(crate) fn decode_put(bytes: &[u8]) -> Result<Option<Put<'_>>, Malformed> {
     let mut input = Input::new(bytes);
@@ -319,7 +320,8 @@ pub(crate) fn decode_put(bytes: &[u8]) -> Result<Option<Put<'_>>, Malformed> {
     if input.rest.is_empty() { Ok(Some(put)) } else { Err(Malformed::Number) }
 }
 
-/// Decodes once more a put in memory that [`decode`] has found to be whole.
+/// Decodes once more a put in memory that [`decode`] has found to be whole. Claims do little else than this.
+#[inline]
 pub(crate) fn decode_checked_put(bytes: &[u8]) -> Result<Put<'_>, Malformed> {
     Input::new(bytes).checked_put()
 }
@@ -584,6 +586,7 @@ impl<'a> Input<'a> {
     }
 
     /// A put that was found to be whole before.
+    #[inline]
     fn checked_put(&mut self) -> Result<Put<'a>, Malformed> {
         match self.byte()? {
             PUT => {}

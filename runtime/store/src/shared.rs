@@ -1,6 +1,7 @@
 //! What the committer and the callers share: the queues in memory, and the way to a message's content.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError};
 
 use rustc_hash::FxHashMap;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     // Apart, since handlers that begin read the other fields without a lock, and this one changes all the time.
     // Short sections, no I/O and no callbacks in them: callers claim under it, the committer checks and applies under it.
     state: Apart<Mutex<State>>,
+    /// Callers that wait for the state.
+    waiting: Apart<AtomicUsize>,
     // Held to find a record or to add a frame. Not a part of the state, so that looking records up holds up nobody.
     cache: Apart<Mutex<FrameCache>>,
     /// Of the leases that are out in `state`.
@@ -42,6 +45,9 @@ pub(crate) struct Shared {
     pub(crate) pressed: Pressed,
     store_tag: u64,
 }
+
+/// How often the state is tried for before a thread sleeps: about as long as that would take.
+const TRIES: u32 = 4000;
 
 pub(crate) struct State {
     pub(crate) queues: Queues,
@@ -67,6 +73,7 @@ impl Shared {
     ) -> Shared {
         Shared {
             state: Apart::new(Mutex::new(state)),
+            waiting: Apart::default(),
             cache: Apart::new(Mutex::new(cache)),
             attempts,
             reader,
@@ -80,6 +87,25 @@ impl Shared {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        if let Ok(state) = self.state.try_lock() {
+            return state;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = self.state_soon();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+
+    /// As [`Shared::state`], for the committer, for which others make no room. Whoever has the lock has it for microseconds,
+    /// and to sleep and be woken takes longer. So it tries for a while before it sleeps.
+    pub(crate) fn state_soon(&self) -> MutexGuard<'_, State> {
+        for _ in 0..TRIES {
+            match self.state.try_lock() {
+                Ok(state) => return state,
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+                Err(TryLockError::Poisoned(_)) => break,
+            }
+        }
         match self.state.lock() {
             Ok(state) => state,
             // The committer has ended: nothing can be lost any more, and whoever asks is told that it has.
@@ -93,6 +119,20 @@ impl Shared {
         }
     }
 
+    /// Lets those have the state that wait for it, before the committer goes on with a long list. False if nobody came: who
+    /// sleeps by now takes longer to wake up than is worth waiting for.
+    pub(crate) fn let_others<'a>(&'a self, state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, bool) {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return (state, true);
+        }
+        drop(state);
+        let came = (0..TRIES).any(|_| {
+            std::hint::spin_loop();
+            self.waiting.load(Ordering::Relaxed) == 0
+        });
+        (self.state_soon(), came)
+    }
+
     /// Notes why nothing more is confirmed; the first reason stays. It takes no lock.
     pub(crate) fn fail(&self, why: &str) -> Arc<str> {
         self.failure.get_or_init(|| why.into()).clone()
@@ -101,20 +141,6 @@ impl Shared {
     /// Why nothing more is confirmed.
     pub(crate) fn failure(&self) -> Option<Arc<str>> {
         self.failure.get().cloned()
-    }
-
-    /// As [`Shared::state`], for the committer: whoever has the lock has it for microseconds, and to sleep and be woken takes
-    /// longer. So it tries for a while before it sleeps.
-    pub(crate) fn state_soon(&self) -> MutexGuard<'_, State> {
-        const TRIES: u32 = 4000;
-        for _ in 0..TRIES {
-            match self.state.try_lock() {
-                Ok(state) => return state,
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-                Err(TryLockError::Poisoned(_)) => break,
-            }
-        }
-        self.state()
     }
 
     pub(crate) fn cache(&self) -> MutexGuard<'_, FrameCache> {
@@ -178,7 +204,8 @@ impl Shared {
         }
     }
 
-    /// As [`Shared::put`], of a record in memory that was decoded before.
+    /// As [`Shared::put`], of a record in memory: this process has encoded it, or decoded it before.
+    #[inline]
     pub(crate) fn checked_put<'a>(&self, wanted: &Wanted, bytes: &'a [u8]) -> Result<Put<'a>, Arc<str>> {
         let put = record::decode_checked_put(bytes).map_err(|why| self.damaged(wanted, wanted.location, &why))?;
         self.check(wanted, wanted.location, put)
@@ -217,5 +244,36 @@ impl Content {
     pub(crate) fn into_message(self, id: MessageId) -> Message {
         let NewMessage { body, content_type, key, attributes, idempotency_key: _, delay_ms: _ } = self.message;
         Message { id, body, content_type, key, attributes, enqueued_at_ms: self.enqueued_at_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::disk::SimulatedDisk;
+    use crate::simulation::LAYOUT;
+
+    #[test]
+    fn whoever_waits_for_the_state_gets_it_before_a_long_list_is_done() {
+        let opened =
+            crate::open::open(Arc::new(SimulatedDisk::new(1)), &LAYOUT, Arc::new(ManualClock::new(1)), 1).unwrap();
+        let shared = &opened.engine.shared;
+        let had = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let mut state = shared.state_soon();
+            scope.spawn(|| {
+                let _state = shared.state();
+                had.store(true, Ordering::Relaxed);
+            });
+            while !had.load(Ordering::Relaxed) {
+                (state, _) = shared.let_others(state);
+            }
+            let (_state, came) = shared.let_others(state);
+            assert!(came, "nobody waits");
+        });
+        assert_eq!(shared.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -379,21 +379,27 @@ impl Store {
         let mut cached: Option<Cached> = None;
         for one in &claimed {
             let wanted = one.wanted();
-            let message = match &one.record {
-                Some(record) => {
-                    self.shared.checked_put(&wanted, record).map(|put| Some(put.named(self.shared.id(one.sequence))))
-                }
+            let record = match &one.record {
+                Some(record) => Some(&**record),
                 None => {
                     if cached.as_ref().is_none_or(|frame| frame.get(one.location).is_none()) {
                         cached = self.shared.cache().frame(one.location).cloned();
                     }
-                    self.message(&wanted, cached.as_ref().and_then(|frame| frame.get(one.location)))
+                    cached.as_ref().and_then(|frame| frame.get(one.location))
                 }
             };
-            match message {
-                Ok(Some(message)) => deliveries.push(one.delivery(message)),
-                Ok(None) => {}
-                Err(why) => failed = Some(why),
+            let id = self.shared.id(one.sequence);
+            match record {
+                // Straight to where it is handed out: there are many.
+                Some(record) => match self.shared.checked_put(&wanted, record) {
+                    Ok(put) => deliveries.push(one.delivery(put.named(id))),
+                    Err(why) => failed = Some(why),
+                },
+                None => match self.shared.read(wanted) {
+                    Ok(Some(content)) => deliveries.push(one.delivery(content.into_message(id))),
+                    Ok(None) => {}
+                    Err(why) => failed = Some(why),
+                },
             }
         }
         match failed {
@@ -406,7 +412,7 @@ impl Store {
     fn message(&self, wanted: &Wanted, record: Option<&[u8]>) -> Result<Option<Message>, Arc<str>> {
         let id = self.shared.id(wanted.sequence);
         match record {
-            Some(record) => Ok(Some(self.shared.put(wanted, wanted.location, record)?.named(id))),
+            Some(record) => Ok(Some(self.shared.checked_put(wanted, record)?.named(id))),
             None => Ok(self.shared.read(*wanted)?.map(|content| content.into_message(id))),
         }
     }

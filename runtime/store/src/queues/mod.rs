@@ -130,6 +130,7 @@ impl Claimed {
     }
 
     /// What is handed out.
+    #[inline(always)]
     pub(crate) fn delivery(&self, message: Message) -> Delivery {
         Delivery {
             message,
