@@ -12,6 +12,8 @@ use crate::delivery::{Delivery, MessageId};
 
 /// Bodies in one batch, unless one message alone has more. A handler has all of them in its memory.
 const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Messages that are claimed at once. More would be held here, however large they are, before anybody counts their bytes.
+const CLAIM_MAX: usize = 128;
 /// Suspects that are remembered. Beyond this some are forgotten, and fail with a batch once more.
 const SUSPECTS_MAX: usize = 65_536;
 
@@ -59,9 +61,13 @@ impl Suspects {
         self.count.store(ids.len(), Ordering::Release);
     }
 
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     /// Whether it is one. It is asked about once: then it is handled alone, and nobody is suspected of what that shows.
     fn remove(&self, message: MessageId) -> bool {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return false;
         }
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,22 +82,34 @@ impl Suspects {
 pub(super) struct Gathered {
     limits: BatchLimits,
     alone: VecDeque<Waiting>,
-    together: VecDeque<Waiting>,
+    together: VecDeque<Delivery>,
+    /// How many of these, from the first one on, were claimed when.
+    claims: VecDeque<(usize, Instant)>,
 }
 
 impl Gathered {
     pub(super) fn new(limits: BatchLimits) -> Gathered {
-        Gathered { limits, alone: VecDeque::new(), together: VecDeque::new() }
+        Gathered { limits, alone: VecDeque::new(), together: VecDeque::new(), claims: VecDeque::new() }
     }
 
     /// Takes in what was claimed.
     pub(super) fn add(&mut self, deliveries: Vec<Delivery>, suspects: &Suspects, at: Instant) {
-        for delivery in deliveries {
-            // A message that failed before may be one that takes the whole process down: the others of its batch would
-            // lose an attempt each time.
-            let alone = suspects.remove(delivery.message.id) || delivery.attempt > 1;
-            let line = if alone { &mut self.alone } else { &mut self.together };
-            line.push_back(Waiting { delivery, at });
+        let before = self.together.len();
+        // Mostly all of them come together to where there were none, and stay where they are.
+        if before == 0 && suspects.is_empty() && !deliveries.iter().any(has_failed) {
+            self.together = deliveries.into();
+        } else {
+            for delivery in deliveries {
+                if suspects.remove(delivery.message.id) || has_failed(&delivery) {
+                    self.alone.push_back(Waiting { delivery, at });
+                } else {
+                    self.together.push_back(delivery);
+                }
+            }
+        }
+        let added = self.together.len() - before;
+        if added > 0 {
+            self.claims.push_back((added, at));
         }
     }
 
@@ -105,9 +123,17 @@ impl Gathered {
         (batches * self.limits.size_max).saturating_sub(self.together.len()).max(1)
     }
 
+    /// How many of those are to be claimed next: full batches, if that is not too much, so that none has to be put together.
+    pub(super) fn to_claim(&self, batches: usize) -> usize {
+        let size_max = self.limits.size_max;
+        let full = if self.together.is_empty() { CLAIM_MAX / size_max * size_max } else { 0 };
+        self.missing(batches).min(if full > 0 { full } else { CLAIM_MAX })
+    }
+
     /// When a partial batch has waited long enough.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        Some(self.together.front()?.at + self.limits.wait_max)
+        let (_, at) = self.claims.front()?;
+        Some(*at + self.limits.wait_max)
     }
 
     /// Up to `max` batches that need not wait any longer.
@@ -126,14 +152,15 @@ impl Gathered {
 
     /// Everything, to be given back.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Delivery> {
-        self.alone.drain(..).chain(self.together.drain(..)).map(|waiting| waiting.delivery)
+        self.claims.clear();
+        self.alone.drain(..).map(|waiting| waiting.delivery).chain(self.together.drain(..))
     }
 
     fn take_together(&mut self, now: Instant) -> Option<Batch> {
         let (mut count, mut bytes) = (0, 0);
         let mut full = false;
-        for waiting in &self.together {
-            bytes += waiting.delivery.message.body.len();
+        for delivery in &self.together {
+            bytes += delivery.message.body.len();
             full = count == self.limits.size_max || (count > 0 && bytes > BATCH_BYTES_MAX);
             if full {
                 break;
@@ -141,15 +168,39 @@ impl Gathered {
             count += 1;
         }
         full |= count == self.limits.size_max;
-        let at = self.together.front()?.at;
+        let (_, at) = *self.claims.front()?;
         let is_due = self.due_at().is_some_and(|due_at| due_at <= now);
         if !full && !is_due {
             return None;
         }
-        let mut deliveries = Vec::with_capacity(count);
-        deliveries.extend(self.together.drain(..count).map(|waiting| waiting.delivery));
+        self.forget_claims(count);
+        let deliveries = if count == self.together.len() {
+            std::mem::take(&mut self.together).into()
+        } else {
+            let mut deliveries = Vec::with_capacity(count);
+            deliveries.extend(self.together.drain(..count));
+            deliveries
+        };
         Some(Batch { deliveries, at })
     }
+
+    /// The first of them are taken.
+    fn forget_claims(&mut self, mut taken: usize) {
+        while let Some((count, _)) = self.claims.front_mut() {
+            if *count > taken {
+                *count -= taken;
+                break;
+            }
+            taken -= *count;
+            self.claims.pop_front();
+        }
+    }
+}
+
+/// A message that failed before may be one that takes the whole process down: the others of its batch would lose an attempt
+/// each time.
+fn has_failed(delivery: &Delivery) -> bool {
+    delivery.attempt > 1
 }
 
 #[cfg(test)]

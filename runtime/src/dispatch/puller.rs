@@ -44,10 +44,6 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 /// After handlers were started for this long, what has become ready and others on the worker have their turn.
 const ROUND_MAX: Duration = Duration::from_millis(1);
-/// Messages of a batch that are claimed at once. More would be held here, however large they are, before anybody counts
-/// their bytes.
-const BATCH_CLAIM_MAX: usize = 128;
-
 /// What the pullers of one consumer share.
 #[derive(Clone)]
 pub(super) struct Consumer {
@@ -86,7 +82,7 @@ pub(super) struct Puller {
     /// Permits that nobody uses; seen by the claim.
     free: Rc<Cell<usize>>,
     /// Claimed, and to be started next.
-    waiting: VecDeque<Next>,
+    waiting: VecDeque<Task>,
     /// Of a consumer of batches: filled by the claim, and by nobody else while one is under way.
     gathered: Option<Rc<RefCell<Gathered>>>,
     in_force: InForce,
@@ -113,11 +109,11 @@ enum Claimed {
     Batches(Vec<Slot>, Vec<Batch>),
 }
 
-/// What is started next.
-enum Next {
+/// What is handled by one call, and in the end what came of it.
+enum Task {
     // In one place from the claim to the settlement: what is handed on so often is not to be copied each time.
-    Message(Box<Claim>),
-    Batch(Box<BatchClaim>),
+    Message(Box<Claim<Delivery, Called>>),
+    Batch(Box<Claim<Vec<Delivery>, BatchReport>>),
 }
 
 /// A generation as the deliveries of one claim hold it: the count of its holders is this worker's own. To count all of them in
@@ -141,13 +137,27 @@ impl Holding {
     }
 }
 
-enum Ended {
-    Handled(Box<Claim>, Called),
-    Batch(Box<BatchClaim>, Box<BatchReport>),
-    /// The puller is draining, so they were not begun.
-    NotBegun(Vec<Delivery>, Held),
+/// What was claimed, and what it runs with.
+struct Claim<D, R> {
+    generation: Held,
+    /// Until it has ended.
+    slot: Option<Slot>,
+    /// The message, or those of the batch.
+    deliveries: D,
+    /// See [`WAIT_MAX`].
+    late_at: Instant,
+    /// When the handler began, if it has.
+    began: Instant,
+    end: End<R>,
+}
+
+/// How far it has come.
+enum End<R> {
+    /// The puller is draining, unless it is still to be started.
+    NotBegun,
     /// The lease was gone before it began.
     Gone,
+    Handled(R),
 }
 
 impl Puller {
@@ -248,8 +258,8 @@ impl Puller {
                     future::poll_fn(|cx| {
                         // A handler begins when the one before it has ended: one reading of the clock does for both.
                         let (mut now, end) = (began, began + ROUND_MAX);
-                        while now < end && let Some(next) = self.waiting.pop_front() {
-                            match starter.start((next, now), cx) {
+                        while now < end && let Some(task) = self.waiting.pop_front() {
+                            match starter.start(task.at(now), cx) {
                                 Ok(ended) => {
                                     now += ended.elapsed();
                                     self.ended(ended);
@@ -342,8 +352,8 @@ impl Puller {
                 if !batches.is_empty() {
                     return Ok(Claimed::Batches(slots, batches));
                 }
-                let (missing, due_at) = (gathered.borrow().missing(slots.len()), gathered.borrow().due_at());
-                let claim = consumer.claim(allowed.of(missing.min(BATCH_CLAIM_MAX)));
+                let (wanted, due_at) = (gathered.borrow().to_claim(slots.len()), gathered.borrow().due_at());
+                let claim = consumer.claim(allowed.of(wanted));
                 let claimed = match due_at {
                     None => claim.await?,
                     Some(due_at) => match tokio::time::timeout_at(due_at, claim).await {
@@ -366,15 +376,17 @@ impl Puller {
         let serving = serving.expect("nothing is claimed before there is a generation");
         let mut slots = slots.into_iter();
         let mut holding = Holding::default();
-        for delivery in deliveries {
-            let generation = holding.hold(serving.generation_for(delivery.message.id, &mut self.turn));
-            if let Some(reason) = shared.consumer.policy.exhausted(delivery.attempt) {
-                self.settler.exhausted(&delivery, generation.hash, reason);
+        let mut deliveries = deliveries.into_iter();
+        while let Some(next) = deliveries.as_slice().first() {
+            let generation = holding.hold(serving.generation_for(next.message.id, &mut self.turn));
+            if let Some(reason) = shared.consumer.policy.exhausted(next.attempt) {
+                self.settler.exhausted(next, generation.hash, reason);
+                deliveries.next();
                 continue;
             }
             let slot = slots.next().expect("no more was claimed than there are slots");
-            let claim = Claim { generation, slot: Some(slot), delivery, late_at };
-            self.waiting.push_back(Next::Message(Box::new(claim)));
+            let next = || deliveries.next().expect("it has just been seen");
+            self.waiting.push_back(Task::Message(Claim::new(generation, slot, next, late_at)));
         }
     }
 
@@ -395,8 +407,7 @@ impl Puller {
                 exhausted.is_none()
             });
             if !deliveries.is_empty() {
-                let claim = BatchClaim { generation, slot: Some(slot), deliveries, late_at: at + WAIT_MAX };
-                self.waiting.push_back(Next::Batch(Box::new(claim)));
+                self.waiting.push_back(Task::Batch(Claim::new(generation, slot, || deliveries, at + WAIT_MAX)));
             }
         }
     }
@@ -425,27 +436,35 @@ impl Puller {
         }
     }
 
-    fn ended(&mut self, ended: Ended) {
-        match ended {
-            Ended::Handled(claim, Called { elapsed, report }) => {
-                let Claim { generation, delivery, .. } = &*claim;
-                self.pace.ran(elapsed);
-                match report {
-                    None => {
-                        self.on_trial(generation, delivery.message.id, &Outcome::Ack);
-                        self.settler.acknowledge(Handled::new(delivery, generation.hash, String::new()));
+    fn ended(&mut self, task: Task) {
+        match task {
+            Task::Message(mut claim) => match std::mem::replace(&mut claim.end, End::Gone) {
+                End::Handled(Called { elapsed, report }) => {
+                    let Claim { generation, deliveries: delivery, .. } = &*claim;
+                    self.pace.ran(elapsed);
+                    match report {
+                        None => {
+                            self.on_trial(generation, delivery.message.id, &Outcome::Ack);
+                            self.settler.acknowledge(Handled::new(delivery, generation.hash, String::new()));
+                        }
+                        Some(report) => self.handled(delivery, generation, *report),
                     }
-                    Some(report) => self.handled(delivery, generation, *report),
+                    self.settler.spent(elapsed);
                 }
-                self.settler.spent(elapsed);
-            }
-            Ended::Batch(claim, report) => self.batch_ended(&claim.deliveries, &claim.generation, *report),
-            Ended::NotBegun(deliveries, generation) => {
-                self.shared.consumer.rate.iter().for_each(|rate| rate.refund(deliveries.len()));
-                deliveries.iter().for_each(|delivery| self.settler.release(delivery, generation.hash));
-            }
-            Ended::Gone => {}
+                End::NotBegun => self.not_begun(std::slice::from_ref(&claim.deliveries), &claim.generation),
+                End::Gone => {}
+            },
+            Task::Batch(mut claim) => match std::mem::replace(&mut claim.end, End::Gone) {
+                End::Handled(report) => self.batch_ended(&claim.deliveries, &claim.generation, report),
+                End::NotBegun => self.not_begun(&claim.deliveries, &claim.generation),
+                End::Gone => {}
+            },
         }
+    }
+
+    fn not_begun(&mut self, deliveries: &[Delivery], generation: &Generation) {
+        self.shared.consumer.rate.iter().for_each(|rate| rate.refund(deliveries.len()));
+        deliveries.iter().for_each(|delivery| self.settler.release(delivery, generation.hash));
     }
 
     fn handled(&mut self, delivery: &Delivery, generation: &Generation, report: Report) {
@@ -493,6 +512,15 @@ impl Puller {
         self.pace.ran(elapsed / deliveries.len() as u32);
         let handled = |delivery| Handled::new(delivery, generation.hash, stderr_tail.clone());
         match (outcomes, deliveries) {
+            // Mostly that is all.
+            (Ok(outcomes), _) if effects.is_empty() && shared_sends.is_empty() => {
+                for (delivery, outcome) in deliveries.iter().zip(outcomes) {
+                    match outcome {
+                        Outcome::Ack => self.settler.acknowledge(handled(delivery)),
+                        outcome => self.settler.settle(handled(delivery), outcome, Effects::default()),
+                    }
+                }
+            }
             (Ok(outcomes), _) => {
                 let settled = deliveries.iter().zip(outcomes).enumerate().map(|(place, (delivery, outcome))| {
                     (handled(delivery), outcome, effects.remove(&place).unwrap_or_default())
@@ -571,85 +599,88 @@ impl Consumer {
     }
 }
 
-/// One delivery that was claimed, and what it runs with.
-struct Claim {
-    generation: Held,
-    /// Until it has ended.
-    slot: Option<Slot>,
-    delivery: Delivery,
-    /// See [`WAIT_MAX`].
-    late_at: Instant,
+impl<D, R> Claim<D, R> {
+    /// `deliveries` is asked when there is a place for them, so that they are not moved twice.
+    #[inline(always)]
+    fn new(generation: Held, slot: Slot, deliveries: impl FnOnce() -> D, late_at: Instant) -> Box<Claim<D, R>> {
+        let place = Box::new_uninit();
+        let (slot, end) = (Some(slot), End::NotBegun);
+        Box::write(place, Claim { generation, slot, deliveries: deliveries(), late_at, began: late_at, end })
+    }
 }
 
-/// One batch that was claimed, and what it runs with.
-struct BatchClaim {
-    generation: Held,
-    /// Until it has ended.
-    slot: Option<Slot>,
-    deliveries: Vec<Delivery>,
-    late_at: Instant,
-}
+impl Task {
+    /// To be started now.
+    fn at(mut self, now: Instant) -> Task {
+        match &mut self {
+            Task::Message(claim) => claim.began = now,
+            Task::Batch(claim) => claim.began = now,
+        }
+        self
+    }
 
-impl Ended {
     /// How long the handler ran.
     fn elapsed(&self) -> Duration {
         match self {
-            Ended::Handled(_, called) => called.elapsed,
-            Ended::Batch(_, report) => report.elapsed,
-            Ended::NotBegun(..) | Ended::Gone => Duration::ZERO,
+            Task::Message(claim) => claim.end.handled().map_or(Duration::ZERO, |called| called.elapsed),
+            Task::Batch(claim) => claim.end.handled().map_or(Duration::ZERO, |report| report.elapsed),
         }
     }
 }
 
-/// Handles one claim after another. No future is moved for it, only what is claimed and what comes of it.
-async fn work(shared: Rc<Shared>, desk: Rc<Desk<(Next, Instant), Ended>>) -> Infallible {
+impl<R> End<R> {
+    fn handled(&self) -> Option<&R> {
+        match self {
+            End::Handled(result) => Some(result),
+            End::NotBegun | End::Gone => None,
+        }
+    }
+}
+
+/// Handles one task after another. No future is moved for it.
+async fn work(shared: Rc<Shared>, desk: Rc<Desk<Task>>) -> Infallible {
     loop {
-        let ended = match desk.next().await {
-            (Next::Message(claim), now) => pin!(handle(&shared, claim, now)).await,
-            (Next::Batch(claim), now) => pin!(handle_batch(&shared, claim, now)).await,
-        };
-        desk.leave(ended);
+        let mut task = desk.next().await;
+        if !shared.draining.get() {
+            match &mut task {
+                Task::Message(claim) => pin!(handle(&shared, claim)).await,
+                Task::Batch(claim) => pin!(handle_batch(&shared, claim)).await,
+            }
+        }
+        desk.leave(task);
     }
 }
 
 /// From the claim to the handler's answer.
-async fn handle(shared: &Shared, mut claim: Box<Claim>, now: Instant) -> Ended {
-    let Shared { consumer, worker, counters, draining, instances } = shared;
-    if draining.get() {
-        let Claim { generation, delivery, .. } = *claim;
-        return Ended::NotBegun(vec![delivery], generation);
-    }
-    let Claim { generation, slot, delivery, late_at } = &mut *claim;
-    if !consumer.begin(delivery, now > *late_at, generation) {
-        return Ended::Gone;
+async fn handle(shared: &Shared, claim: &mut Claim<Delivery, Called>) {
+    let Shared { consumer, worker, counters, instances, .. } = shared;
+    let Claim { generation, slot, deliveries: delivery, late_at, began, end } = claim;
+    if !consumer.begin(delivery, began > late_at, generation) {
+        *end = End::Gone;
+        return;
     }
     let slot = slot.take().expect("it is called once");
     counters.begin(1);
-    let target = generation.module.on(worker, &consumer.settings).since(now);
-    let called = target.reusing(instances.as_ref(), generation.number).call(slot, delivery).await;
+    let target = generation.module.on(worker, &consumer.settings).since(*began);
+    *end = End::Handled(target.reusing(instances.as_ref(), generation.number).call(slot, delivery).await);
     counters.end(1);
-    Ended::Handled(claim, called)
 }
 
 /// From a batch to its handler's answers.
-async fn handle_batch(shared: &Shared, mut claim: Box<BatchClaim>, now: Instant) -> Ended {
-    let Shared { consumer, worker, counters, draining, instances } = shared;
-    if draining.get() {
-        let BatchClaim { generation, deliveries, .. } = *claim;
-        return Ended::NotBegun(deliveries, generation);
-    }
-    let BatchClaim { generation, slot, deliveries, late_at } = &mut *claim;
-    deliveries.retain(|delivery| consumer.begin(delivery, now > *late_at, generation));
+async fn handle_batch(shared: &Shared, claim: &mut Claim<Vec<Delivery>, BatchReport>) {
+    let Shared { consumer, worker, counters, instances, .. } = shared;
+    let Claim { generation, slot, deliveries, late_at, began, end } = claim;
+    deliveries.retain(|delivery| consumer.begin(delivery, began > late_at, generation));
     if deliveries.is_empty() {
-        return Ended::Gone;
+        *end = End::Gone;
+        return;
     }
     let messages = deliveries.len() as u64;
     let slot = slot.take().expect("it is called once");
     counters.begin(messages);
-    let target = generation.module.on(worker, &consumer.settings).since(now);
-    let report = target.reusing(instances.as_ref(), generation.number).call_batch(slot, deliveries).await;
+    let target = generation.module.on(worker, &consumer.settings).since(*began);
+    *end = End::Handled(target.reusing(instances.as_ref(), generation.number).call_batch(slot, deliveries).await);
     counters.end(messages);
-    Ended::Batch(claim, Box::new(report))
 }
 
 /// The claim's end, or nothing for ever if there is no claim.

@@ -29,13 +29,13 @@ use crate::time::now_ms;
 /// One call is on its way to the disk, and the next one waits for its turn there: more would only make smaller batches.
 const CALLS_MAX: usize = 2;
 /// Settlements of one call.
-const BATCH_MAX: usize = 1024;
+const BATCH_MAX: usize = 2048;
 /// So many settlements don't wait for more.
-const GATHERED_MAX: usize = 1024;
+const GATHERED_MAX: usize = 2048;
 /// After handlers ran for so long, what came of them doesn't wait for more, either.
-const GATHERING_MAX: Duration = Duration::from_millis(1);
+const GATHERING_MAX: Duration = Duration::from_millis(2);
 /// Deliveries that were handled and are not on record yet. More than this, and nothing new is claimed.
-const UNSETTLED_MAX: usize = 3072;
+const UNSETTLED_MAX: usize = 6144;
 /// The same for the bytes of what their handlers sent.
 const UNSETTLED_BYTES_MAX: usize = 32 << 20;
 /// A full dead-letter queue is told so often, and not for each message; a full disk likewise.

@@ -10,12 +10,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::bindings::batch::exports::linecook::worker::batch_handler;
 use super::bindings::exports::linecook::worker::handler;
 use super::bindings::messaging::wasi::messaging::types::Error as MessagingError;
 use super::grants::Access;
 use super::imports::queues::Sent;
-use super::instance::{Answer, Instance, Work, timed_out};
+use super::instance::{Answer, Answers, Instance, Work, timed_out};
 use super::limits::{DELAY_MAX, Exceeded, REASON_BYTES_MAX};
 use super::load::{Linked, LoadError, causes};
 use super::output::{Handling, Origin, Output};
@@ -39,21 +38,12 @@ pub struct Target<'a> {
     pub(super) since: Option<Instant>,
 }
 
-/// How a call ended.
-enum Ended {
-    /// One message is done, and there is nothing else to tell: that is most of them.
-    Done {
-        elapsed: Duration,
-    },
-    // Out of the way of the others: what is handed on so often is not to be copied each time.
-    Otherwise(Box<Otherwise>),
-}
-
-/// How a call ended, and what it left. The error is for people.
-struct Otherwise {
-    answer: Result<Answer, String>,
-    left: Left,
-    elapsed: Duration,
+/// How a call ended: all of it fits into registers, as what is handed on so often is not to be copied each time.
+struct Ended {
+    /// None: it failed, and what it left says why.
+    answer: Option<Answer>,
+    /// None: nothing beside its answer.
+    left: Option<Box<Left>>,
 }
 
 /// What there is of a call beside its answer.
@@ -65,12 +55,26 @@ struct Left {
     /// The limit of the output, if it was reached.
     exceeded: Option<Exceeded>,
     stderr_tail: String,
+    /// Why there is no answer, for people.
+    failure: String,
 }
 
 impl Left {
-    fn is_nothing(&self) -> bool {
-        let Left { sends, state, exceeded, stderr_tail } = self;
-        sends.is_empty() && state.is_empty() && exceeded.is_none() && stderr_tail.is_empty()
+    /// Takes it out of an instance.
+    fn of(instance: &mut Instance) -> Option<Box<Left>> {
+        if instance.has_left_nothing() {
+            return None;
+        }
+        let (exceeded, stderr_tail) = instance.finish_output();
+        let (sends, state) = (instance.take_sends(), instance.take_state());
+        Some(Box::new(Left { sends, state, exceeded, stderr_tail, failure: String::new() }))
+    }
+}
+
+impl Ended {
+    /// Without an answer, and for this reason. It may have left more.
+    fn failed(left: Option<Box<Left>>, failure: String) -> Ended {
+        Ended { answer: None, left: Some(Box::new(Left { failure, ..left.map_or_else(Left::default, |left| *left) })) }
     }
 }
 
@@ -112,26 +116,27 @@ impl<'a> Target<'a> {
 
     /// Hands over one delivery. Never fails: whatever happens is the outcome.
     pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Called {
-        let ended = self.run(Work::Single(delivery)).await;
+        let started = self.since.unwrap_or_else(Instant::now);
+        let (ended, at) = self.run(Work::Single(delivery), started).await;
         // The instance is gone, or idle: its slot is free.
         drop(slot);
-        match ended {
-            Ended::Done { elapsed } => Called { elapsed, report: None },
-            Ended::Otherwise(otherwise) => {
-                let report = self.report(delivery, *otherwise);
-                Called { elapsed: report.elapsed, report: Some(Box::new(report)) }
-            }
-        }
+        let elapsed = at.saturating_duration_since(started);
+        let report = match ended {
+            Ended { answer: Some(Answer::Done), left: None } => None,
+            ended => Some(Box::new(self.report(delivery, ended, elapsed))),
+        };
+        Called { elapsed, report }
     }
 
-    fn report(&self, delivery: &Delivery, ended: Otherwise) -> Report {
-        let Otherwise { answer, left: Left { sends, state, exceeded, stderr_tail }, elapsed } = ended;
-        let outcome = match answer {
-            Ok(Answer::Single(answer)) => outcome(answer),
+    fn report(&self, delivery: &Delivery, ended: Ended, elapsed: Duration) -> Report {
+        let Left { sends, state, exceeded, stderr_tail, failure } = ended.left.map_or_else(Left::default, |left| *left);
+        let outcome = match ended.answer {
+            Some(Answer::Done) => Outcome::Ack,
+            Some(Answer::Failed(failure)) => failed(*failure),
             // A component that takes batches is handed a batch of one.
-            Ok(Answer::Batch(answers)) => answered(std::slice::from_ref(delivery), answers).remove(0),
-            Ok(Answer::Messaging(answer)) => answer.map_or_else(messaging_failure, |()| Outcome::Ack),
-            Err(reason) => retry(reason),
+            Some(Answer::Batch(answers)) => answered(std::slice::from_ref(delivery), *answers).remove(0),
+            Some(Answer::MessagingError(error)) => messaging_failure(*error),
+            None => retry(failure),
         };
         let outcome = self.told(outcome, exceeded.as_ref());
         let state = state.into_iter().next().map(|(_, state)| state).unwrap_or_default();
@@ -140,17 +145,16 @@ impl<'a> Target<'a> {
 
     /// Hands over a batch. Never fails: whatever happens is in the report. A module that takes no batches fails it.
     pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
-        let ended = self.run(Work::Batch(deliveries)).await;
+        let started = self.since.unwrap_or_else(Instant::now);
+        let (Ended { answer, left }, at) = self.run(Work::Batch(deliveries), started).await;
         drop(slot);
-        let Otherwise { answer, left: Left { sends, state, exceeded, stderr_tail }, elapsed } = match ended {
-            // Below it is told that this is no answer for a batch.
-            Ended::Done { elapsed } => Otherwise { answer: Ok(Answer::Single(Ok(()))), left: Left::default(), elapsed },
-            Ended::Otherwise(otherwise) => *otherwise,
-        };
+        let Left { sends, state, exceeded, stderr_tail, failure } = left.map_or_else(Left::default, |left| *left);
         let outcomes = match answer {
-            Ok(Answer::Batch(answers)) => Ok(answered(deliveries, answers)),
-            Ok(Answer::Single(_) | Answer::Messaging(_)) => Err("one answer for many messages".to_owned()),
-            Err(reason) => Err(self.reason(reason, exceeded.as_ref())),
+            Some(Answer::Batch(answers)) => Ok(answered(deliveries, *answers)),
+            Some(Answer::Done | Answer::Failed(_) | Answer::MessagingError(_)) => {
+                Err("one answer for many messages".to_owned())
+            }
+            None => Err(self.reason(failure, exceeded.as_ref())),
         };
         let told = |outcomes: Vec<Outcome>| outcomes.into_iter().map(|one| self.told(one, exceeded.as_ref())).collect();
         let outcomes = outcomes.map(told);
@@ -162,11 +166,12 @@ impl<'a> Target<'a> {
             }
         }
         state.into_iter().for_each(|(place, state)| effects.entry(place).or_default().state = state);
+        let elapsed = at.saturating_duration_since(started);
         BatchReport { outcomes, effects, shared_sends, stderr_tail, elapsed }
     }
 
-    async fn run(&self, work: Work<'_>) -> Ended {
-        let started = self.since.unwrap_or_else(Instant::now);
+    /// The call, and when it had ended.
+    async fn run(&self, work: Work<'_>, started: Instant) -> (Ended, Instant) {
         let (_running, kept) = match self.reuse {
             Some((instances, _)) => {
                 let (running, kept) = instances.take(self.module);
@@ -178,31 +183,25 @@ impl<'a> Target<'a> {
         if let Some(vessel) = &mut vessel {
             vessel.instance().begin(self.handling(work));
         }
-        let mut left = Left::default();
-        let answer = {
+        let ended = {
             // A panic of the host costs this delivery, as one of the guest does, and not the task that works off the queue.
             // Pinned here, as every large future of a call is where it is made: so nobody moves it.
-            let run = pin!(self.run_in(&mut vessel, work, started, &mut left));
+            let run = pin!(self.run_in(&mut vessel, work, started));
             AssertUnwindSafe(run).catch_unwind().await
         };
-        let answer = answer.unwrap_or_else(|_| {
+        let ended = ended.unwrap_or_else(|_| {
             tracing::error!(consumer = self.settings.consumer, "a host function panicked; this is a bug in linecook");
-            left = Left::default();
             // What it holds may be in any state.
             _ = panic::catch_unwind(AssertUnwindSafe(|| {
                 vessel.take().map(|mut vessel| vessel.instance().finish_output())
             }));
-            Err("linecook itself failed during the call; its log has more".to_owned())
+            Ended::failed(None, "linecook itself failed during the call; its log has more".to_owned())
         });
-        let ended = Instant::now();
+        let now = Instant::now();
         if let (Some((instances, _)), Some(Vessel::Kept(kept))) = (self.reuse, vessel) {
-            instances.give_back(kept, work.deliveries().len(), ended);
+            instances.give_back(kept, work.deliveries().len(), now);
         }
-        let elapsed = ended.saturating_duration_since(started);
-        if left.is_nothing() && matches!(answer, Ok(Answer::Single(Ok(())) | Answer::Messaging(Ok(())))) {
-            return Ended::Done { elapsed };
-        }
-        Ended::Otherwise(Box::new(Otherwise { answer, left, elapsed }))
+        (ended, now)
     }
 
     /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.
@@ -224,44 +223,37 @@ impl<'a> Target<'a> {
     }
 
     /// The call in an instance that was kept, or in a fresh one. It is there after the call only if it may be kept.
-    async fn run_in(
-        &self,
-        vessel: &mut Option<Vessel>,
-        work: Work<'_>,
-        started: Instant,
-        left: &mut Left,
-    ) -> Result<Answer, String> {
+    async fn run_in(&self, vessel: &mut Option<Vessel>, work: Work<'_>, started: Instant) -> Ended {
         if vessel.is_none() {
             let output = Output::new(self.origin(work));
-            let fresh = Instance::new(self.linked(), &self.module.access, self.settings, output)?;
+            let fresh = match Instance::new(self.linked(), &self.module.access, self.settings, output) {
+                Ok(fresh) => fresh,
+                Err(why) => return Ended::failed(None, why),
+            };
             *vessel = Some(match self.reuse {
                 Some((instances, generation)) => Vessel::Kept(instances.start(fresh, self.module, generation)),
                 None => Vessel::Fresh(fresh),
             });
         }
         let used = vessel.as_mut().expect("it was there, or has just been made");
-        let answer = self.handle(used.instance(), work, started).await;
         let instance = used.instance();
-        (left.sends, left.state) = (instance.take_sends(), instance.take_state());
-        (left.exceeded, left.stderr_tail) = instance.finish_output();
-        if answer.is_err() || left.exceeded.is_some() || matches!(used, Vessel::Fresh(_)) {
-            // In the time of this call, and not in that of the next one.
-            *vessel = None;
-        }
-        answer
-    }
-
-    /// The call, for as long as it may take since it was started.
-    async fn handle(&self, instance: &mut Instance, work: Work<'_>, started: Instant) -> Result<Answer, String> {
+        // The call, for as long as it may take since it was started.
         let handled = {
             let call = pin!(instance.handle(self.linked(), self.settings, work));
             Until::new(call, started, self.settings.timeout).await
         };
-        match handled {
-            Some(Ok(answer)) => Ok(answer),
-            Some(Err(error)) => Err(instance.failed(&error)),
-            None => Err(timed_out(self.settings)),
+        let left = Left::of(instance);
+        let ended = match handled {
+            Some(Ok(answer)) => Ended { answer: Some(answer), left },
+            Some(Err(error)) => Ended::failed(left, instance.failed(&error)),
+            None => Ended::failed(left, timed_out(self.settings)),
+        };
+        let is_over_limit = ended.left.as_ref().is_some_and(|left| left.exceeded.is_some());
+        if ended.answer.is_none() || is_over_limit || matches!(used, Vessel::Fresh(_)) {
+            // In the time of this call, and not in that of the next one.
+            *vessel = None;
         }
+        ended
     }
 
     fn origin(&self, work: Work<'_>) -> Origin {
@@ -318,20 +310,25 @@ fn too_complex(key: &'static str, limit: u32) -> LoadError {
 }
 
 /// The answers in the order of the messages.
-fn answered(deliveries: &[Delivery], answers: Vec<batch_handler::Answer>) -> Vec<Outcome> {
+fn answered(deliveries: &[Delivery], Answers { ids, answers }: Answers) -> Vec<Outcome> {
     let mut outcomes: Vec<Option<Outcome>> = deliveries.iter().map(|_| None).collect();
     let mut strays = 0usize;
     let mut next = 0;
     for answer in answers {
-        let id = answer.message_id.parse().ok();
-        // Most handlers answer in order.
-        let place = (next..deliveries.len()).chain(0..next).find(|place| Some(deliveries[*place].message.id) == id);
+        // Most handlers answer in order, with the text that they were given.
+        let place = match ids.get(next) {
+            Some(id) if id == answer.message_id.as_bytes() => Some(next),
+            _ => {
+                let id = answer.message_id.parse().ok();
+                (next..deliveries.len()).chain(0..next).find(|place| Some(deliveries[*place].message.id) == id)
+            }
+        };
         let Some(place) = place else {
             strays += 1;
             continue;
         };
         next = place + 1;
-        outcomes[place].get_or_insert_with(|| outcome(answer.outcome));
+        outcomes[place].get_or_insert_with(|| answer.outcome.map_or_else(failed, |()| Outcome::Ack));
     }
     if strays > 0 {
         tracing::warn!(strays, "a handler answered for messages that are not in its batch; ignored");
@@ -339,12 +336,11 @@ fn answered(deliveries: &[Delivery], answers: Vec<batch_handler::Answer>) -> Vec
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| retry(NO_ANSWER.to_owned()))).collect()
 }
 
-fn outcome(answer: Result<(), handler::Failure>) -> Outcome {
-    match answer {
-        Ok(()) => Outcome::Ack,
-        Err(handler::Failure::Retry(wish)) => Outcome::Retry { reason: wish.reason, after: wish.after_ms.map(delay) },
-        Err(handler::Failure::Snooze(after_ms)) => Outcome::Snooze { after: delay(after_ms) },
-        Err(handler::Failure::DeadLetter(reason)) => Outcome::DeadLetter { reason },
+fn failed(failure: handler::Failure) -> Outcome {
+    match failure {
+        handler::Failure::Retry(wish) => Outcome::Retry { reason: wish.reason, after: wish.after_ms.map(delay) },
+        handler::Failure::Snooze(after_ms) => Outcome::Snooze { after: delay(after_ms) },
+        handler::Failure::DeadLetter(reason) => Outcome::DeadLetter { reason },
     }
 }
 
@@ -368,6 +364,7 @@ fn delay(ms: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bindings::batch::exports::linecook::worker::batch_handler;
     use super::*;
     use crate::delivery::{MessageId, sample};
 
@@ -379,18 +376,23 @@ mod tests {
     fn answers_find_their_messages_in_any_order_and_a_missing_one_is_a_failure() {
         let deliveries: Vec<_> = (0..4).map(|sequence| sample(sequence, 1, 1)).collect();
         let id = |sequence| MessageId::new(1, sequence).to_string();
-        let outcomes = answered(
-            &deliveries,
-            vec![
-                answer(id(3), Ok(())),
-                answer("not an id".into(), Ok(())),
-                answer(id(0), Err(handler::Failure::DeadLetter("no".into()))),
-                answer(id(9), Ok(())),
-                answer(id(1), Ok(())),
-                // The first answer for a message counts.
-                answer(id(0), Ok(())),
-            ],
-        );
+        let ids = deliveries.iter().map(|one| {
+            let mut text = [0; MessageId::TEXT_BYTES];
+            one.message.id.encode(&mut text);
+            text
+        });
+        let ids = ids.collect();
+        let answers = vec![
+            answer(id(3), Ok(())),
+            answer("not an id".into(), Ok(())),
+            answer(id(0), Err(handler::Failure::DeadLetter("no".into()))),
+            answer(id(9), Ok(())),
+            // As it is understood, and not as it was given.
+            answer(id(1).to_uppercase(), Ok(())),
+            // The first answer for a message counts.
+            answer(id(0), Ok(())),
+        ];
+        let outcomes = answered(&deliveries, Answers { ids, answers });
         let dead = Outcome::DeadLetter { reason: "no".into() };
         assert_eq!(outcomes, [dead, Outcome::Ack, retry(NO_ANSWER.to_owned()), Outcome::Ack]);
     }

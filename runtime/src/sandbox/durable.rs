@@ -115,7 +115,7 @@ impl Session {
     }
 
     /// Whether it is as one that has just begun, but for `is_batch`.
-    fn is_untouched(&self) -> bool {
+    pub(super) fn is_untouched(&self) -> bool {
         let Session { is_batch: _, current, parts, common_reads, common_bytes, .. } = self;
         let Session { writers, seen, growth, held_bytes, cursors, limit_hit, .. } = self;
         let are_empty = parts.is_empty() && common_reads.is_empty() && seen.is_empty() && cursors.is_empty();

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use wasmtime::component::ResourceTableError;
+use wasmtime::component::{ResourceTableError, TypedFunc};
 use wasmtime::{Error, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -49,12 +49,22 @@ pub(super) enum Work<'a> {
     Batch(&'a [Delivery]),
 }
 
-/// What a handler answered.
+/// What a handler answered. It fits into a register: it is handed through many hands.
 pub(super) enum Answer {
-    Single(Result<(), handler::Failure>),
-    Batch(Vec<batch_handler::Answer>),
-    Messaging(Result<(), MessagingError>),
+    /// The one message is done.
+    Done,
+    Failed(Box<handler::Failure>),
+    Batch(Box<Answers>),
+    MessagingError(Box<MessagingError>),
 }
+
+/// Those for the messages of a batch, and the ids that it had.
+pub(super) struct Answers {
+    pub(super) ids: Vec<[u8; MessageId::TEXT_BYTES]>,
+    pub(super) answers: Vec<batch_handler::Answer>,
+}
+
+const _: () = assert!(size_of::<Result<Answer, Error>>() == 16);
 
 impl<'a> Work<'a> {
     /// The messages, oldest first.
@@ -110,6 +120,12 @@ impl Instance {
         }
     }
 
+    /// Whether there is nothing to take of what the handler did beside its answer.
+    pub(super) fn has_left_nothing(&self) -> bool {
+        let state = self.store.data();
+        state.sends.is_empty() && state.session.is_untouched() && self.output.is_untouched()
+    }
+
     /// See [`Output::finish`].
     pub(super) fn finish_output(&self) -> (Option<Exceeded>, String) {
         self.output.finish()
@@ -161,7 +177,7 @@ impl Instance {
     /// have coped with, and leaves no messages in the host's memory, of which there would be more each time.
     pub(super) fn is_as_before(&self) -> bool {
         let state = self.store.data();
-        let limit_hit = state.limiter.exceeded().is_some()
+        let limit_hit = state.limiter.limit_hit()
             || state.sends.limit_hit()
             || state.session.limit_hit()
             || state.outside.limit_hit;
@@ -217,28 +233,44 @@ impl Handler {
                 let mut text = [0; MessageId::TEXT_BYTES];
                 let attributes = attributes(delivery);
                 let message = message(settings, delivery.message.id.encode(&mut text), &attributes, delivery);
-                consumer.linecook_worker_handler().call_handle(store, message).await.map(Answer::Single)
+                let handle = by_reference(consumer.linecook_worker_handler().func_handle());
+                let (answer,) = handle.call_async(store, (&message,)).await?;
+                Ok(answer.map_or_else(|failure| Answer::Failed(Box::new(failure)), |()| Answer::Done))
             }
             (Handler::Batch(consumer), work) => {
                 let deliveries = work.deliveries();
-                let mut parts: Vec<_> =
-                    deliveries.iter().map(|one| ([0; MessageId::TEXT_BYTES], attributes(one))).collect();
-                let messages = parts
-                    .iter_mut()
-                    .zip(deliveries)
-                    .map(|((text, attributes), one)| message(settings, one.message.id.encode(text), attributes, one));
-                let messages: Vec<_> = messages.collect();
-                consumer.linecook_worker_batch_handler().call_handle_batch(store, &messages).await.map(Answer::Batch)
+                let mut ids = vec![[0; MessageId::TEXT_BYTES]; deliveries.len()];
+                let attributes: Vec<_> = deliveries.iter().map(attributes).collect();
+                let texts = ids.iter_mut().zip(deliveries).map(|(id, one)| one.message.id.encode(id));
+                let parts = texts.zip(&attributes).zip(deliveries);
+                let messages: Vec<_> =
+                    parts.map(|((id, attributes), one)| message(settings, id, attributes, one)).collect();
+                let answers = consumer.linecook_worker_batch_handler().call_handle_batch(store, &messages).await?;
+                Ok(Answer::Batch(Box::new(Answers { ids, answers })))
             }
             (Handler::Messaging(guest), Work::Single(delivery)) => {
                 let message = messaging::hand_over(store.data_mut(), delivery)?;
-                guest.wasi_messaging_incoming_handler().call_handle(store, message).await.map(Answer::Messaging)
+                let answer = guest.wasi_messaging_incoming_handler().call_handle(store, message).await?;
+                Ok(answer.map_or_else(|error| Answer::MessagingError(Box::new(error)), |()| Answer::Done))
             }
             (Handler::Single(_) | Handler::Messaging(_), Work::Batch(_)) => {
                 Err(Error::msg("this component takes no batches"))
             }
         }
     }
+}
+
+/// The same function, to be called with a reference: by value, a message is moved from place to place on its way to where it
+/// is lowered.
+#[expect(
+    unsafe_code,
+    reason = "the bindings take parameters by value, and to check the type anew takes longer than the call"
+)]
+fn by_reference<'a>(
+    function: TypedFunc<(handler::Message<'a>,), (Result<(), handler::Failure>,)>,
+) -> TypedFunc<(&'a handler::Message<'a>,), (Result<(), handler::Failure>,)> {
+    // SAFETY: the type was checked for the bindings, and a reference has the component type of what it refers to.
+    unsafe { TypedFunc::new_unchecked(*function.func()) }
 }
 
 /// The reason of a call that used up its time.

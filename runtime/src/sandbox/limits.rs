@@ -101,6 +101,11 @@ impl Limiter {
         }
     }
 
+    /// Whether the guest wanted to go over one.
+    pub(super) fn limit_hit(&self) -> bool {
+        self.denied.is_some()
+    }
+
     /// The limit of memory or tables that the guest wanted to go over. It may have coped.
     pub(super) fn exceeded(&self) -> Option<Exceeded> {
         Some(match self.denied? {

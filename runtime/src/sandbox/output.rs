@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -59,7 +60,14 @@ pub(super) struct Handling {
 
 /// The output of one delivery. Clones share it.
 #[derive(Clone)]
-pub(super) struct Output(Arc<Mutex<Lines>>);
+pub(super) struct Output(Arc<Shared>);
+
+struct Shared {
+    // A mutex, since the streams have to be `Send`; all of them are used on the worker's thread.
+    lines: Mutex<Lines>,
+    /// Whether anything was written since the delivery began: most write nothing, and then there is nothing to lock for.
+    touched: AtomicBool,
+}
 
 struct Lines {
     origin: Origin,
@@ -75,12 +83,14 @@ struct Lines {
 impl Output {
     pub(super) fn new(origin: Origin) -> Output {
         let [stdout, stderr, tail] = [const { Vec::new() }; 3];
-        Output(Arc::new(Mutex::new(Lines { origin, stdout, stderr, tail, bytes: 0, dropping: false })))
+        let lines = Lines { origin, stdout, stderr, tail, bytes: 0, dropping: false };
+        Output(Arc::new(Shared { lines: Mutex::new(lines), touched: AtomicBool::new(false) }))
     }
 
     /// Starts anew: what is written from now on belongs to another delivery.
     pub(super) fn begin(&self, handling: Handling) {
-        let mut lines = self.lock();
+        let mut lines = self.lines();
+        self.0.touched.store(false, Ordering::Relaxed);
         lines.origin.handling = handling;
         lines.tail.clear();
         lines.bytes = 0;
@@ -100,7 +110,7 @@ impl Output {
 
     /// Logs lines that did not end, and gives the limit, if more was written than it allows, and the end of stderr.
     pub(super) fn finish(&self) -> (Option<Exceeded>, String) {
-        let mut lines = self.lock();
+        let mut lines = self.lines();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(lines.pending(stream));
             if !rest.is_empty() {
@@ -111,9 +121,19 @@ impl Output {
         (exceeded, lines.stderr_tail())
     }
 
+    /// Whether nothing was written, so that [`Output::finish`] has nothing to give.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.0.touched.load(Ordering::Relaxed)
+    }
+
+    /// To write to.
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        // A mutex, since the streams have to be `Send`; all of them are used on the worker's thread.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.touched.store(true, Ordering::Relaxed);
+        self.lines()
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

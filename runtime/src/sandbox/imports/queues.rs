@@ -50,6 +50,11 @@ impl Sends {
         std::mem::take(&mut self.messages)
     }
 
+    /// Whether there is nothing to take.
+    pub(in crate::sandbox) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     /// The place of one of these messages.
     pub(in crate::sandbox) fn place(&self, id: MessageId) -> Option<usize> {
         // Most handlers send for their messages in order: the last one is where to begin.
