@@ -26,7 +26,7 @@ const REDRIVE_BATCH: usize = 256;
 const PEEK_BYTES_MAX: usize = 8 << 20;
 
 /// How long a claim waits while there are messages, but no lease for them is left.
-const LEASES_PAUSE: Duration = Duration::from_millis(100);
+const LEASES_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long a redrive may hold a message before others may claim it again.
 const REDRIVE_LEASE: Duration = Duration::from_secs(60);
@@ -283,10 +283,10 @@ impl Broker for Embedded {
         Box::pin(async move { commit.await.into_iter().map(|answer| answer.map(drop).map_err(Into::into)).collect() })
     }
 
-    fn acknowledge(&self, leases: Vec<Lease>) -> Pending<'_, Vec<(usize, BrokerError)>> {
+    fn acknowledge(&self, leases: &[Lease]) -> Pending<'_, Vec<(usize, BrokerError)>> {
         let count = leases.len();
         let (done, answered) = oneshot::channel();
-        self.store.acknowledge(&leases, move |refused| {
+        self.store.acknowledge(leases, move |refused| {
             // Nobody may be waiting any more: the acks happened all the same.
             let _ = done.send(refused);
         });

@@ -92,8 +92,8 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Acknowledges deliveries that nothing goes with, each by itself. Answers, once durable, which were refused, by their
     /// places. Most settlements are these, and an engine may have a shorter way for them.
-    fn acknowledge(&self, leases: Vec<Lease>) -> Pending<'_, Vec<(usize, BrokerError)>> {
-        let settled = self.settle(leases.into_iter().map(Settlement::ack).collect());
+    fn acknowledge(&self, leases: &[Lease]) -> Pending<'_, Vec<(usize, BrokerError)>> {
+        let settled = self.settle(leases.iter().copied().map(Settlement::ack).collect());
         Box::pin(async move {
             let answers = settled.await.into_iter().enumerate();
             answers.filter_map(|(place, answer)| Some((place, answer.err()?))).collect()

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use super::{CommandResult, Context, Failed, terminal};
 
 /// The files of a new crate, and what is in them. `{{…}}` are filled in.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("Cargo.toml", include_str!("new/Cargo.toml.template")),
+    (".cargo/config.toml", include_str!("new/config.toml.template")),
     ("src/lib.rs", include_str!("new/lib.rs.template")),
     (".gitignore", "/target\n"),
 ];

@@ -219,6 +219,7 @@ impl Line {
             in_force: generations.subscribe(),
             phase: kitchen.phase.clone(),
             pauses: kitchen.board.pauses().subscribe(),
+            workers: kitchen.rooms.len(),
             retired: Arc::default(),
         };
         let number = LINES.fetch_add(1, Ordering::Relaxed);

@@ -60,6 +60,8 @@ pub(super) struct Consumer {
     pub(super) in_force: InForce,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) pauses: watch::Receiver<Paused>,
+    /// How many there are.
+    pub(super) workers: usize,
     /// Whether the consumer was changed or has gone from `queue.toml`: then nothing more is claimed, and what runs ends.
     pub(super) retired: Arc<AtomicBool>,
 }
@@ -174,6 +176,7 @@ impl Puller {
         let settings = Arc::new(InstanceSettings::clone(&consumer.settings));
         let consumer = Consumer { settings, ..consumer };
         let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone());
+        let settler = settler.of_workers(consumer.workers);
         let gathered = consumer.batches.map(|limits| Rc::new(RefCell::new(Gathered::new(limits))));
         let instances = consumer.reuse.map(|reuse| Instances::new(reuse, 0, counters.clone()));
         let mut in_force = consumer.in_force.clone();
@@ -207,6 +210,8 @@ impl Puller {
         let mut starter = Starter::new(move |desk| work(handling.clone(), desk));
         let mut running = FuturesUnordered::new();
         let mut claim: Option<LocalBoxFuture<'static, Result<Claimed, Stopped>>> = None;
+        // When it began to run without a pause.
+        let mut turn = Instant::now();
         loop {
             let taken = running.len() + self.waiting.len();
             let permits_now = self.seat.permits(taken);
@@ -273,9 +278,10 @@ impl Puller {
                         Poll::Ready(())
                     })
                     .await;
-                    // The other consumers of this worker have a turn after what was claimed together, or took long.
-                    if self.waiting.is_empty() || began.elapsed() > ROUND_MAX {
+                    // The other consumers of this worker have a turn: not after each claim, as it costs a system call.
+                    if turn.elapsed() > ROUND_MAX {
                         tokio::task::yield_now().await;
+                        turn = Instant::now();
                     }
                 }
                 () = future::ready(()), if self.settler.must_send() => self.settler.send(),
@@ -445,7 +451,7 @@ impl Puller {
                     match report {
                         None => {
                             self.on_trial(generation, delivery.message.id, &Outcome::Ack);
-                            self.settler.acknowledge(Handled::new(delivery, generation.hash, String::new()));
+                            self.settler.acknowledge(delivery, generation.hash);
                         }
                         Some(report) => self.handled(delivery, generation, *report),
                     }
@@ -516,7 +522,7 @@ impl Puller {
             (Ok(outcomes), _) if effects.is_empty() && shared_sends.is_empty() => {
                 for (delivery, outcome) in deliveries.iter().zip(outcomes) {
                     match outcome {
-                        Outcome::Ack => self.settler.acknowledge(handled(delivery)),
+                        Outcome::Ack if stderr_tail.is_empty() => self.settler.acknowledge(delivery, generation.hash),
                         outcome => self.settler.settle(handled(delivery), outcome, Effects::default()),
                     }
                 }

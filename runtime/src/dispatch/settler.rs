@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::generation::hex;
 use super::policy::{Attempt, Policy};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, LEASES_MAX};
 use crate::delivery::limits::{ATTRIBUTE_BYTES, MESSAGE_BYTES};
 use crate::delivery::{
     Delivery, Effects, Lease, MessageId, NewMessage, Outcome, Outgoing, Resolution, Settlement, StateUse,
@@ -29,13 +29,13 @@ use crate::time::now_ms;
 /// One call is on its way to the disk, and the next one waits for its turn there: more would only make smaller batches.
 const CALLS_MAX: usize = 2;
 /// Settlements of one call.
-const BATCH_MAX: usize = 2048;
+const BATCH_MAX: usize = 3072;
 /// So many settlements don't wait for more.
-const GATHERED_MAX: usize = 2048;
+const GATHERED_MAX: usize = 3072;
 /// After handlers ran for so long, what came of them doesn't wait for more, either.
-const GATHERING_MAX: Duration = Duration::from_millis(2);
-/// Deliveries that were handled and are not on record yet. More than this, and nothing new is claimed.
-const UNSETTLED_MAX: usize = 6144;
+const GATHERING_MAX: Duration = Duration::from_millis(3);
+/// Deliveries that were handled and are not on record yet, of one worker of few. Each has its lease until then.
+const UNSETTLED_MAX: usize = 8192;
 /// The same for the bytes of what their handlers sent.
 const UNSETTLED_BYTES_MAX: usize = 32 << 20;
 /// A full dead-letter queue is told so often, and not for each message; a full disk likewise.
@@ -71,6 +71,25 @@ impl Handled {
     }
 }
 
+/// The same of a delivery that is acknowledged, where nothing goes with that: there are thousands of them between two calls,
+/// so each is small.
+struct Acked {
+    message: MessageId,
+    /// 0: never.
+    first_failed_at_ms: u64,
+    attempt: u32,
+    /// The place of its module's hash.
+    module: u32,
+    stderr: Box<str>,
+}
+
+/// Acks, and their leases in the same order.
+#[derive(Default)]
+struct Acks {
+    leases: Vec<Lease>,
+    acked: Vec<Acked>,
+}
+
 /// The broker confirms nothing more.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stopped;
@@ -81,8 +100,10 @@ pub(super) struct Settler {
     policy: Arc<Policy>,
     counters: Arc<Counters>,
     random: fastrand::Rng,
-    /// Deliveries that the next call acknowledges, where nothing goes with it: that is most of them.
-    acked: Vec<Handled>,
+    /// What the next call acknowledges, where nothing goes with it: that is most of them.
+    acks: Acks,
+    /// The modules whose acks there were.
+    modules: Vec<ModuleHash>,
     /// What else is asked with the next call.
     settlements: Vec<Settlement>,
     /// What has to be known about each of them.
@@ -97,6 +118,8 @@ pub(super) struct Settler {
     /// Nothing waits for room any more.
     is_draining: bool,
     unsettled: usize,
+    /// More than this, and nothing new is claimed.
+    unsettled_max: usize,
     unsettled_bytes: usize,
     complained_at: Option<Instant>,
 }
@@ -133,11 +156,18 @@ enum Kind {
 struct Answered {
     /// It was none, only the time that had to pass.
     is_pause: bool,
-    acked: Vec<Handled>,
-    /// By their places.
-    refused: Vec<(usize, BrokerError)>,
+    acked: Vec<Acked>,
+    /// By their places, with their leases.
+    refused: Vec<(usize, Lease, BrokerError)>,
     asked: Vec<Asked>,
     answers: Vec<Result<(), BrokerError>>,
+}
+
+impl Acks {
+    fn push(&mut self, lease: Lease, acked: Acked) {
+        self.leases.push(lease);
+        self.acked.push(acked);
+    }
 }
 
 impl Settler {
@@ -147,7 +177,8 @@ impl Settler {
             policy,
             counters,
             random: fastrand::Rng::new(),
-            acked: Vec::new(),
+            acks: Acks::default(),
+            modules: Vec::new(),
             settlements: Vec::new(),
             asked: Vec::new(),
             gathering: Duration::ZERO,
@@ -157,9 +188,16 @@ impl Settler {
             again: AGAIN,
             is_draining: false,
             unsettled: 0,
+            unsettled_max: UNSETTLED_MAX,
             unsettled_bytes: 0,
             complained_at: None,
         }
+    }
+
+    /// One of so many workers. All of them together must not have all leases that there are.
+    pub(super) fn of_workers(mut self, workers: usize) -> Settler {
+        self.unsettled_max = (LEASES_MAX / 2 / workers.max(1)).clamp(1, UNSETTLED_MAX);
+        self
     }
 
     /// Takes what a handler answered. It is on its way with the next [`Settler::send`].
@@ -170,16 +208,33 @@ impl Settler {
         // What a failed attempt sent and wrote never was.
         let effects = if outcome == Outcome::Ack { effects.into() } else { Effects::default() };
         if outcome == Outcome::Ack && effects.is_empty() {
-            return self.acknowledge(handled);
+            let Handled { message, lease, attempt, first_failed_at_ms, module, stderr } = handled;
+            let (first_failed_at_ms, stderr) = (first_failed_at_ms.unwrap_or(0), stderr.into());
+            let module = self.module(module);
+            self.unsettled += 1;
+            return self.acks.push(lease, Acked { message, first_failed_at_ms, attempt, module, stderr });
         }
         let resolution = self.judge(&handled, outcome);
         self.put(Unsettled::new(handled, resolution, effects));
     }
 
     /// Takes a message that is done, and nothing goes with that.
-    pub(super) fn acknowledge(&mut self, handled: Handled) {
+    pub(super) fn acknowledge(&mut self, delivery: &Delivery, module: ModuleHash) {
+        let Delivery { message, attempt, first_failed_at_ms, lease } = delivery;
+        let (message, attempt, first_failed_at_ms) = (message.id, *attempt, first_failed_at_ms.unwrap_or(0));
+        let module = self.module(module);
         self.unsettled += 1;
-        self.acked.push(handled);
+        self.acks.push(*lease, Acked { message, first_failed_at_ms, attempt, module, stderr: Box::default() });
+    }
+
+    /// The place of a module's hash. There are as many as there were generations.
+    fn module(&mut self, module: ModuleHash) -> u32 {
+        let known = self.modules.iter().rposition(|known| *known == module);
+        let place = known.unwrap_or_else(|| {
+            self.modules.push(module);
+            self.modules.len() - 1
+        });
+        place as u32
     }
 
     /// Takes what the handler of a batch answered, message by message. What was sent for the batch as a whole goes on
@@ -256,7 +311,7 @@ impl Settler {
 
     /// Whether more may be claimed.
     pub(super) fn has_room(&self) -> bool {
-        self.unsettled < UNSETTLED_MAX && self.unsettled_bytes < UNSETTLED_BYTES_MAX
+        self.unsettled < self.unsettled_max && self.unsettled_bytes < UNSETTLED_BYTES_MAX
     }
 
     /// Whether [`Settler::send`] has something to send, and may.
@@ -266,12 +321,13 @@ impl Settler {
 
     /// How many wait for the next call.
     fn gathered(&self) -> usize {
-        self.acked.len() + self.settlements.len()
+        self.acks.leases.len() + self.settlements.len()
     }
 
     /// Whether what there is to send should not wait for more.
     pub(super) fn must_send(&self) -> bool {
-        self.can_send() && (self.gathered() >= GATHERED_MAX || self.gathering >= GATHERING_MAX)
+        self.can_send()
+            && (self.gathered() >= GATHERED_MAX.min(self.unsettled_max / 2) || self.gathering >= GATHERING_MAX)
     }
 
     /// A handler ran for so long. A result of one that ran long is sent at once.
@@ -292,8 +348,7 @@ impl Settler {
         if !self.can_send() {
             return;
         }
-        let acked = take_first(&mut self.acked);
-        let acks: Vec<Lease> = acked.iter().map(|handled| handled.lease).collect();
+        let (leases, acked) = (take_first(&mut self.acks.leases), take_first(&mut self.acks.acked));
         let (asked, settlements) = (take_first(&mut self.asked), take_first(&mut self.settlements));
         if self.gathered() == 0 {
             self.gathering = Duration::ZERO;
@@ -301,11 +356,11 @@ impl Settler {
         let broker = self.broker.clone();
         self.calls.push(Box::pin(async move {
             // Both are on their way before one of them is waited for.
-            let refused = (!acks.is_empty()).then(|| broker.acknowledge(acks));
+            let refused = (!leases.is_empty()).then(|| broker.acknowledge(&leases));
             let answers = (!settlements.is_empty()).then(|| broker.settle(settlements));
             let (refused, answers) = future::join(OptionFuture::from(refused), OptionFuture::from(answers)).await;
-            let (refused, answers) = (refused.unwrap_or_default(), answers.unwrap_or_default());
-            Answered { is_pause: false, acked, refused, asked, answers }
+            let refused = refused.into_iter().flatten().map(|(place, why)| (place, leases[place], why)).collect();
+            Answered { is_pause: false, acked, refused, asked, answers: answers.unwrap_or_default() }
         }));
     }
 
@@ -354,8 +409,8 @@ impl Settler {
         self.counters.acked((acked.len() - refused.len()) as u64);
         let mut result = Ok(());
         // From the last one on, so that the places of the others stay what they are.
-        for (place, refusal) in refused.into_iter().rev() {
-            let handled = acked.swap_remove(place);
+        for (place, lease, refusal) in refused.into_iter().rev() {
+            let handled = self.handled(lease, acked.swap_remove(place));
             match refusal {
                 BrokerError::Stopped(_) => result = Err(Stopped),
                 refusal => self.refused(handled, Kind::Ack { with_effects: false }, refusal),
@@ -373,6 +428,14 @@ impl Settler {
             }
         }
         result
+    }
+
+    /// An ack that is to be judged again.
+    fn handled(&self, lease: Lease, acked: Acked) -> Handled {
+        let Acked { message, first_failed_at_ms, attempt, module, stderr } = acked;
+        let first_failed_at_ms = Some(first_failed_at_ms).filter(|at_ms| *at_ms != 0);
+        let module = self.modules[module as usize];
+        Handled { message, lease, attempt, first_failed_at_ms, module, stderr: stderr.into() }
     }
 
     /// The ack that others were waiting for has its answer.

@@ -490,3 +490,35 @@ fn what_fails_on_trial_comes_back_with_its_attempt_and_is_not_given_up() {
     assert_eq!(resolutions, [Resolution::Snooze { delay: second }, at_once.clone(), at_once]);
     assert_eq!(bench.counts(), (0, 3, 0));
 }
+
+#[test]
+fn many_workers_together_leave_leases_for_others() {
+    for workers in [1, 2, 16, 4096] {
+        let bench = Bench::new([]);
+        let mut settler = bench.settler.of_workers(workers);
+        let mut held = 0;
+        while settler.has_room() {
+            settler.acknowledge(&delivery(held, 1), ModuleHash([0xab; 32]));
+            held += 1;
+            let gathered = settler.gathered();
+            assert!(gathered < GATHERED_MAX || settler.must_send());
+        }
+        assert!(held as usize * workers <= LEASES_MAX / 2, "{workers} workers hold {held} leases each");
+        assert!(settler.must_send(), "what fills it is on its way");
+    }
+}
+
+#[test]
+fn an_ack_that_is_refused_is_judged_as_what_it_was() {
+    let mut bench = Bench::new([]);
+    let before = Delivery { first_failed_at_ms: Some(17), ..delivery(1, 3) };
+    bench.settler.acknowledge(&delivery(9, 1), ModuleHash([1; 32]));
+    let handled = {
+        bench.settler.acknowledge(&before, ModuleHash([2; 32]));
+        let (lease, acked) = (bench.settler.acks.leases[1], bench.settler.acks.acked.pop().unwrap());
+        bench.settler.handled(lease, acked)
+    };
+    let Handled { message, lease, attempt, first_failed_at_ms, module, stderr } = handled;
+    assert_eq!((message, lease, attempt, first_failed_at_ms), (before.message.id, before.lease, 3, Some(17)));
+    assert_eq!((module, &*stderr), (ModuleHash([2; 32]), ""));
+}

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -67,6 +67,44 @@ struct Shared {
     lines: Mutex<Lines>,
     /// Whether anything was written since the delivery began: most write nothing, and then there is nothing to lock for.
     touched: AtomicBool,
+    /// What is written from now on belongs to this. The lines take it over with the first that is written.
+    handling: AtomicHandling,
+}
+
+/// [`Handling`], to be changed with every delivery.
+#[derive(Default)]
+struct AtomicHandling {
+    store: AtomicU64,
+    sequence: AtomicU64,
+    /// 0: none.
+    attempt: AtomicU32,
+    /// 0: it is none.
+    batch: AtomicUsize,
+    is_kept: AtomicBool,
+    generation: AtomicU64,
+}
+
+impl AtomicHandling {
+    fn set(&self, Handling { delivery, batch, generation }: Handling) {
+        let (id, attempt) = delivery.unwrap_or((MessageId::new(0, 0), 0));
+        self.store.store(id.store(), Ordering::Relaxed);
+        self.sequence.store(id.sequence(), Ordering::Relaxed);
+        self.attempt.store(attempt, Ordering::Relaxed);
+        self.batch.store(batch.unwrap_or(0), Ordering::Relaxed);
+        self.is_kept.store(generation.is_some(), Ordering::Relaxed);
+        self.generation.store(generation.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Handling {
+        let id = MessageId::new(self.store.load(Ordering::Relaxed), self.sequence.load(Ordering::Relaxed));
+        let attempt = self.attempt.load(Ordering::Relaxed);
+        let generation = self.generation.load(Ordering::Relaxed);
+        Handling {
+            delivery: (attempt > 0).then_some((id, attempt)),
+            batch: Some(self.batch.load(Ordering::Relaxed)).filter(|messages| *messages > 0),
+            generation: self.is_kept.load(Ordering::Relaxed).then_some(generation),
+        }
+    }
 }
 
 struct Lines {
@@ -83,18 +121,16 @@ struct Lines {
 impl Output {
     pub(super) fn new(origin: Origin) -> Output {
         let [stdout, stderr, tail] = [const { Vec::new() }; 3];
+        let handling = AtomicHandling::default();
+        handling.set(origin.handling);
         let lines = Lines { origin, stdout, stderr, tail, bytes: 0, dropping: false };
-        Output(Arc::new(Shared { lines: Mutex::new(lines), touched: AtomicBool::new(false) }))
+        Output(Arc::new(Shared { lines: Mutex::new(lines), touched: AtomicBool::new(false), handling }))
     }
 
     /// Starts anew: what is written from now on belongs to another delivery.
     pub(super) fn begin(&self, handling: Handling) {
-        let mut lines = self.lines();
+        self.0.handling.set(handling);
         self.0.touched.store(false, Ordering::Relaxed);
-        lines.origin.handling = handling;
-        lines.tail.clear();
-        lines.bytes = 0;
-        lines.dropping = false;
     }
 
     /// What the guest writes one of the two to.
@@ -110,6 +146,9 @@ impl Output {
 
     /// Logs lines that did not end, and gives the limit, if more was written than it allows, and the end of stderr.
     pub(super) fn finish(&self) -> (Option<Exceeded>, String) {
+        if self.is_untouched() {
+            return (None, String::new());
+        }
         let mut lines = self.lines();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(lines.pending(stream));
@@ -128,8 +167,14 @@ impl Output {
 
     /// To write to.
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.0.touched.store(true, Ordering::Relaxed);
-        self.lines()
+        let mut lines = self.lines();
+        if !self.0.touched.swap(true, Ordering::Relaxed) {
+            lines.origin.handling = self.0.handling.get();
+            lines.tail.clear();
+            lines.bytes = 0;
+            lines.dropping = false;
+        }
+        lines
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -431,6 +476,25 @@ mod tests {
     /// Whether four bytes of a secret that follow each other stand in a text.
     fn shows(text: &str, secret: &str) -> bool {
         secret.as_bytes().windows(4).any(|part| text.contains(std::str::from_utf8(part).unwrap()))
+    }
+
+    #[test]
+    fn what_one_delivery_wrote_is_none_of_the_next_one_s() {
+        let output = output_with(&[], 10);
+        output.lock().write(Stream::Stderr, b"too much for it");
+        let (exceeded, tail) = output.finish();
+        assert!(exceeded.is_some() && tail == "too much for it");
+        let next = Handling { delivery: Some((MessageId::new(1, 7), 3)), batch: Some(9), generation: Some(2) };
+        output.begin(next);
+        assert!(output.is_untouched() && output.finish() == (None, String::new()));
+        let log = logged(|| output.lock().write(Stream::Stderr, b"short\n"));
+        assert!(log.contains(&format!("{}", MessageId::new(1, 7))) && log.contains("short"), "{log}");
+        let Handling { delivery, batch, generation } = output.lock().origin.handling;
+        assert_eq!((delivery, batch, generation), (next.delivery, next.batch, next.generation));
+        assert_eq!(output.finish(), (None, "short\n".to_owned()));
+        output.begin(Handling::default());
+        let Handling { delivery, batch, generation } = output.lock().origin.handling;
+        assert_eq!((delivery, batch, generation), (None, None, None));
     }
 
     const SECRET: &str = "0123456789abcdefghijklmnopqrstuvwxyz";

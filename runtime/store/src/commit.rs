@@ -18,6 +18,49 @@ use crate::transaction::{Action, AttributeEdit, Job, Receipt, Refusal, Sent, Tra
 use crate::wal::frame;
 use crate::{Lease, MessageId, QueueName, StateWrite};
 
+/// What became of the jobs of a group, in their order. Most are acks that nothing goes with: a thousand of them take the room
+/// of ten transactions, so that they stay in the processor's cache until they are applied.
+#[derive(Default)]
+pub(crate) struct Group {
+    pub(crate) ones: Vec<One>,
+    /// Those that are more than an ack, or were refused, by their places among the jobs.
+    pub(crate) wholes: Vec<(usize, Result<Admitted, Refusal>)>,
+}
+
+/// One job of a group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum One {
+    /// An ack of a message that counts for so many bytes, and is just gone.
+    Ack(u32),
+    /// The next one of [`Group::wholes`].
+    Whole,
+}
+
+impl Group {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ones.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ones.len()
+    }
+
+    pub(crate) fn push(&mut self, whole: Result<Admitted, Refusal>) {
+        self.wholes.push((self.ones.len(), whole));
+        self.ones.push(One::Whole);
+    }
+
+    /// Transactions that were admitted, but for acks that nothing goes with.
+    pub(crate) fn admitted(&self) -> impl Iterator<Item = &Admitted> {
+        self.wholes.iter().filter_map(|(_, one)| one.as_ref().ok())
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.ones.clear();
+        self.wholes.clear();
+    }
+}
+
 /// A transaction that was admitted: nothing but the disk can refuse it now.
 pub(crate) struct Admitted {
     pub(crate) settle: Option<Settle>,
@@ -235,18 +278,28 @@ pub(crate) type Remembered = FxHashMap<KeyHash, Seen>;
 impl Admitter<'_> {
     /// Admits one job, or holds nothing and says why. Its messages stay where they are; the settlement is taken
     /// out. What comes of it is put behind the others of its group.
-    pub(crate) fn admit(&mut self, job: &mut Job, remembered: &Remembered, group: &mut Vec<Result<Admitted, Refusal>>) {
+    pub(crate) fn admit(&mut self, job: &mut Job, remembered: &Remembered, group: &mut Group) {
+        if let Job::Ack(lease) = job
+            && !self.state.history.keeps(QueueNumber(lease.queue))
+            && self.state.stopped.is_none()
+        {
+            match self.state.queues.settle_begin(*lease) {
+                Some(held) => group.ones.push(One::Ack(held.bytes)),
+                None => group.push(Err(Refusal::LeaseLost)),
+            }
+            return;
+        }
         // It is filled where it stays: see [`Applier::apply`].
         group.push(Ok(Admitted { settle: None, sends: SmallVec::new() }));
-        let Some(Ok(admitted)) = group.last_mut() else { unreachable!("it has just been put there") };
+        let Some((_, Ok(admitted))) = group.wholes.last_mut() else { unreachable!("it has just been put there") };
         let tried = match job {
             Job::Ack(lease) => self.settle(*lease, Action::Ack, admitted).map(drop),
             Job::Whole(transaction) => self.try_admit(transaction, remembered, admitted),
         };
         if let Err(refusal) = tried {
-            let Some(Ok(begun)) = group.pop() else { unreachable!("as above") };
+            let Some((place, Ok(begun))) = group.wholes.pop() else { unreachable!("as above") };
             self.withdraw(begun, job.sends());
-            group.push(Err(refusal));
+            group.wholes.push((place, Err(refusal)));
         }
     }
 
@@ -449,6 +502,11 @@ fn due_at(now_ms: u64, delay_ms: u64) -> u64 {
     if delay_ms == 0 { 0 } else { now_ms.saturating_add(delay_ms) }
 }
 
+/// Step 2, first half: the record of an ack that nothing goes with.
+pub(crate) fn encode_ack(lease: Lease, bytes: u32, frame: &mut Vec<u8>) {
+    record::encode_remove(frame, QueueNumber(lease.queue), lease.position, bytes);
+}
+
 /// Step 2, first half: the records of one admitted job, appended to a frame that is being built. `puts` gains
 /// the place of each message, in the order in which [`Applier`] asks for them.
 pub(crate) fn encode(
@@ -512,6 +570,13 @@ pub(crate) struct Applier<P> {
 }
 
 impl<P: Iterator<Item = Span>> Applier<P> {
+    /// An ack that nothing goes with.
+    pub(crate) fn apply_ack(&mut self, state: &mut State, lease: Lease) {
+        let from = QueueNumber(lease.queue);
+        self.touch(from);
+        state.queues.remove(from, lease.position);
+    }
+
     /// One admitted job, in the order of the group. The receipt is filled where it stays: there are many, and each
     /// copy of what has just been written stalls.
     pub(crate) fn apply(

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::QueueName;
 use crate::cold::segment::{ChunkId, LoadedChunk};
-use crate::commit::{self, Admitted, Admitter, Applier, Effect, Remembered};
+use crate::commit::{self, Admitted, Admitter, Applier, Effect, Group, One, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::{AGAIN_MS, Keeping};
@@ -45,7 +45,7 @@ pub(crate) struct Engine {
     /// The frame that is being built. Like the next two it is kept from group to group, so that a busy committer does not
     /// ask the allocator for the same large pieces again and again.
     frame: Vec<u8>,
-    group: Vec<Result<Admitted, Refusal>>,
+    group: Group,
     puts: Vec<commit::Span>,
     /// Queues that the log does not name yet, with the position of their next message.
     unnamed: Vec<(QueueNumber, QueueName, u64)>,
@@ -61,7 +61,7 @@ impl Engine {
             stopped: None,
             state_admission: StateAdmission::default(),
             frame: Vec::new(),
-            group: Vec::new(),
+            group: Group::default(),
             puts: Vec::new(),
             unnamed: Vec::new(),
         }
@@ -125,14 +125,14 @@ impl Engine {
                 }
             }
             // Queues that the log does not name yet come before the first message in them.
-            for number in group.iter().flatten().flat_map(Admitted::queues) {
+            for number in group.admitted().flat_map(Admitted::queues) {
                 if let Some((name, next_position)) = state.queues.take_unnamed(number) {
                     self.unnamed.push((number, name, next_position));
                 }
             }
         }
-        self.read_moved(&mut group, waiting, room, now_ms);
-        self.prepare_kept(&mut group, room, bytes);
+        self.read_moved(&mut group.wholes, waiting, room, now_ms);
+        self.prepare_kept(&mut group.wholes, room, bytes);
 
         let jobs = &waiting[..group.len()];
         let mut puts = std::mem::take(&mut self.puts);
@@ -140,13 +140,19 @@ impl Engine {
         for (number, name, next_position) in self.unnamed.drain(..) {
             record::encode_queue(&mut self.frame, number, name.as_str(), next_position);
         }
-        if group.iter().flatten().any(Admitted::delays) {
+        if group.admitted().any(Admitted::delays) {
             // The clock of the next process goes on from there: see [`crate::clock::StoreClock`].
             record::encode_time(&mut self.frame, now_ms);
         }
-        for (one, job) in group.iter().zip(jobs) {
-            if let Ok(admitted) = one {
-                commit::encode(admitted, job, store_tag, now_ms, &mut self.frame, &mut puts);
+        let mut wholes = group.wholes.iter();
+        for (one, job) in group.ones.iter().zip(jobs) {
+            match (one, job) {
+                (One::Ack(bytes), Job::Ack(lease)) => commit::encode_ack(*lease, *bytes, &mut self.frame),
+                _ => {
+                    if let Some((_, Ok(admitted))) = wholes.next() {
+                        commit::encode(admitted, job, store_tag, now_ms, &mut self.frame, &mut puts);
+                    }
+                }
             }
         }
         match self.write_frame() {
@@ -157,7 +163,16 @@ impl Engine {
                 self.apply(&mut group, jobs, puts.drain(..), place, now_ms, answers);
             }
             // What was admitted stays held: only the next recovery can tell whether it is on disk.
-            Err(why) => answers.extend(group.drain(..).map(|one| one.and(Err(Refusal::Stopped(why.clone()))))),
+            Err(why) => {
+                let stopped = Err(Refusal::Stopped(why));
+                let mut wholes = group.wholes.drain(..);
+                answers.extend(group.ones.iter().map(|one| match one {
+                    One::Ack(_) => stopped.clone(),
+                    One::Whole => wholes.next().map_or(stopped.clone(), |(_, one)| one.and(stopped.clone())),
+                }));
+                drop(wholes);
+                group.clear();
+            }
         }
         puts.clear();
         (self.group, self.puts) = (group, puts);
@@ -191,9 +206,9 @@ impl Engine {
     }
 
     /// A message that moves is read before anything is written, so that an unreadable one moves nowhere.
-    fn read_moved(&mut self, group: &mut [Result<Admitted, Refusal>], jobs: &[Job], room: Room, now_ms: u64) {
+    fn read_moved(&mut self, wholes: &mut [(usize, Result<Admitted, Refusal>)], jobs: &[Job], room: Room, now_ms: u64) {
         let mut unreadable = Vec::new();
-        for (place, one) in group.iter_mut().enumerate() {
+        for (place, (_, one)) in wholes.iter_mut().enumerate() {
             let Ok(Admitted { settle: Some(settle), .. }) = one else { continue };
             let Effect::Move(moved) = &mut settle.effect else { continue };
             let refusal = match self.shared.read(moved.wanted(settle.lease)) {
@@ -209,11 +224,12 @@ impl Engine {
         }
         // What was taken for a duplicate of a message that will not come has no first one either.
         while let Some((place, refusal)) = unreadable.pop() {
-            let Ok(admitted) = std::mem::replace(&mut group[place], Err(refusal.clone())) else { continue };
-            if StateAdmission::stands_alone(&jobs[place]) {
+            let (job, one) = &mut wholes[place];
+            let (job, Ok(admitted)) = (&jobs[*job], std::mem::replace(one, Err(refusal.clone()))) else { continue };
+            if StateAdmission::stands_alone(job) {
                 self.state_admission.abandon();
             }
-            for (later, one) in group.iter().enumerate().skip(place + 1) {
+            for (later, (_, one)) in wholes.iter().enumerate().skip(place + 1) {
                 let lost = |one: &Admitted| one.duplicates().any(|first| admitted.is_first(first));
                 if one.as_ref().is_ok_and(lost) {
                     unreadable.push((later, refusal.clone()));
@@ -222,21 +238,22 @@ impl Engine {
             let (state, store_tag) = (&mut *self.shared.state(), self.wal.store_tag());
             let (dedup, state_admission) = (&mut self.dedup, &mut self.state_admission);
             let mut admitter = Admitter { state, room, dedup, state_admission, store_tag, now_ms };
-            admitter.withdraw(admitted, jobs[place].sends());
+            admitter.withdraw(admitted, job.sends());
         }
     }
 
     /// Decides how each acknowledged message comes into its queue's history: by reference if its put stands in the file that
     /// the group goes to for certain, otherwise whole. One that can't be kept is just gone, and counted. `bytes`: the
     /// most that the group takes.
-    fn prepare_kept(&self, group: &mut [Result<Admitted, Refusal>], room: Room, bytes: u64) {
+    fn prepare_kept(&self, wholes: &mut [(usize, Result<Admitted, Refusal>)], room: Room, bytes: u64) {
         const SLACK_BYTES: u64 = 64;
         let mut next: Vec<(QueueNumber, u64)> = Vec::new();
         let stays = self.wal.fits((bytes + SLACK_BYTES) as usize);
         let current = FileId::log(self.wal.epoch());
         // What is written once more must not touch what dead letters need on a full disk.
         let is_room = room.sends && bytes <= transaction_bytes_max(room.file_bytes);
-        for settle in group.iter_mut().flatten().filter_map(|admitted| admitted.settle.as_mut()) {
+        let admitted = wholes.iter_mut().filter_map(|(_, one)| one.as_mut().ok());
+        for settle in admitted.filter_map(|admitted| admitted.settle.as_mut()) {
             let queue = settle.queue();
             let Effect::Keep(keep) = &mut settle.effect else { continue };
             let wanted = keep.wanted(settle.lease);
@@ -281,7 +298,7 @@ impl Engine {
 
     fn apply(
         &mut self,
-        group: &mut Vec<Result<Admitted, Refusal>>,
+        group: &mut Group,
         jobs: &[Job],
         puts: impl ExactSizeIterator<Item = commit::Span>,
         place: Option<FramePlace>,
@@ -302,20 +319,27 @@ impl Engine {
             self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { store_tag, now_ms, payload_at, puts, touched: Vec::new() };
             let mut polite = true;
-            for (group, jobs) in group.chunks(HELD_FOR).zip(jobs.chunks(HELD_FOR)) {
+            let mut wholes = group.wholes.iter();
+            for (ones, jobs) in group.ones.chunks(HELD_FOR).zip(jobs.chunks(HELD_FOR)) {
                 if polite {
                     (state, polite) = self.shared.let_others(state);
                 }
-                for (one, job) in group.iter().zip(jobs) {
-                    match one {
-                        Ok(admitted) => {
+                for (one, job) in ones.iter().zip(jobs) {
+                    if let (One::Ack(_), Job::Ack(lease)) = (one, job) {
+                        applier.apply_ack(&mut state, *lease);
+                        answers.push(Ok(Receipt::new()));
+                        continue;
+                    }
+                    match wholes.next().map(|(_, one)| one) {
+                        Some(Ok(admitted)) => {
                             answers.push(Ok(Receipt::new()));
                             let Some(Ok(receipt)) = answers.last_mut() else {
                                 unreachable!("it has just been put there")
                             };
                             applier.apply(&mut state, admitted, job.sends(), receipt);
                         }
-                        Err(refusal) => answers.push(Err(refusal.clone())),
+                        Some(Err(refusal)) => answers.push(Err(refusal.clone())),
+                        None => unreachable!("each job has what became of it"),
                     }
                 }
             }
