@@ -28,8 +28,9 @@ use crate::time::now_ms;
 
 /// One call is on its way to the disk, and the next one waits for its turn there: more would only make smaller batches.
 const CALLS_MAX: usize = 2;
-/// Settlements of one call.
-const BATCH_MAX: usize = 3072;
+/// Settlements of one call. More than are gathered before one is sent, as batches bring many at once: what would be left over
+/// would be a call of its own.
+const BATCH_MAX: usize = 4096;
 /// So many settlements don't wait for more.
 const GATHERED_MAX: usize = 3072;
 /// After handlers ran for so long, what came of them doesn't wait for more, either.
