@@ -44,6 +44,7 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 /// After handlers were started for this long, what has become ready and others on the worker have their turn.
 const ROUND_MAX: Duration = Duration::from_millis(1);
+
 /// What the pullers of one consumer share.
 #[derive(Clone)]
 pub(super) struct Consumer {
@@ -60,7 +61,7 @@ pub(super) struct Consumer {
     pub(super) in_force: InForce,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) pauses: watch::Receiver<Paused>,
-    /// How many there are.
+    /// How many workers there are.
     pub(super) workers: usize,
     /// Whether the consumer was changed or has gone from `queue.toml`: then nothing more is claimed, and what runs ends.
     pub(super) retired: Arc<AtomicBool>,
@@ -175,8 +176,8 @@ impl Puller {
         // A copy of its own, since each instance holds it: the workers would count all of them in one place.
         let settings = Arc::new(InstanceSettings::clone(&consumer.settings));
         let consumer = Consumer { settings, ..consumer };
-        let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone());
-        let settler = settler.of_workers(consumer.workers);
+        let settler = Settler::new(consumer.broker.clone(), consumer.policy.clone(), counters.clone())
+            .of_workers(consumer.workers);
         let gathered = consumer.batches.map(|limits| Rc::new(RefCell::new(Gathered::new(limits))));
         let instances = consumer.reuse.map(|reuse| Instances::new(reuse, 0, counters.clone()));
         let mut in_force = consumer.in_force.clone();
@@ -451,7 +452,7 @@ impl Puller {
                     match report {
                         None => {
                             self.on_trial(generation, delivery.message.id, &Outcome::Ack);
-                            self.settler.acknowledge(delivery, generation.hash);
+                            self.settler.acknowledge(Handled::new(delivery, generation.hash, String::new()));
                         }
                         Some(report) => self.handled(delivery, generation, *report),
                     }
@@ -522,7 +523,7 @@ impl Puller {
             (Ok(outcomes), _) if effects.is_empty() && shared_sends.is_empty() => {
                 for (delivery, outcome) in deliveries.iter().zip(outcomes) {
                     match outcome {
-                        Outcome::Ack if stderr_tail.is_empty() => self.settler.acknowledge(delivery, generation.hash),
+                        Outcome::Ack => self.settler.acknowledge(handled(delivery)),
                         outcome => self.settler.settle(handled(delivery), outcome, Effects::default()),
                     }
                 }

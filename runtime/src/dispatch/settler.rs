@@ -209,23 +209,20 @@ impl Settler {
         // What a failed attempt sent and wrote never was.
         let effects = if outcome == Outcome::Ack { effects.into() } else { Effects::default() };
         if outcome == Outcome::Ack && effects.is_empty() {
-            let Handled { message, lease, attempt, first_failed_at_ms, module, stderr } = handled;
-            let (first_failed_at_ms, stderr) = (first_failed_at_ms.unwrap_or(0), stderr.into());
-            let module = self.module(module);
-            self.unsettled += 1;
-            return self.acks.push(lease, Acked { message, first_failed_at_ms, attempt, module, stderr });
+            return self.acknowledge(handled);
         }
         let resolution = self.judge(&handled, outcome);
         self.put(Unsettled::new(handled, resolution, effects));
     }
 
     /// Takes a message that is done, and nothing goes with that.
-    pub(super) fn acknowledge(&mut self, delivery: &Delivery, module: ModuleHash) {
-        let Delivery { message, attempt, first_failed_at_ms, lease } = delivery;
-        let (message, attempt, first_failed_at_ms) = (message.id, *attempt, first_failed_at_ms.unwrap_or(0));
-        let module = self.module(module);
+    #[inline]
+    pub(super) fn acknowledge(&mut self, handled: Handled) {
+        let Handled { message, lease, attempt, first_failed_at_ms, module, stderr } = handled;
+        let (first_failed_at_ms, module, stderr) =
+            (first_failed_at_ms.unwrap_or(0), self.module(module), stderr.into());
         self.unsettled += 1;
-        self.acks.push(*lease, Acked { message, first_failed_at_ms, attempt, module, stderr: Box::default() });
+        self.acks.push(lease, Acked { message, first_failed_at_ms, attempt, module, stderr });
     }
 
     /// The place of a module's hash. There are as many as there were generations.

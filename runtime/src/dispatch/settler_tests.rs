@@ -498,7 +498,7 @@ fn many_workers_together_leave_leases_for_others() {
         let mut settler = bench.settler.of_workers(workers);
         let mut held = 0;
         while settler.has_room() {
-            settler.acknowledge(&delivery(held, 1), ModuleHash([0xab; 32]));
+            settler.acknowledge(handled(held, 1));
             held += 1;
             let gathered = settler.gathered();
             assert!(gathered < GATHERED_MAX || settler.must_send());
@@ -512,13 +512,13 @@ fn many_workers_together_leave_leases_for_others() {
 fn an_ack_that_is_refused_is_judged_as_what_it_was() {
     let mut bench = Bench::new([]);
     let before = Delivery { first_failed_at_ms: Some(17), ..delivery(1, 3) };
-    bench.settler.acknowledge(&delivery(9, 1), ModuleHash([1; 32]));
+    bench.settler.acknowledge(Handled::new(&delivery(9, 1), ModuleHash([1; 32]), String::new()));
     let handled = {
-        bench.settler.acknowledge(&before, ModuleHash([2; 32]));
+        bench.settler.acknowledge(Handled::new(&before, ModuleHash([2; 32]), "tail".into()));
         let (lease, acked) = (bench.settler.acks.leases[1], bench.settler.acks.acked.pop().unwrap());
         bench.settler.handled(lease, acked)
     };
     let Handled { message, lease, attempt, first_failed_at_ms, module, stderr } = handled;
     assert_eq!((message, lease, attempt, first_failed_at_ms), (before.message.id, before.lease, 3, Some(17)));
-    assert_eq!((module, &*stderr), (ModuleHash([2; 32]), ""));
+    assert_eq!((module, &*stderr), (ModuleHash([2; 32]), "tail"));
 }

@@ -116,11 +116,9 @@ impl<'a> Target<'a> {
 
     /// Hands over one delivery. Never fails: whatever happens is the outcome.
     pub async fn call(&self, slot: Slot, delivery: &Delivery) -> Called {
-        let started = self.since.unwrap_or_else(Instant::now);
-        let (ended, at) = self.run(Work::Single(delivery), started).await;
+        let (ended, elapsed) = self.run(Work::Single(delivery)).await;
         // The instance is gone, or idle: its slot is free.
         drop(slot);
-        let elapsed = at.saturating_duration_since(started);
         let report = match ended {
             Ended { answer: Some(Answer::Done), left: None } => None,
             ended => Some(Box::new(self.report(delivery, ended, elapsed))),
@@ -145,8 +143,7 @@ impl<'a> Target<'a> {
 
     /// Hands over a batch. Never fails: whatever happens is in the report. A module that takes no batches fails it.
     pub async fn call_batch(&self, slot: Slot, deliveries: &[Delivery]) -> BatchReport {
-        let started = self.since.unwrap_or_else(Instant::now);
-        let (Ended { answer, left }, at) = self.run(Work::Batch(deliveries), started).await;
+        let (Ended { answer, left }, elapsed) = self.run(Work::Batch(deliveries)).await;
         drop(slot);
         let Left { sends, state, exceeded, stderr_tail, failure } = left.map_or_else(Left::default, |left| *left);
         let outcomes = match answer {
@@ -166,12 +163,12 @@ impl<'a> Target<'a> {
             }
         }
         state.into_iter().for_each(|(place, state)| effects.entry(place).or_default().state = state);
-        let elapsed = at.saturating_duration_since(started);
         BatchReport { outcomes, effects, shared_sends, stderr_tail, elapsed }
     }
 
-    /// The call, and when it had ended.
-    async fn run(&self, work: Work<'_>, started: Instant) -> (Ended, Instant) {
+    /// The call, and how long it took.
+    async fn run(&self, work: Work<'_>) -> (Ended, Duration) {
+        let started = self.since.unwrap_or_else(Instant::now);
         let (_running, kept) = match self.reuse {
             Some((instances, _)) => {
                 let (running, kept) = instances.take(self.module);
@@ -201,7 +198,7 @@ impl<'a> Target<'a> {
         if let (Some((instances, _)), Some(Vessel::Kept(kept))) = (self.reuse, vessel) {
             instances.give_back(kept, work.deliveries().len(), now);
         }
-        (ended, now)
+        (ended, now.saturating_duration_since(started))
     }
 
     /// The outcome as it is shown: without secrets in its reason, cut to length, and with what else is worth knowing.

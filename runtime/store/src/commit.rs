@@ -55,10 +55,31 @@ impl Group {
         self.wholes.iter().filter_map(|(_, one)| one.as_ref().ok())
     }
 
+    /// Each job with what became of it.
+    pub(crate) fn each<'a>(&'a self, jobs: &'a [Job]) -> impl Iterator<Item = (&'a Job, Became<'a>)> {
+        let mut wholes = self.wholes.iter();
+        self.ones.iter().zip(jobs).map(move |(one, job)| match (one, job) {
+            (One::Ack(bytes), Job::Ack(lease)) => (job, Became::Gone(*lease, *bytes)),
+            (One::Ack(_), Job::Whole(_)) => unreachable!("only an ack is admitted as one"),
+            (One::Whole, _) => match &wholes.next().expect("each of them is there").1 {
+                Ok(admitted) => (job, Became::Admitted(admitted)),
+                Err(refusal) => (job, Became::Refused(refusal)),
+            },
+        })
+    }
+
     pub(crate) fn clear(&mut self) {
         self.ones.clear();
         self.wholes.clear();
     }
+}
+
+/// What became of one job.
+pub(crate) enum Became<'a> {
+    /// The message of an ack that nothing goes with is gone; it counts for so many bytes.
+    Gone(Lease, u32),
+    Admitted(&'a Admitted),
+    Refused(&'a Refusal),
 }
 
 /// A transaction that was admitted: nothing but the disk can refuse it now.

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 
 use crate::QueueName;
 use crate::cold::segment::{ChunkId, LoadedChunk};
-use crate::commit::{self, Admitted, Admitter, Applier, Effect, Group, One, Remembered};
+use crate::commit::{self, Admitted, Admitter, Applier, Became, Effect, Group, Remembered};
 use crate::dedup::Dedup;
 use crate::disk::DiskError;
 use crate::keeping::{AGAIN_MS, Keeping};
@@ -144,15 +144,13 @@ impl Engine {
             // The clock of the next process goes on from there: see [`crate::clock::StoreClock`].
             record::encode_time(&mut self.frame, now_ms);
         }
-        let mut wholes = group.wholes.iter();
-        for (one, job) in group.ones.iter().zip(jobs) {
-            match (one, job) {
-                (One::Ack(bytes), Job::Ack(lease)) => commit::encode_ack(*lease, *bytes, &mut self.frame),
-                _ => {
-                    if let Some((_, Ok(admitted))) = wholes.next() {
-                        commit::encode(admitted, job, store_tag, now_ms, &mut self.frame, &mut puts);
-                    }
+        for (job, became) in group.each(jobs) {
+            match became {
+                Became::Gone(lease, bytes) => commit::encode_ack(lease, bytes, &mut self.frame),
+                Became::Admitted(admitted) => {
+                    commit::encode(admitted, job, store_tag, now_ms, &mut self.frame, &mut puts);
                 }
+                Became::Refused(_) => {}
             }
         }
         match self.write_frame() {
@@ -164,13 +162,10 @@ impl Engine {
             }
             // What was admitted stays held: only the next recovery can tell whether it is on disk.
             Err(why) => {
-                let stopped = Err(Refusal::Stopped(why));
-                let mut wholes = group.wholes.drain(..);
-                answers.extend(group.ones.iter().map(|one| match one {
-                    One::Ack(_) => stopped.clone(),
-                    One::Whole => wholes.next().map_or(stopped.clone(), |(_, one)| one.and(stopped.clone())),
+                answers.extend(group.each(jobs).map(|(_, became)| match became {
+                    Became::Refused(refusal) => Err(refusal.clone()),
+                    Became::Gone(..) | Became::Admitted(_) => Err(Refusal::Stopped(why.clone())),
                 }));
-                drop(wholes);
                 group.clear();
             }
         }
@@ -319,29 +314,25 @@ impl Engine {
             self.state_admission.commit(&mut state.kv);
             let mut applier = Applier { store_tag, now_ms, payload_at, puts, touched: Vec::new() };
             let mut polite = true;
-            let mut wholes = group.wholes.iter();
-            for (ones, jobs) in group.ones.chunks(HELD_FOR).zip(jobs.chunks(HELD_FOR)) {
-                if polite {
+            for (place, (job, became)) in group.each(jobs).enumerate() {
+                if polite && place % HELD_FOR == 0 {
                     (state, polite) = self.shared.let_others(state);
                 }
-                for (one, job) in ones.iter().zip(jobs) {
-                    if let (One::Ack(_), Job::Ack(lease)) = (one, job) {
-                        applier.apply_ack(&mut state, *lease);
+                let admitted = match became {
+                    Became::Gone(lease, _) => {
+                        applier.apply_ack(&mut state, lease);
                         answers.push(Ok(Receipt::new()));
                         continue;
                     }
-                    match wholes.next().map(|(_, one)| one) {
-                        Some(Ok(admitted)) => {
-                            answers.push(Ok(Receipt::new()));
-                            let Some(Ok(receipt)) = answers.last_mut() else {
-                                unreachable!("it has just been put there")
-                            };
-                            applier.apply(&mut state, admitted, job.sends(), receipt);
-                        }
-                        Some(Err(refusal)) => answers.push(Err(refusal.clone())),
-                        None => unreachable!("each job has what became of it"),
+                    Became::Refused(refusal) => {
+                        answers.push(Err(refusal.clone()));
+                        continue;
                     }
-                }
+                    Became::Admitted(admitted) => admitted,
+                };
+                answers.push(Ok(Receipt::new()));
+                let Some(Ok(receipt)) = answers.last_mut() else { unreachable!("it has just been put there") };
+                applier.apply(&mut state, admitted, job.sends(), receipt);
             }
             group.clear();
             let mut touched = applier.touched;
